@@ -1,0 +1,2 @@
+//! The remote-vae command line.
+fn main() {}

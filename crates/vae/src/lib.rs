@@ -1,0 +1,18 @@
+//! Variational autoencoders of diffusion models: graphs, checkpoints and the engines that run them.
+//!
+//! A caller loads a model with [`load`] and gets a `Box<dyn Vae>`; everything below that trait is generic over
+//! an [`Engine`](engine::Engine), so each graph is written once. No async and no HTTP here.
+#![forbid(unsafe_code)]
+
+pub mod engine;
+mod error;
+mod observe;
+mod tensor;
+mod vae;
+mod weight;
+
+pub use error::{EngineError, LoadError, VaeError};
+pub use observe::{Cancelled, Observer, Silent};
+pub use tensor::HostTensor;
+pub use vae::{Vae, VaeInfo};
+pub use weight::{DType, Weight};

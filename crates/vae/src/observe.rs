@@ -1,0 +1,35 @@
+//! Watching a decode from outside: progress, cancellation, and the activations that golden tests compare.
+
+use crate::HostTensor;
+
+/// The caller no longer wants the result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cancelled;
+
+/// Called by a model between its layers, on the thread that runs it.
+pub trait Observer {
+    /// `done` of `total` units of work are finished (units are roughly equal in time). Return `Err(Cancelled)` to
+    /// stop the work soon; the model then returns [`VaeError::Cancelled`](crate::VaeError::Cancelled).
+    fn progress(&mut self, done: usize, total: usize) -> Result<(), Cancelled> {
+        let _ = (done, total);
+        Ok(())
+    }
+
+    /// Whether [`Observer::activation`] should be called for this stage. Reading an activation costs a copy.
+    fn wants(&self, stage: &str) -> bool {
+        let _ = stage;
+        false
+    }
+
+    /// The output of the layer named `stage` as in the checkpoint (`decoder.conv_in`, `decoder.mid_block`,
+    /// `decoder.up_blocks.0`, …), `[B, C, H, W]`.
+    fn activation(&mut self, stage: &str, value: HostTensor) {
+        let _ = (stage, value);
+    }
+}
+
+/// Watches nothing.
+#[derive(Debug, Default)]
+pub struct Silent;
+
+impl Observer for Silent {}

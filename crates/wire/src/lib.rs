@@ -1,0 +1,1 @@
+//! The remote VAE wire protocol as types.
