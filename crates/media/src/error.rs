@@ -1,0 +1,57 @@
+//! What can go wrong between pixels and a file.
+
+/// Pixels could not be written as a file.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MediaError {
+    /// The pixels are not as many as height and width say.
+    #[error("{found} bytes of RGB pixels do not make a picture of {width} x {height} (expected {expected})")]
+    PixelCount {
+        /// Bytes given.
+        found: usize,
+        /// Bytes that the size asks for.
+        expected: usize,
+        /// Width in pixels.
+        width: usize,
+        /// Height in pixels.
+        height: usize,
+    },
+    /// The format has no such sizes.
+    #[error("{format} cannot hold a picture of {width} x {height} pixels (each side from 1 to {limit})")]
+    Size {
+        /// Name of the format.
+        format: &'static str,
+        /// Width in pixels.
+        width: usize,
+        /// Height in pixels.
+        height: usize,
+        /// The longest side it can hold.
+        limit: usize,
+    },
+    /// The encoder failed for another reason.
+    #[error("the {format} encoder failed: {message}")]
+    Encoder {
+        /// Name of the format.
+        format: &'static str,
+        /// What the encoder said.
+        message: String,
+    },
+}
+
+/// Checks that `rgb` holds `width` × `height` pixels of three bytes, each side from 1 to `limit`.
+pub(crate) fn check_size(
+    format: &'static str,
+    rgb: &[u8],
+    width: usize,
+    height: usize,
+    limit: usize,
+) -> Result<(), MediaError> {
+    if width == 0 || height == 0 || width > limit || height > limit {
+        return Err(MediaError::Size { format, width, height, limit });
+    }
+    let expected = width * height * 3;
+    if rgb.len() != expected {
+        return Err(MediaError::PixelCount { found: rgb.len(), expected, width, height });
+    }
+    Ok(())
+}

@@ -1,0 +1,61 @@
+//! From a model's values to the values that leave the house.
+
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+
+/// One value of a decoded picture as a byte: `round(clamp(x / 2 + 0.5, 0, 1) * 255)`.
+///
+/// Halves go to the even neighbour, as in NumPy and PyTorch; NaN becomes 0.
+///
+/// ```
+/// assert_eq!([-2.0, -1.0, 0.0, 1.0, 2.0].map(media::round8), [0, 0, 128, 255, 255]);
+/// ```
+#[inline]
+pub fn round8(value: f32) -> u8 {
+    // 2^23: a float this large has no fraction bits, so adding it rounds (to even) in one instruction where
+    // `round_ties_even` is a call on processors without SSE4.1.
+    const ROUNDER: f32 = 8_388_608.0;
+    ((unit(value) * 255.0 + ROUNDER) - ROUNDER) as u8
+}
+
+/// One value of a decoded picture in [0, 1]: `clamp(x / 2 + 0.5, 0, 1)`, diffusers' `denormalize`.
+#[inline]
+fn unit(value: f32) -> f32 {
+    (value * 0.5 + 0.5).clamp(0.0, 1.0)
+}
+
+/// Brings the values of a decoded picture from [-1, 1] to [0, 1] and cuts what lies outside.
+pub fn unit_range(values: &mut [f32]) {
+    for value in values {
+        *value = unit(*value);
+    }
+}
+
+/// The pixels `[height, width, 3]` of one decoded picture `[3, height, width]`, each value by [`round8`].
+///
+/// # Panics
+/// When `planes` does not divide into three planes of one size: a bug of the caller, never of a request.
+pub fn rgb_from_planes(planes: &[f32]) -> Vec<u8> {
+    assert_eq!(planes.len() % 3, 0, "a picture has three planes");
+    let area = planes.len() / 3;
+    let (red, rest) = planes.split_at(area);
+    let (green, blue) = rest.split_at(area);
+    let mut rgb = vec![0; planes.len()];
+    for (((pixel, &r), &g), &b) in rgb.as_chunks_mut::<3>().0.iter_mut().zip(red).zip(green).zip(blue) {
+        *pixel = [round8(r), round8(g), round8(b)];
+    }
+    rgb
+}
+
+/// The values as float16, little-endian, rounded to nearest even.
+pub fn f16_bytes(values: &[f32]) -> Vec<u8> {
+    const CHUNK: usize = 1024;
+    let mut halves = [f16::ZERO; CHUNK];
+    let mut bytes = Vec::with_capacity(values.len() * 2);
+    for chunk in values.chunks(CHUNK) {
+        let halves = &mut halves[..chunk.len()];
+        halves.convert_from_f32_slice(chunk);
+        bytes.extend(halves.iter().flat_map(|half| half.to_le_bytes()));
+    }
+    bytes
+}
