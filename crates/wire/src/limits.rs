@@ -1,0 +1,118 @@
+//! How much one request may ask for. Every limit is checked before the memory it guards is taken.
+
+use crate::{TensorHead, WireError};
+
+/// How much one request may ask for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of a request's tensor. Base64 bodies may be as much longer as base64 makes them.
+    pub max_body_bytes: usize,
+    /// Pictures in one request.
+    pub max_batch: usize,
+    /// Pixels of one decoded picture or frame.
+    pub max_pixels: usize,
+    /// Pixels of everything that one request decodes, batch and frames together.
+    pub max_total_pixels: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            // Float32 latents of 1280×720 and 129 frames have 30 MB.
+            max_body_bytes: 64 << 20,
+            max_batch: 16,
+            max_pixels: 2048 * 2048,
+            max_total_pixels: 16 * 1024 * 1024,
+        }
+    }
+}
+
+impl Limits {
+    /// Room around the base64 text of a JSON body: keys, parameters, white space.
+    const JSON_SLACK: usize = 64 << 10;
+
+    /// Checks the size of a request's tensor.
+    ///
+    /// # Errors
+    /// [`WireError::TooLarge`] with both numbers.
+    pub fn check_tensor(&self, tensor: &TensorHead) -> Result<(), WireError> {
+        if tensor.byte_len() <= self.max_body_bytes {
+            return Ok(());
+        }
+        Err(WireError::TooLarge(format!(
+            "a tensor of {tensor} has {} bytes, and this server takes {} at most",
+            tensor.byte_len(),
+            self.max_body_bytes
+        )))
+    }
+
+    /// The longest body that can carry a tensor of the largest size as base64.
+    pub fn max_base64_body_bytes(&self) -> usize {
+        self.max_body_bytes.div_ceil(3).saturating_mul(4).saturating_add(Self::JSON_SLACK)
+    }
+
+    /// Checks what a request decodes to: `batch` pictures or videos of `frames` frames, sizes in pixels.
+    ///
+    /// # Errors
+    /// [`WireError::TooLarge`] with both numbers.
+    pub fn check_decoded(
+        &self,
+        batch: usize,
+        frames: usize,
+        height: usize,
+        width: usize,
+    ) -> Result<(), WireError> {
+        let too_large = |what: String, limit: usize| {
+            Err(WireError::TooLarge(format!("{what}, and this server allows {limit} at most")))
+        };
+        if batch > self.max_batch {
+            return too_large(format!("the batch has {batch} items"), self.max_batch);
+        }
+        let pixels = height.saturating_mul(width);
+        if pixels > self.max_pixels {
+            return too_large(
+                format!("a decoded picture would have {width} x {height} = {pixels} pixels"),
+                self.max_pixels,
+            );
+        }
+        let total = pixels.saturating_mul(frames).saturating_mul(batch);
+        if total > self.max_total_pixels {
+            return too_large(
+                format!(
+                    "the request decodes to {total} pixels ({batch} x {frames} pictures of {width} x {height})"
+                ),
+                self.max_total_pixels,
+            );
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::DType;
+
+    #[test]
+    fn each_limit_stops_what_is_one_too_large() {
+        let limits = Limits { max_body_bytes: 32, max_batch: 2, max_pixels: 64, max_total_pixels: 192 };
+        let tensor = |axis| TensorHead::new(DType::Float16, vec![axis]).unwrap();
+        assert_eq!(limits.check_tensor(&tensor(16)), Ok(()));
+        assert!(matches!(limits.check_tensor(&tensor(17)), Err(WireError::TooLarge(_))));
+
+        assert_eq!(limits.check_decoded(2, 1, 8, 8), Ok(()));
+        assert_eq!(limits.check_decoded(1, 3, 8, 8), Ok(()));
+        for (batch, frames, height, width) in
+            [(3, 1, 1, 1), (1, 1, 8, 9), (1, 1, usize::MAX, 2), (2, 2, 8, 8), (1, usize::MAX, 2, 2)]
+        {
+            let error = limits.check_decoded(batch, frames, height, width);
+            assert!(matches!(error, Err(WireError::TooLarge(_))), "{batch} {frames} {height} {width}");
+        }
+    }
+
+    #[test]
+    fn the_largest_tensor_fits_as_base64() {
+        let limits = Limits { max_body_bytes: 1000, ..Limits::default() };
+        assert!(limits.max_base64_body_bytes() >= 1336 + "{\"inputs\":\"\"}".len());
+    }
+}
