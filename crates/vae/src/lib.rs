@@ -6,6 +6,7 @@
 
 pub mod engine;
 mod error;
+pub mod latents;
 mod observe;
 mod tensor;
 mod vae;
