@@ -59,3 +59,47 @@ pub fn f16_bytes(values: &[f32]) -> Vec<u8> {
     }
     bytes
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounding_is_that_of_numpy() {
+        for step in -3000..=3000 {
+            let value = step as f32 / 2000.0;
+            let expected = ((value * 0.5 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even();
+            assert_eq!(f32::from(round8(value)), expected, "{value}");
+        }
+        assert_eq!(round8(f32::NAN), 0);
+        assert_eq!([f32::NEG_INFINITY, f32::INFINITY].map(round8), [0, 255]);
+        assert_eq!(round8(0.0), 128, "127.5 goes to the even neighbour");
+    }
+
+    #[test]
+    fn planes_become_pixels() {
+        // Two pixels: red and green are white and black, blue is grey.
+        let planes = [1.0, -1.0, 1.0, -1.0, 0.0, 0.0];
+        assert_eq!(rgb_from_planes(&planes), [255, 255, 128, 0, 0, 128]);
+    }
+
+    #[test]
+    fn the_unit_range_is_cut() {
+        let mut values = [-3.0, -1.0, 0.0, 0.5, 1.0, 7.0];
+        unit_range(&mut values);
+        assert_eq!(values, [0.0, 0.0, 0.5, 0.75, 1.0, 1.0]);
+    }
+
+    #[test]
+    fn halves_are_rounded_to_even() {
+        // Longer than a chunk, so that both whole and last chunks are seen.
+        let values: Vec<f32> = (0..2500).map(|i| (i as f32 - 1250.0) / 777.0).collect();
+        let bytes = f16_bytes(&values);
+        assert_eq!(bytes.len(), 5000);
+        for (pair, value) in bytes.as_chunks::<2>().0.iter().zip(&values) {
+            assert_eq!(f16::from_le_bytes(*pair), f16::from_f32(*value));
+        }
+        // 2049 lies between the halves 2048 and 2050.
+        assert_eq!(f16_bytes(&[2049.0]), f16::from_f32(2048.0).to_le_bytes());
+    }
+}
