@@ -1,0 +1,106 @@
+"""The models under test, and what diffusers makes of them: every expectation comes from there."""
+
+import functools
+import io
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import diffusers
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from place import CACHE, DEMO, ROOT, digest
+
+TOOLS = ROOT / "tools"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A served model: `name` in the URL, and its factors as its users know them."""
+
+    name: str
+    latent_channels: int
+    scaling_factor: float
+    shift_factor: float | None = None
+    # How its checkpoint is written: arguments of tools/make_checkpoint.py. None for the embedded model.
+    recipe: tuple[str, ...] | None = None
+
+    @functools.cached_property
+    def folder(self) -> Path:
+        return DEMO if self.recipe is None else built(self.name, self.recipe)
+
+    @functools.cached_property
+    def reference(self) -> AutoencoderKL:
+        """The same files, loaded by diffusers and run in float32."""
+        return AutoencoderKL.from_pretrained(self.folder, torch_dtype=torch.float32).eval().requires_grad_(False)
+
+    def latents(self, *shape: int, dtype: torch.dtype = torch.float16, seed: int = 0) -> torch.Tensor:
+        """Latents as a pipeline hands them out (scaled, near unit variance): [B, C, h, w] for shape (B, h, w)."""
+        batch, height, width = shape
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randn(batch, self.latent_channels, height, width, generator=generator).to(dtype)
+
+    def unscaled(self, latents: torch.Tensor) -> torch.Tensor:
+        """What the decoder sees of pipeline latents, in float32."""
+        return latents.float() / self.scaling_factor + (self.shift_factor or 0.0)
+
+    def decoded(self, latents: torch.Tensor) -> torch.Tensor:
+        """diffusers' float32 decode of unscaled latents. Kept on disk, named by everything that decides it."""
+        latents = latents.float().contiguous()
+        versions = f"{torch.__version__} {diffusers.__version__} {list(latents.shape)}"
+        file = CACHE / "references" / f"{digest(versions, self.key, latents.numpy().tobytes())}.npy"
+        if not file.exists():
+            # One picture at a time: what diffusers gives must not depend on the batch.
+            pictures = [self.reference.decode(one[None]).sample for one in latents]
+            content = io.BytesIO()
+            np.save(content, torch.cat(pictures).numpy())
+            write_whole(file, content.getvalue())
+        return torch.from_numpy(np.load(file))
+
+    @functools.cached_property
+    def key(self) -> str:
+        """Names the weights."""
+        if self.recipe is None:
+            return digest(*sorted(path for path in DEMO.iterdir() if path.is_file()))
+        return self.folder.name
+
+
+def write_whole(file: Path, content: bytes) -> None:
+    """Writes a file that others never see half written."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_suffix(".part")
+    part.write_bytes(content)
+    part.rename(file)
+
+
+def built(name: str, recipe: tuple[str, ...]) -> Path:
+    """The folder of a checkpoint, built when the scripts that make it have changed."""
+    scripts = [TOOLS / "make_checkpoint.py", TOOLS / "random_weights.py", TOOLS / "constraints.txt"]
+    key = digest(" ".join(recipe), *scripts, TOOLS / "configs" / f"{recipe[0]}.json")
+    folder = CACHE / "checkpoints" / f"{name}-{key}"
+    if not folder.exists():
+        for outdated in folder.parent.glob(f"{name}-{'?' * len(key)}*"):
+            shutil.rmtree(outdated)
+        part = folder.with_name(folder.name + ".part")
+        command = [sys.executable, TOOLS / "make_checkpoint.py", recipe[0], part, *recipe[1:]]
+        subprocess.run(command, check=True)
+        part.rename(folder)
+    return folder
+
+
+# The real configurations, with what is peculiar to their real files: SD v1's is float32 and carries the old attention
+# names, SDXL's is float16 under its own name, Flux's is bfloat16 and has no quantisation convolutions.
+SD_V1 = Model("sd-v1", 4, 0.18215, recipe=("sd-v1", "--old-attention-names"))
+SDXL = Model("sdxl", 4, 0.13025, recipe=("sdxl", "--seed", "1", "--dtype", "float16", "--old-attention-names"))
+FLUX = Model("flux", 16, 0.3611, 0.1159, recipe=("flux", "--seed", "2", "--dtype", "bfloat16"))
+REAL = [SD_V1, SDXL, FLUX]
+
+
+def demo() -> Model:
+    """The embedded model, with the factors that its own configuration states."""
+    config = AutoencoderKL.load_config(DEMO)
+    shift = config.get("shift_factor")
+    return Model("demo", config["latent_channels"], config["scaling_factor"], shift)

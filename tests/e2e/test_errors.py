@@ -1,0 +1,152 @@
+"""Whatever goes wrong, the answer is JSON with one sentence, because clients call `response.json()` on any failure."""
+
+import json
+import re
+
+import pytest
+import requests
+
+BINARY = {"Content-Type": "tensor/binary", "Accept": "tensor/binary"}
+GOOD = {"shape": [1, 16, 2, 2], "dtype": "float16", "output_type": "pt"}
+BODY = bytes(1 * 16 * 2 * 2 * 2)
+
+
+def assert_error(answer: requests.Response, status: int | set[int], *words: str) -> None:
+    statuses = {status} if isinstance(status, int) else status
+    assert answer.status_code in statuses, f"{answer.status_code} {answer.text}"
+    assert answer.headers["Content-Type"].split(";")[0] == "application/json"
+    error = answer.json()
+    assert error.keys() == {"error"}
+    sentence = error["error"]
+    assert isinstance(sentence, str)
+    assert len(sentence) >= 15, sentence
+    assert "\n" not in sentence
+    for word in words:
+        assert word in sentence, f"{word!r} is not in {sentence!r}"
+
+
+def assert_healthy(server) -> None:
+    """No error may leave the server worse than before."""
+    answer = requests.post(f"{server.url}/demo", params=GOOD, headers=BINARY, data=BODY, timeout=60)
+    assert answer.status_code == 200, answer.text
+
+
+def post(server, path="/demo", body=BODY, headers=BINARY, **changes) -> requests.Response:
+    query = {key: value for key, value in (GOOD | changes).items() if value is not None}
+    return requests.post(server.url + path, params=query, headers=headers, data=body, timeout=60)
+
+
+# What is wrong -> (status, words that the sentence must hold so that its reader can mend it).
+PARAMETERS = {
+    "no shape": ({"shape": None}, 400, ["shape"]),
+    "no dtype": ({"dtype": None}, 400, ["dtype"]),
+    "words for numbers": ({"shape": ["one", "two"]}, 400, ["shape"]),
+    "negative axis": ({"shape": [1, -16, 2, 2]}, 400, ["shape"]),
+    "empty axis": ({"shape": [1, 16, 0, 2]}, 400, []),
+    "shape overflows": ({"shape": [2**32, 2**32, 2**32, 2**32]}, {400, 413}, []),
+    "shape is broken JSON": ({"shape": "[1,16,2"}, 400, ["shape"]),
+    "many axes": ({"shape": [1] * 4000}, 400, []),
+    "unknown dtype": ({"dtype": "float8"}, 400, ["dtype", "float8", "float16"]),
+    "too many bytes": ({"dtype": "uint8"}, 400, ["64", "128"]),
+    "too few bytes": ({"dtype": "float32"}, 400, ["256", "128"]),
+    "wrong channels": ({"shape": [1, 4, 4, 4]}, 400, ["16", "4"]),
+    "two axes": ({"shape": [8, 8]}, 400, []),
+    "five axes": ({"shape": [1, 16, 1, 2, 2]}, 400, []),
+    "packed without size": ({"shape": [1, 1, 64]}, 400, ["height", "width"]),
+    "packed in another size": ({"shape": [1, 1, 64], "height": 32, "width": 32}, 400, ["height", "width"]),
+    "unknown output_type": ({"output_type": "gif"}, {400, 422}, ["output_type", "gif"]),
+    "unknown image_format": (
+        {"output_type": "pil", "image_format": "bmp", "headers": {"Content-Type": "tensor/binary"}},
+        {400, 422},
+        ["image_format", "bmp"],
+    ),
+    "no boolean": ({"partial_postprocess": "perhaps"}, 400, ["partial_postprocess", "perhaps"]),
+    "scaled by nothing": ({"scaling_factor": 0}, 400, ["scaling_factor"]),
+    "scaled by no number": ({"scaling_factor": "nan"}, 400, ["scaling_factor"]),
+    "video of an image model": ({"output_type": "mp4"}, {400, 422}, ["mp4"]),
+    "unknown task": ({"task": "guess"}, 400, ["task"]),
+    "unknown model in the query": ({"model": "nobody", "path": "/"}, 404, ["nobody", "demo"]),
+    "unknown model in the path": ({"path": "/nobody"}, 404, ["nobody", "demo"]),
+    "content type of a web form": (
+        {"headers": {"Content-Type": "application/x-www-form-urlencoded"}},
+        415,
+        ["Content-Type", "tensor/binary"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("changes", "status", "words"), PARAMETERS.values(), ids=PARAMETERS)
+def test_what_a_request_says(server, changes, status, words):
+    assert_error(post(server, **changes), status, *words)
+    assert_healthy(server)
+
+
+def test_a_picture_of_a_batch(server):
+    body = bytes(2 * len(BODY))
+    answer = post(server, shape=[2, 16, 2, 2], body=body, output_type="pil", headers=BINARY | {"Accept": "image/png"})
+    assert_error(answer, {400, 422}, "pt")
+
+
+def test_an_empty_body(server):
+    assert_error(post(server, body=b""), 400)
+
+
+def test_too_large_is_refused_before_it_is_sent(server):
+    """The shape alone says that it is too large, so no memory is taken and no body awaited."""
+    for shape in ([1, 16, 4000, 4000], [10_000, 16, 2, 2]):
+        assert_error(post(server, shape=shape), 413)
+    assert_healthy(server)
+
+
+def test_a_body_longer_than_it_says(server):
+    """A body of 256 MiB behind a small shape is cut off, whether its length is announced or not."""
+
+    def pieces():
+        for _ in range(256):
+            yield bytes(1 << 20)
+
+    for body in (bytes(256 << 20), pieces()):
+        try:
+            answer = post(server, body=body)
+        except requests.ConnectionError:
+            continue  # the server hung up in the middle: it may
+        assert_error(answer, {400, 413})
+    assert_healthy(server)
+
+
+@pytest.mark.parametrize("path", ["/demo/unknown", "/a/b/c", "/demo/predict/more", "/%00", "/..%2f..%2fetc%2fpasswd"])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_unknown_routes(server, method, path):
+    answer = requests.request(method, server.url + path, params=GOOD, headers=BINARY, data=BODY, timeout=60)
+    assert_error(answer, 404)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("DELETE", "/"), ("PUT", "/demo"), ("PATCH", "/predict"), ("GET", "/predict"), ("POST", "/health"), ("PUT", "/models")],
+)
+def test_wrong_methods(server, method, path):
+    answer = requests.request(method, server.url + path, params=GOOD, headers=BINARY, data=BODY, timeout=60)
+    assert_error(answer, 405, method)
+    assert answer.headers["Allow"]
+
+
+def test_values_that_are_no_numbers(server):
+    """NaN and infinite latents give a picture or an error, never a crash or a broken answer."""
+    for value in (b"\x00\x7e", b"\x00\x7c"):  # NaN, infinity in float16
+        answer = post(server, body=value * 64)
+        assert answer.status_code in {200, 400, 422}, answer.text
+        for accept in ("image/png", "image/jpeg"):
+            answer = post(server, body=value * 64, output_type="pil", headers=BINARY | {"Accept": accept})
+            assert answer.status_code in {200, 400, 422}, answer.text
+    assert_healthy(server)
+
+
+def test_what_the_client_shows(server, demo):
+    """diffusers raises the JSON as it came, so the sentence reaches its user."""
+    from diffusers.utils.remote_utils import remote_decode
+
+    with pytest.raises(RuntimeError) as caught:
+        remote_decode(f"{server.url}/nobody", demo.latents(1, 2, 2), scaling_factor=1.0)
+    assert re.search(r"\{'error': '.*nobody.*'\}", str(caught.value)), caught.value
+    json.dumps(caught.value.args[0])
