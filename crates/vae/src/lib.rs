@@ -4,15 +4,21 @@
 //! an [`Engine`](engine::Engine), so each graph is written once. No async and no HTTP here.
 #![forbid(unsafe_code)]
 
+mod checkpoint;
+mod config;
 pub mod engine;
 mod error;
+mod families;
 pub mod latents;
+mod layers;
+mod load;
 mod observe;
 mod tensor;
 mod vae;
 mod weight;
 
 pub use error::{EngineError, LoadError, VaeError};
+pub use load::{Source, load};
 pub use observe::{Cancelled, Observer, Silent};
 pub use tensor::HostTensor;
 pub use vae::{Vae, VaeInfo};

@@ -1,0 +1,134 @@
+//! `AutoencoderKL`: the autoencoder of SD v1, SDXL, Flux and their kin. They differ in configuration only.
+
+mod config;
+
+use std::cell::Cell;
+
+use self::config::AutoencoderKLConfig;
+use crate::checkpoint::Checkpoint;
+use crate::config::Config;
+use crate::engine::{Conv2dSpec, Engine};
+use crate::layers::{Conv2d, Decoder, Pass, VarBuilder, Workload};
+use crate::{EngineError, HostTensor, LoadError, Observer, Vae, VaeError, VaeInfo};
+
+/// Its name in `config.json`.
+pub(super) const CLASS_NAME: &str = "AutoencoderKL";
+
+/// Images are decoded together while their latents have no more positions than this, 64×64, a picture of 512×512. One
+/// such image keeps every core busy by itself, so that more at once would cost memory and save no time.
+const BATCH_POSITIONS: usize = 64 * 64;
+
+/// diffusers' `AutoencoderKL`, on one engine.
+pub(super) struct AutoencoderKL<E: Engine> {
+    engine: E,
+    info: VaeInfo,
+    post_quant_conv: Option<Conv2d<E>>,
+    decoder: Decoder<E>,
+    workload: Workload,
+}
+
+impl<E: Engine> AutoencoderKL<E> {
+    /// Builds the model from its configuration and weights.
+    pub(super) fn load(config: &Config, checkpoint: &Checkpoint, engine: E) -> Result<Self, LoadError> {
+        let config = AutoencoderKLConfig::read(config)?;
+        let latents = config.latent_channels;
+        let workload = Cell::new(Workload::default());
+        let vb = VarBuilder::new(&engine, checkpoint, &workload);
+        let post_quant_conv = config
+            .use_post_quant_conv
+            .then(|| vb.pp("post_quant_conv").conv2d(Conv2dSpec::same(latents, latents, 1)))
+            .transpose()?;
+        let decoder = Decoder::load(
+            &vb.pp("decoder"),
+            latents,
+            config.out_channels,
+            &config.block_out_channels,
+            config.layers_per_block,
+            config.norm_num_groups,
+            config.mid_block_add_attention,
+        )?;
+        let info = VaeInfo {
+            class_name: CLASS_NAME.to_owned(),
+            engine: engine.describe(),
+            latent_channels: latents,
+            out_channels: config.out_channels,
+            spatial_factor: config.spatial_factor(),
+            temporal_factor: None,
+            scaling_factor: config.scaling_factor,
+            shift_factor: config.shift_factor,
+            latents_mean: config.latents_mean,
+            latents_std: config.latents_std,
+        };
+        Ok(Self { engine, info, post_quant_conv, decoder, workload: workload.get() })
+    }
+
+    /// The batch and the positions of each image, `(B, h * w)`, of latents that this model can decode.
+    fn check_latents(&self, shape: &[usize]) -> Result<(usize, usize), VaeError> {
+        let channels = self.info.latent_channels;
+        let &[batch, found, height, width] = shape else {
+            return Err(VaeError::Input(format!(
+                "latents of shape {shape:?} cannot be decoded, expected [B, {channels}, h, w]"
+            )));
+        };
+        if found != channels || [batch, height, width].contains(&0) {
+            return Err(VaeError::Input(format!(
+                "latents of shape {shape:?} cannot be decoded, expected [B, {channels}, h, w] with no axis empty"
+            )));
+        }
+        let limit = self.engine.limits().max_tensor_bytes;
+        let bytes = [width, self.workload.largest_tensor, size_of::<f32>()]
+            .into_iter()
+            .try_fold(height, usize::checked_mul);
+        match bytes {
+            Some(bytes) if bytes <= limit => Ok((batch, height * width)),
+            _ => Err(VaeError::Input(format!(
+                "latents of {height} x {width} are too large: a layer would need more than the {limit} bytes that \
+                 one tensor may have"
+            ))),
+        }
+    }
+
+    /// Decodes a batch that fits in memory at once.
+    fn decode_batch(&self, latents: &HostTensor, pass: &mut Pass<'_, E>) -> Result<HostTensor, VaeError> {
+        let mut x = self.engine.upload(latents)?;
+        if let Some(conv) = &self.post_quant_conv {
+            x = pass.conv2d(x, conv)?;
+            pass.observe("post_quant_conv", &x)?;
+        }
+        let x = self.decoder.forward(x, pass)?;
+        Ok(self.engine.download(&x)?)
+    }
+}
+
+impl<E: Engine> Vae for AutoencoderKL<E> {
+    fn info(&self) -> &VaeInfo {
+        &self.info
+    }
+
+    fn decode(&mut self, latents: HostTensor, observer: &mut dyn Observer) -> Result<HostTensor, VaeError> {
+        let (batch, positions) = self.check_latents(&latents.shape)?;
+        let together = (BATCH_POSITIONS / positions).max(1);
+        let mut pass = Pass::new(&self.engine, observer, self.workload.cost, positions, batch)?;
+        let (mut shape, mut data) = (Vec::new(), Vec::new());
+        for part in latents.data.chunks(together * self.info.latent_channels * positions) {
+            let images = part.len() / (self.info.latent_channels * positions);
+            let part_shape = vec![images, latents.shape[1], latents.shape[2], latents.shape[3]];
+            pass.set_images(images);
+            let decoded = self.decode_batch(&HostTensor::new(part_shape, part.to_vec()), &mut pass)?;
+            if data.is_empty() {
+                (shape, data) = (decoded.shape, decoded.data);
+                let rest = data.len() / images * (batch - images);
+                data.try_reserve_exact(rest)
+                    .map_err(|_| EngineError::OutOfMemory((data.len() + rest) * size_of::<f32>()))?;
+            } else {
+                data.extend_from_slice(&decoded.data);
+            }
+        }
+        shape[0] = batch;
+        Ok(HostTensor::new(shape, data))
+    }
+
+    fn release(&mut self) {
+        self.engine.release();
+    }
+}
