@@ -35,7 +35,7 @@ class Model:
     @functools.cached_property
     def reference(self) -> AutoencoderKL:
         """The same files, loaded by diffusers and run in float32."""
-        return AutoencoderKL.from_pretrained(self.folder, torch_dtype=torch.float32).eval().requires_grad_(False)
+        return AutoencoderKL.from_pretrained(self.folder, low_cpu_mem_usage=False).eval().requires_grad_(False)
 
     def latents(self, *shape: int, dtype: torch.dtype = torch.float16, seed: int = 0) -> torch.Tensor:
         """Latents as a pipeline hands them out (scaled, near unit variance): [B, C, h, w] for shape (B, h, w)."""

@@ -1,0 +1,69 @@
+"""The server as a service: what it says of itself, and how it ends."""
+
+import threading
+import time
+
+import pytest
+import requests
+from models import REAL
+from service import serving
+
+BINARY = {"Content-Type": "tensor/binary", "Accept": "tensor/binary"}
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_health_and_readiness(server, slash):
+    answer = requests.get(f"{server.url}/health{slash}", timeout=10)
+    assert (answer.status_code, answer.text) == (200, "Ok")
+    assert requests.get(f"{server.url}/ready{slash}", timeout=10).status_code == 200
+    answer = requests.get(server.url + slash, headers={"Accept": "*/*"}, timeout=10)
+    assert (answer.status_code, answer.text) == (200, "Ok")
+
+
+def test_models(server, demo):
+    text = requests.get(f"{server.url}/models", timeout=10).json()
+    served = text["models"]
+    assert [model["name"] for model in served] == [model.name for model in REAL] + ["demo"]
+    for model, said in zip([*REAL, demo], served, strict=True):
+        assert said["latent_channels"] == model.latent_channels
+        assert said["scaling_factor"] == pytest.approx(model.scaling_factor)
+        assert said.get("shift_factor") == (model.shift_factor and pytest.approx(model.shift_factor))
+
+
+def query(side: int) -> dict:
+    return {"shape": [1, 16, side, side], "dtype": "float16", "output_type": "pt", "partial_postprocess": True}
+
+
+def send_in_background(url: str, side: int) -> tuple[threading.Thread, list]:
+    """A decode of side x side latents on a thread of its own; its outcome is put into the list."""
+    outcome = []
+
+    def send():
+        try:
+            body = bytes(16 * side * side * 2)
+            outcome.append(requests.post(url, params=query(side), headers=BINARY, data=body, timeout=300))
+        except requests.RequestException as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    return thread, outcome
+
+
+def test_a_stop_signal_lets_accepted_requests_finish(tmp_path):
+    with serving(["--model=demo=demo"], tmp_path / "log") as service:
+        running = [send_in_background(service.url, 128) for _ in range(4)]
+        time.sleep(0.5)
+        assert not all(outcome for _, outcome in running), "some request must be in flight, or this tests nothing"
+        stopped = time.monotonic()
+        assert service.stop() == 0
+        assert time.monotonic() - stopped < 120
+        for thread, outcome in running:
+            thread.join(10)
+            (answer,) = outcome
+            assert isinstance(answer, requests.Response), answer
+            assert answer.status_code == 200
+            assert answer.headers["shape"] == "[1, 1024, 1024, 3]"
+            assert len(answer.content) == 3 * 1024 * 1024
+        with pytest.raises(requests.ConnectionError):
+            requests.get(f"{service.url}/health", timeout=5)
