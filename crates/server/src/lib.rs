@@ -1,1 +1,84 @@
-//! The HTTP server of remote-vae.
+//! The HTTP server of remote-vae: the wire protocol in front of models.
+//!
+//! A request goes through these rooms, in this order: [`router`](mod@router) → `decode` (read, check) → `queue`
+//! (admit) → `executor` (the one thread that owns the models) → `postprocess` → `respond`.
+//!
+//! [`Server::bind`] takes the port, [`Server::run`] loads the models and serves until it is told to stop.
+#![forbid(unsafe_code)]
+// What arrives here was written by strangers: nothing they send may end the process.
+#![cfg_attr(
+    not(test),
+    deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
+)]
+
+mod app;
+mod body;
+mod decode;
+mod error;
+mod executor;
+mod packaging;
+mod postprocess;
+mod queue;
+mod respond;
+mod router;
+mod serve;
+#[cfg(test)]
+mod tests;
+mod trace;
+
+use std::time::Duration;
+
+pub use error::ServeError;
+pub use serve::Server;
+
+/// A model to serve.
+pub struct Model {
+    /// Its name in URLs: ASCII letters, digits, `.`, `_` and `-`.
+    pub name: String,
+    /// Where it comes from, for the log: a folder or `demo`.
+    pub source: String,
+    /// Loads it. Called once, on the thread that will own it.
+    pub load: Box<dyn FnOnce() -> Result<Box<dyn vae::Vae>, vae::LoadError> + Send>,
+}
+
+/// How to serve.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Name or address to listen on.
+    pub host: String,
+    /// Port to listen on; 0 takes a free one.
+    pub port: u16,
+    /// Requests that may wait for the model while another one is decoded. One more is told to come back later.
+    pub max_queue: usize,
+    /// How much one request may ask for.
+    pub limits: wire::Limits,
+    /// Bytes of request bodies that may be in the house together, coming in or waiting.
+    pub max_pending_bytes: usize,
+    /// Connections that may be open together; more wait to be accepted.
+    pub max_connections: usize,
+    /// How long a client may take to send the head of a request.
+    pub header_timeout: Duration,
+    /// How long a client may take to send the body of a request.
+    pub body_timeout: Duration,
+    /// How long clients may take to fetch their answers once the server was told to stop and has no more work.
+    pub drain_timeout: Duration,
+    /// After how long without work the models give back memory that they keep for the next decode.
+    pub idle_release: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            host: "127.0.0.1".to_owned(),
+            port: 8080,
+            max_queue: 32,
+            limits: wire::Limits::default(),
+            max_pending_bytes: 512 << 20,
+            max_connections: 1024,
+            header_timeout: Duration::from_secs(30),
+            body_timeout: Duration::from_secs(60),
+            drain_timeout: Duration::from_secs(30),
+            idle_release: Duration::from_secs(60),
+        }
+    }
+}

@@ -21,10 +21,10 @@ pub enum Scaling {
 
 impl Scaling {
     /// Reads `scaling_factor`, `shift_factor` and `do_scaling`, in this order of precedence. `otherwise` is what
-    /// holds when there is none of them.
+    /// holds when neither the first nor the last is there; a `shift_factor` alone says nothing.
     ///
     /// # Errors
-    /// A value that cannot be read, or a `shift_factor` that would silently have no effect.
+    /// A value that cannot be read, or a factor that no latents can be divided by.
     pub fn read(metadata: &Metadata, otherwise: Self) -> Result<Self, WireError> {
         let finite = f32::MIN..=f32::MAX;
         let scaling_factor = metadata.number("scaling_factor", finite.clone())?;
@@ -36,9 +36,6 @@ impl Scaling {
             (Some(scaling_factor), _) => Ok(Self::Factors { scaling_factor, shift_factor }),
             (None, Some(true)) => Ok(Self::Model),
             (None, Some(false)) => Ok(Self::None),
-            (None, None) if shift_factor.is_some() => {
-                Err(WireError::Parameter("`shift_factor` needs `scaling_factor` beside it".to_owned()))
-            }
             (None, None) => Ok(otherwise),
         }
     }
@@ -132,6 +129,7 @@ mod tests {
             ("do_scaling=False", Scaling::None),
             ("do_scaling=None", Scaling::None),
             ("do_scaling=False&shift_factor=1", Scaling::None),
+            ("shift_factor=1", Scaling::None),
             ("", Scaling::None),
         ] {
             assert_eq!(scaling(query), Ok(expected), "{query}");
@@ -149,7 +147,6 @@ mod tests {
             "scaling_factor=1e99",
             "scaling_factor=tensor(0.5)",
             "scaling_factor=1&shift_factor=-inf",
-            "shift_factor=0.1",
             "do_scaling=maybe",
         ] {
             assert!(matches!(scaling(query), Err(WireError::Parameter(_))), "{query}");

@@ -131,6 +131,23 @@ impl RequestHead {
         }
     }
 
+    /// Checks how long the body says it is, before it is there.
+    ///
+    /// # Errors
+    /// [`WireError::TooLarge`], or [`WireError::Body`] when a raw tensor has another length than its shape asks for.
+    pub fn check_body_length(&self, length: usize, limits: &Limits) -> Result<(), WireError> {
+        if let (BodyFormat::Binary, Some(tensor)) = (self.body, &self.tensor) {
+            return tensor.check_length(length);
+        }
+        let limit = self.max_body_bytes(limits)?;
+        if length <= limit {
+            return Ok(());
+        }
+        Err(WireError::TooLarge(format!(
+            "the body has {length} bytes, and this server takes {limit} at most"
+        )))
+    }
+
     /// The whole request, once its body is there.
     ///
     /// # Errors
@@ -376,5 +393,15 @@ mod tests {
         for content_type in ["tensor/binary", "tensor/base64"] {
             assert_eq!(read(content_type, 101).unwrap_err().status(), 413);
         }
+
+        let check = |content_type, length| {
+            let head = head("dtype=uint8&shape=99", Some(content_type)).unwrap();
+            head.check_body_length(length, &limits).map_err(|error| error.status())
+        };
+        assert_eq!(check("tensor/binary", 99), Ok(()));
+        assert_eq!(check("tensor/binary", 98), Err(400));
+        assert_eq!(check("tensor/binary", 100), Err(400));
+        assert_eq!(check("tensor/base64", 150), Ok(()));
+        assert_eq!(check("application/json", limits.max_base64_body_bytes() + 1), Err(413));
     }
 }

@@ -34,6 +34,16 @@ pub enum Target<'a> {
     Model(Cow<'a, str>),
 }
 
+impl Target<'_> {
+    /// The same, free of the path it was read from.
+    pub fn into_owned(self) -> Target<'static> {
+        match self {
+            Self::Default => Target::Default,
+            Self::Model(name) => Target::Model(Cow::Owned(name.into_owned())),
+        }
+    }
+}
+
 /// Which model `path` names; `None` when it is no path of this protocol.
 pub fn target(path: &str) -> Option<Target<'_>> {
     let path = path.strip_prefix('/')?;

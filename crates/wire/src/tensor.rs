@@ -99,6 +99,20 @@ impl TensorHead {
         self.byte_len
     }
 
+    /// Checks that a body of `length` bytes can be such a tensor.
+    ///
+    /// # Errors
+    /// [`WireError::Body`] with both numbers.
+    pub fn check_length(&self, length: usize) -> Result<(), WireError> {
+        if length == self.byte_len {
+            return Ok(());
+        }
+        Err(WireError::Body(format!(
+            "the body has {length} bytes, but a tensor of {self} has {}",
+            self.byte_len
+        )))
+    }
+
     /// The value of the `shape` header: a JSON list written as Python writes it, `[1, 3, 512, 512]`.
     pub fn shape_header(&self) -> String {
         format!("{:?}", self.shape)
@@ -149,14 +163,8 @@ impl Tensor {
     /// # Errors
     /// When the number of bytes is another one than the head says.
     pub fn from_head(head: TensorHead, bytes: Bytes) -> Result<Self, WireError> {
-        if bytes.len() == head.byte_len() {
-            return Ok(Self { head, bytes });
-        }
-        Err(WireError::Body(format!(
-            "the body has {} bytes, but a tensor of {head} has {}",
-            bytes.len(),
-            head.byte_len()
-        )))
+        head.check_length(bytes.len())?;
+        Ok(Self { head, bytes })
     }
 }
 

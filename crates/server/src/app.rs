@@ -1,0 +1,152 @@
+//! What all handlers share.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, SemaphorePermit};
+use vae::VaeInfo;
+use wire::Limits;
+use wire::routes::{Target, is_model_name};
+
+use crate::Config;
+use crate::error::{ApiError, ServeError};
+use crate::executor::Executor;
+use crate::queue::Full;
+
+/// Nobody knows how long models take to load.
+const WHILE_LOADING: Duration = Duration::from_secs(5);
+
+/// One permit of [`App::room`]; a semaphore counts to 2³² − 1 in one step at most.
+const ROOM_UNIT: usize = 1024;
+
+/// What all handlers share. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct App(Arc<Inner>);
+
+struct Inner {
+    names: Vec<String>,
+    executor: Executor,
+    limits: Limits,
+    body_timeout: Duration,
+    room: Semaphore,
+    draining: AtomicBool,
+}
+
+impl App {
+    /// # Errors
+    /// No model, or a name that cannot stand in a URL or is there twice.
+    pub(crate) fn new(config: &Config, names: Vec<String>) -> Result<Self, ServeError> {
+        if names.is_empty() {
+            return Err(ServeError::Config("there is no model to serve".to_owned()));
+        }
+        for (index, name) in names.iter().enumerate() {
+            if !is_model_name(name) {
+                return Err(ServeError::Config(format!(
+                    "{name:?} cannot be the name of a model: it must have only ASCII letters, digits, '.', '_' and \
+                     '-', and be no route of the server"
+                )));
+            }
+            if names.iter().take(index).any(|other| other == name) {
+                return Err(ServeError::Config(format!("two models are named {name:?}")));
+            }
+        }
+        Ok(Self(Arc::new(Inner {
+            executor: Executor::new(config.max_queue, names.len(), config.idle_release),
+            names,
+            limits: config.limits.clone(),
+            body_timeout: config.body_timeout,
+            // The largest body that the limits allow must always find room when there is no other.
+            room: Semaphore::new(
+                (config.max_pending_bytes.max(config.limits.max_base64_body_bytes()).div_ceil(ROOM_UNIT))
+                    .min(Semaphore::MAX_PERMITS),
+            ),
+            draining: AtomicBool::new(false),
+        })))
+    }
+
+    /// The thread with the models.
+    pub(crate) fn executor(&self) -> &Executor {
+        &self.0.executor
+    }
+
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.0.limits
+    }
+
+    pub(crate) fn body_timeout(&self) -> Duration {
+        self.0.body_timeout
+    }
+
+    /// The names of all models, the default one first.
+    pub(crate) fn names(&self) -> &[String] {
+        &self.0.names
+    }
+
+    /// From now on the server only finishes what it has.
+    pub(crate) fn drain(&self) {
+        self.0.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// What the models are, if they are loaded and the server takes work.
+    ///
+    /// # Errors
+    /// 503 that says which of the two is missing.
+    pub(crate) fn ready(&self) -> Result<&[VaeInfo], ApiError> {
+        if self.0.draining.load(Ordering::Relaxed) {
+            return Err(ApiError::unavailable("the server is being stopped", WHILE_LOADING));
+        }
+        self.loaded()
+    }
+
+    /// What the models are, if they are loaded.
+    ///
+    /// # Errors
+    /// 503.
+    pub(crate) fn loaded(&self) -> Result<&[VaeInfo], ApiError> {
+        let infos = self.0.executor.infos();
+        infos.ok_or_else(|| ApiError::unavailable("the models are still being loaded", WHILE_LOADING))
+    }
+
+    /// The index of the model that a request names by its path, by `?model=`, or not at all.
+    ///
+    /// # Errors
+    /// 404 for a name that is not served, 400 for two different ones.
+    pub(crate) fn model(&self, target: &Target<'_>, query: Option<&str>) -> Result<usize, ApiError> {
+        let name = match (target, query) {
+            (Target::Default, None) => return Ok(0),
+            (Target::Default, Some(name)) => name,
+            (Target::Model(path), Some(name)) if path != name => {
+                return Err(wire::WireError::Parameter(format!(
+                    "the path names model {path:?} and the query model {name:?}: give one of the two"
+                ))
+                .into());
+            }
+            (Target::Model(path), _) => path.as_ref(),
+        };
+        self.0.names.iter().position(|served| served == name).ok_or_else(|| {
+            ApiError::not_found(format!(
+                "there is no model {name:?} here; this server has {}",
+                self.0.names.join(", ")
+            ))
+        })
+    }
+
+    /// Room for a body of at most `bytes` bytes, for as long as the permit lives.
+    ///
+    /// # Errors
+    /// 429 when other requests fill it.
+    pub(crate) fn room(&self, bytes: usize) -> Result<SemaphorePermit<'_>, ApiError> {
+        let units = u32::try_from(bytes.div_ceil(ROOM_UNIT)).unwrap_or(u32::MAX);
+        self.0.room.try_acquire_many(units).map_err(|_| {
+            let wait = self.0.executor.check().err().map_or(Duration::from_secs(1), |full| full.retry_after);
+            ApiError::too_many("too many large requests are on their way: try again later", wait)
+        })
+    }
+}
+
+impl From<Full> for ApiError {
+    fn from(full: Full) -> Self {
+        Self::too_many("the queue is full: try again later", full.retry_after)
+    }
+}

@@ -1,0 +1,77 @@
+//! Bodies of requests, read under limits.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode, header};
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use tokio::time::timeout;
+
+use crate::error::ApiError;
+
+/// How much of a refused body is read and thrown away, and for how long. Many clients do not look for an answer
+/// before they have sent everything; without this they would see a broken connection instead of the reason.
+const DISCARD_BYTES: usize = 256 << 20;
+const DISCARD_TIME: Duration = Duration::from_secs(10);
+
+/// Memory that a body gets before its bytes are there.
+const FIRST_BYTES: usize = 64 << 10;
+
+/// How long a body says that it is, if it does.
+pub(crate) fn announced_length(headers: &HeaderMap) -> Option<usize> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// Reads a whole body of at most `limit` bytes.
+///
+/// # Errors
+/// 413 for a longer one, 408 when it takes too long, 400 when it breaks off.
+pub(crate) async fn read(body: &mut Body, limit: usize, time: Duration) -> Result<Bytes, ApiError> {
+    let reading = async {
+        let mut bytes = Vec::with_capacity(limit.min(FIRST_BYTES));
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| {
+                ApiError::new(StatusCode::BAD_REQUEST, format!("the body could not be read: {error}"))
+            })?;
+            // Trailers have no meaning here.
+            let Ok(data) = frame.into_data() else { continue };
+            if data.len() > limit - bytes.len() {
+                return Err(ApiError::new(
+                    StatusCode::PAYLOAD_TOO_LARGE,
+                    format!("the body has more than the {limit} bytes that this request may have"),
+                ));
+            }
+            bytes.extend_from_slice(&data);
+        }
+        Ok(bytes.into())
+    };
+    timeout(time, reading).await.unwrap_or_else(|_| {
+        Err(ApiError::new(
+            StatusCode::REQUEST_TIMEOUT,
+            format!("the body did not arrive within {} seconds", time.as_secs_f32()),
+        ))
+    })
+}
+
+/// Reads the rest of a body that nobody wants.
+pub(crate) async fn discard(head: &Parts, body: &mut Body) {
+    // Such a client does wait for the answer, and reading would tell it to send.
+    let waits = head.headers.contains_key(header::EXPECT);
+    if waits || announced_length(&head.headers).is_some_and(|length| length > DISCARD_BYTES) {
+        return;
+    }
+    let mut left = DISCARD_BYTES;
+    let reading = async {
+        while let Some(Ok(frame)) = body.frame().await {
+            let length = frame.data_ref().map_or(0, Bytes::len);
+            match left.checked_sub(length) {
+                Some(rest) => left = rest,
+                None => return,
+            }
+        }
+    };
+    // Enough is enough: the connection is closed after the answer.
+    let _ = timeout(DISCARD_TIME, reading).await;
+}

@@ -1,0 +1,159 @@
+//! The handler of decode requests.
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::header::{ACCEPT, CONTENT_TYPE};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName, StatusCode};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use tracing::{error, info};
+use vae::{HostTensor, VaeInfo};
+use wire::routes::{self, Target};
+use wire::{Answer, DecodeRequest, RequestHead, Task, Tensor};
+
+use crate::app::App;
+use crate::error::ApiError;
+use crate::queue::Cost;
+use crate::{body, respond};
+
+/// `POST` of every path that names a model or none.
+pub(crate) async fn handle(State(app): State<App>, request: Request) -> Response {
+    let (head, mut body) = request.into_parts();
+    match decode(&app, &head, &mut body).await {
+        Ok(response) => response,
+        Err(error) => {
+            body::discard(&head, &mut body).await;
+            error.into_response()
+        }
+    }
+}
+
+async fn decode(app: &App, parts: &Parts, body: &mut Body) -> Result<Response, ApiError> {
+    let target = routes::target(parts.uri.path())
+        .ok_or_else(|| ApiError::not_found(format!("there is nothing at {}", parts.uri.path())))?
+        .into_owned();
+    let query = parts.uri.query().unwrap_or_default();
+    let content_type = joined(&parts.headers, CONTENT_TYPE)?;
+    let accept = joined(&parts.headers, ACCEPT)?;
+    let head = RequestHead::read(query, content_type.as_deref(), accept.as_deref())?;
+
+    // What can be known before the body is there is checked before it is taken in.
+    app.model(&target, head.model()?)?;
+    if head.task == Task::Encode {
+        return Err(ApiError::unprocessable(
+            "this server decodes only: send latents as tensor/binary with `shape` and `dtype`",
+        ));
+    }
+    head.params()?;
+    let limit = head.max_body_bytes(app.limits())?;
+    let announced = body::announced_length(&parts.headers);
+    if let Some(length) = announced {
+        head.check_body_length(length, app.limits())?;
+    }
+    app.loaded()?;
+    app.executor().check()?;
+    let _room = app.room(announced.unwrap_or(limit))?;
+    let bytes = body::read(body, limit, app.body_timeout()).await?;
+
+    let prepared = blocking({
+        let app = app.clone();
+        move || prepare(&app, &target, &head, bytes)
+    })
+    .await?;
+    let Prepared { latents, cost, answer } = prepared;
+    let decoded = app.executor().admit(cost, latents)?.decoded().await?;
+    info!(
+        model = app.names().get(cost.model),
+        pixels = cost.pixels,
+        ?answer,
+        queue_ms = decoded.queued.as_millis(),
+        work_ms = decoded.worked.as_millis(),
+        "decoded"
+    );
+    blocking(move || respond::decoded(decoded, answer)).await
+}
+
+/// A request that is ready for the model.
+struct Prepared {
+    /// In the model's layout, and scaled.
+    latents: HostTensor,
+    cost: Cost,
+    answer: Answer,
+}
+
+fn prepare(app: &App, target: &Target<'_>, head: &RequestHead, body: Bytes) -> Result<Prepared, ApiError> {
+    let DecodeRequest { latents, params } = head.decode_request(body)?;
+    // A JSON body may name the model, and only now says how large the tensor is.
+    let model = app.model(target, params.model.as_deref())?;
+    app.limits().check_tensor(&latents.head)?;
+    let info = app.loaded()?.get(model).ok_or_else(|| ApiError::internal("a model is missing"))?;
+
+    let mut latents = vae::latents::arrange(host_tensor(latents)?, info, params.height, params.width)?;
+    let [batch, frames, height, width] = decoded_size(&latents.shape, info);
+    app.limits().check_decoded(batch, frames, height, width)?;
+    respond::check(params.answer, info, batch)?;
+    scaling(params.scaling).apply(&mut latents, info)?;
+    let cost = Cost { model, pixels: batch * frames * height * width };
+    Ok(Prepared { latents, cost, answer: params.answer })
+}
+
+/// The values as f32, whatever type they came in.
+fn host_tensor(Tensor { head, bytes }: Tensor) -> Result<HostTensor, ApiError> {
+    let dtype = match head.dtype {
+        wire::DType::Float16 => vae::DType::F16,
+        wire::DType::BFloat16 => vae::DType::Bf16,
+        wire::DType::Float32 => vae::DType::F32,
+        wire::DType::UInt8 => {
+            return Ok(HostTensor::new(head.shape, bytes.iter().map(|&byte| f32::from(byte)).collect()));
+        }
+    };
+    Ok(HostTensor::from_le_bytes(head.shape, dtype, &bytes)?)
+}
+
+fn scaling(scaling: wire::Scaling) -> vae::latents::Scaling {
+    match scaling {
+        wire::Scaling::None => vae::latents::Scaling::Unchanged,
+        wire::Scaling::Model => vae::latents::Scaling::Model,
+        wire::Scaling::Factors { scaling_factor, shift_factor } => {
+            vae::latents::Scaling::Factors { scaling_factor, shift_factor }
+        }
+    }
+}
+
+/// Batch, frames, height and width of what latents `[B, C, h, w]` or `[B, C, f, h, w]` decode to. Sizes that no
+/// memory could hold come out as very large instead of wrong.
+fn decoded_size(latents: &[usize], info: &VaeInfo) -> [usize; 4] {
+    let (batch, frames, height, width) = match *latents {
+        [batch, _, height, width] => (batch, 1, height, width),
+        [batch, _, frames, height, width] => {
+            let factor = info.temporal_factor.unwrap_or(1);
+            (batch, (frames - 1).saturating_mul(factor).saturating_add(1), height, width)
+        }
+        _ => (0, 0, 0, 0),
+    };
+    [batch, frames, height.saturating_mul(info.spatial_factor), width.saturating_mul(info.spatial_factor)]
+}
+
+/// Runs what takes the processor for a while away from the threads that serve connections.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
+        error!(%error, "a request crashed");
+        Err(ApiError::internal("the server crashed on this request, which is a bug"))
+    })
+}
+
+/// The value of a header; one that is there several times is a list.
+fn joined(headers: &HeaderMap, name: HeaderName) -> Result<Option<String>, ApiError> {
+    let values: Result<Vec<_>, _> = headers.get_all(&name).iter().map(|value| value.to_str()).collect();
+    match values {
+        Ok(values) if values.is_empty() => Ok(None),
+        Ok(values) => Ok(Some(values.join(", "))),
+        Err(_) => Err(ApiError::new(
+            StatusCode::BAD_REQUEST,
+            format!("the header `{name}` has characters beyond ASCII"),
+        )),
+    }
+}

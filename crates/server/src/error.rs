@@ -1,0 +1,123 @@
+//! What ends the server, and what ends a request.
+
+use std::time::Duration;
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use vae::VaeError;
+use wire::{ErrorBody, WireError};
+
+/// The server cannot start or go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// The configuration makes no sense.
+    #[error("{0}")]
+    Config(String),
+    /// The port cannot be had.
+    #[error("cannot listen on {host} port {port}: {source}")]
+    Bind {
+        /// What to listen on.
+        host: String,
+        /// Which port.
+        port: u16,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A model cannot be loaded.
+    #[error("cannot load model {name:?} from {origin}: {source}")]
+    Load {
+        /// Its name.
+        name: String,
+        /// Where it was to come from.
+        origin: String,
+        /// Why not.
+        source: vae::LoadError,
+    },
+    /// A model was loaded, but cannot decode.
+    #[error("model {name:?} from {origin} was loaded, but a first decode failed: {source}")]
+    WarmUp {
+        /// Its name.
+        name: String,
+        /// Where it came from.
+        origin: String,
+        /// Why not.
+        source: VaeError,
+    },
+    /// The thread that owns the models ended, which is a bug of ours.
+    #[error("the thread that runs the models ended unexpectedly: {0}")]
+    Executor(String),
+}
+
+/// A request that cannot be served. Always answered as JSON, because clients call `response.json()` on any failure.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ApiError {
+    pub(crate) status: StatusCode,
+    pub(crate) message: String,
+    /// After how long another try makes sense.
+    pub(crate) retry_after: Option<Duration>,
+}
+
+impl ApiError {
+    pub(crate) fn new(status: StatusCode, message: impl Into<String>) -> Self {
+        Self { status, message: message.into(), retry_after: None }
+    }
+
+    pub(crate) fn not_found(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, message)
+    }
+
+    /// Understood, but it cannot be done.
+    pub(crate) fn unprocessable(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, message)
+    }
+
+    /// Our fault.
+    pub(crate) fn internal(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, message)
+    }
+
+    pub(crate) fn too_many(message: impl Into<String>, retry_after: Duration) -> Self {
+        Self { retry_after: Some(retry_after), ..Self::new(StatusCode::TOO_MANY_REQUESTS, message) }
+    }
+
+    pub(crate) fn unavailable(message: impl Into<String>, retry_after: Duration) -> Self {
+        Self { retry_after: Some(retry_after), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, message) }
+    }
+}
+
+impl From<WireError> for ApiError {
+    fn from(error: WireError) -> Self {
+        let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::BAD_REQUEST);
+        Self::new(status, error.to_string())
+    }
+}
+
+impl From<VaeError> for ApiError {
+    fn from(error: VaeError) -> Self {
+        match error {
+            VaeError::Input(message) => Self::unprocessable(message),
+            // Only who has left or a server that ends cancels; hardly anybody reads this.
+            VaeError::Cancelled => {
+                Self::unavailable("the work was cancelled: try again", Duration::from_secs(1))
+            }
+            other => Self::internal(format!("the model failed: {other}")),
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let body = ErrorBody { error: self.message }.to_json();
+        let mut response = (self.status, [(header::CONTENT_TYPE, wire::JSON)], body).into_response();
+        if let Some(wait) = self.retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(whole_seconds(wait)));
+        }
+        response
+    }
+}
+
+/// `Retry-After` has whole seconds; too early is worse than too late.
+fn whole_seconds(wait: Duration) -> u64 {
+    (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1)
+}

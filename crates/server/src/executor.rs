@@ -1,0 +1,294 @@
+//! The one OS thread that owns all models and decodes one request after another.
+//!
+//! Handlers and this thread meet at a lock that is held for moments only. A request whose client has left gives up its
+//! place in the line, or, when it runs already, is cancelled at the model's next progress report.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+use tracing::{error, info, warn};
+use vae::{Cancelled, HostTensor, Observer, Silent, Vae, VaeError, VaeInfo};
+
+use crate::Model;
+use crate::error::{ApiError, ServeError};
+use crate::queue::{Cost, Full, JobId, Queue, Started};
+
+/// A decoded request.
+#[derive(Debug)]
+pub(crate) struct Decoded {
+    /// What the model gave: `[B, 3, H, W]` or `[B, 3, F, H, W]`, nominally in [-1, 1].
+    pub(crate) pixels: HostTensor,
+    /// Time in the line.
+    pub(crate) queued: Duration,
+    /// Time in the model.
+    pub(crate) worked: Duration,
+}
+
+struct Job {
+    model: usize,
+    latents: HostTensor,
+    abandoned: Arc<AtomicBool>,
+    reply: oneshot::Sender<Result<Decoded, ApiError>>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    wake: Condvar,
+    /// What the models are, once all are loaded and warm.
+    infos: OnceLock<Vec<VaeInfo>>,
+    idle_release: Duration,
+}
+
+struct State {
+    queue: Queue<Job>,
+    closed: bool,
+}
+
+/// The handlers' side of the thread.
+#[derive(Clone)]
+pub(crate) struct Executor(Arc<Shared>);
+
+/// A place in the line. Dropping it gives the place up or cancels the work.
+pub(crate) struct Ticket {
+    id: JobId,
+    abandoned: Arc<AtomicBool>,
+    reply: oneshot::Receiver<Result<Decoded, ApiError>>,
+    shared: Arc<Shared>,
+}
+
+impl Executor {
+    pub(crate) fn new(max_queue: usize, models: usize, idle_release: Duration) -> Self {
+        let state = State { queue: Queue::new(max_queue, models), closed: false };
+        Self(Arc::new(Shared {
+            state: Mutex::new(state),
+            wake: Condvar::new(),
+            infos: OnceLock::new(),
+            idle_release,
+        }))
+    }
+
+    /// Starts the thread. The receiver learns how it ended; when it is told nothing, the thread panicked.
+    pub(crate) fn spawn(
+        &self,
+        models: Vec<Model>,
+    ) -> Result<oneshot::Receiver<Result<(), ServeError>>, ServeError> {
+        let shared = Arc::clone(&self.0);
+        let (ended, end) = oneshot::channel();
+        std::thread::Builder::new()
+            .name("models".to_owned())
+            // Nobody listens only when the server is gone already.
+            .spawn(move || drop(ended.send(shared.run(models))))
+            .map_err(|error| ServeError::Executor(format!("it cannot be started: {error}")))?;
+        Ok(end)
+    }
+
+    /// What the models are; `None` until all are loaded and warm.
+    pub(crate) fn infos(&self) -> Option<&[VaeInfo]> {
+        self.0.infos.get().map(Vec::as_slice)
+    }
+
+    /// Whether a request would be admitted now.
+    pub(crate) fn check(&self) -> Result<(), Full> {
+        self.0.lock().queue.check(Instant::now())
+    }
+
+    /// Takes a place in the line.
+    pub(crate) fn admit(&self, cost: Cost, latents: HostTensor) -> Result<Ticket, Full> {
+        let abandoned = Arc::new(AtomicBool::new(false));
+        let (reply, receiver) = oneshot::channel();
+        let job = Job { model: cost.model, latents, abandoned: Arc::clone(&abandoned), reply };
+        let id = self.0.lock().queue.admit(cost, job, Instant::now())?;
+        self.0.wake.notify_one();
+        Ok(Ticket { id, abandoned, reply: receiver, shared: Arc::clone(&self.0) })
+    }
+
+    /// Whether nothing runs and nothing waits.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.0.lock().queue.is_idle()
+    }
+
+    /// Lets the thread end once the line is empty.
+    pub(crate) fn close(&self) {
+        self.0.lock().closed = true;
+        self.0.wake.notify_one();
+    }
+}
+
+impl Ticket {
+    /// Waits for the turn and the work.
+    pub(crate) async fn decoded(mut self) -> Result<Decoded, ApiError> {
+        (&mut self.reply)
+            .await
+            .unwrap_or_else(|_| Err(ApiError::internal("the thread that runs the models has ended")))
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.abandoned.store(true, Ordering::Relaxed);
+        self.shared.lock().queue.abandon(self.id);
+    }
+}
+
+/// What the thread shall do next.
+enum Next {
+    Work(Started<Job>),
+    /// There has been no work for a while.
+    Rest,
+    End,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing that runs under the lock leaves the state half changed.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn run(&self, models: Vec<Model>) -> Result<(), ServeError> {
+        let mut vaes = Vec::with_capacity(models.len());
+        for model in models {
+            if self.lock().closed {
+                return Ok(());
+            }
+            vaes.push(load(model)?);
+        }
+        // This is the only place that sets it.
+        let _ = self.infos.set(vaes.iter().map(|vae| vae.info().clone()).collect());
+        info!(models = vaes.len(), "ready");
+
+        let mut rested = false;
+        loop {
+            match self.next(rested) {
+                Next::Work(started) => {
+                    rested = false;
+                    if let Some(vae) = vaes.get_mut(started.job.model) {
+                        self.work(vae.as_mut(), started);
+                    }
+                }
+                Next::Rest => {
+                    rested = true;
+                    vaes.iter_mut().for_each(|vae| vae.release());
+                }
+                Next::End => return Ok(()),
+            }
+        }
+    }
+
+    fn next(&self, rested: bool) -> Next {
+        let mut state = self.lock();
+        loop {
+            if let Some(started) = state.queue.start(Instant::now()) {
+                return Next::Work(started);
+            }
+            if state.closed {
+                return Next::End;
+            }
+            let timed_out;
+            (state, timed_out) = if rested {
+                (self.wake.wait(state).unwrap_or_else(PoisonError::into_inner), false)
+            } else {
+                let (state, wait) =
+                    self.wake.wait_timeout(state, self.idle_release).unwrap_or_else(PoisonError::into_inner);
+                (state, wait.timed_out())
+            };
+            if timed_out && state.queue.is_idle() && !state.closed {
+                return Next::Rest;
+            }
+        }
+    }
+
+    fn work(&self, vae: &mut dyn Vae, Started { job, waited }: Started<Job>) {
+        let start = Instant::now();
+        let mut observer = Watch { shared: self, abandoned: &job.abandoned };
+        let result = guarded(|| {
+            // The first look at whether anybody still waits, in case the client left just now.
+            observer.progress(0, 1).map_err(VaeError::from)?;
+            vae.decode(job.latents, &mut observer)
+        });
+        let now = Instant::now();
+        self.lock().queue.finish(matches!(result, Ok(Ok(_))), now);
+        let outcome = match result {
+            Ok(Ok(pixels)) => {
+                Ok(Decoded { pixels, queued: waited, worked: now.saturating_duration_since(start) })
+            }
+            Ok(Err(VaeError::Cancelled)) => {
+                info!("the client left; its work was cancelled");
+                Err(VaeError::Cancelled.into())
+            }
+            Ok(Err(error)) => {
+                warn!(%error, "a decode failed");
+                Err(error.into())
+            }
+            Err(panic) => {
+                error!(panic, "a model panicked");
+                // What it kept may be half done.
+                if let Err(panic) = guarded(|| vae.release()) {
+                    error!(panic, "and again while it gave back its memory");
+                }
+                Err(ApiError::internal("the model crashed on this request, which is a bug of the server"))
+            }
+        };
+        // Who has left misses nothing.
+        let _ = job.reply.send(outcome);
+    }
+}
+
+/// Loads a model and lets it decode something tiny, so that the first request meets nothing new.
+fn load(model: Model) -> Result<Box<dyn Vae>, ServeError> {
+    let Model { name, source: origin, load } = model;
+    let start = Instant::now();
+    let crashed =
+        |panic| ServeError::Executor(format!("model {name:?} panicked while it was loaded: {panic}"));
+    let mut vae = match guarded(load).map_err(crashed)? {
+        Ok(vae) => vae,
+        Err(source) => return Err(ServeError::Load { name, origin, source }),
+    };
+    let loaded = start.elapsed();
+    let info = vae.info();
+    let shape = match info.temporal_factor {
+        None => vec![1, info.latent_channels, 2, 2],
+        Some(_) => vec![1, info.latent_channels, 1, 2, 2],
+    };
+    let latents = HostTensor::new(shape.clone(), vec![0.0; shape.iter().product()]);
+    let warm = guarded(|| vae.decode(latents, &mut Silent)).map_err(crashed)?;
+    if let Err(source) = warm {
+        return Err(ServeError::WarmUp { name, origin, source });
+    }
+    info!(
+        name,
+        origin,
+        class = vae.info().class_name,
+        engine = vae.info().engine,
+        load_ms = loaded.as_millis(),
+        warm_up_ms = start.elapsed().saturating_sub(loaded).as_millis(),
+        "model loaded"
+    );
+    Ok(vae)
+}
+
+/// Runs `work`; a panic comes back as its message.
+fn guarded<R>(work: impl FnOnce() -> R) -> Result<R, String> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|payload| {
+        let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
+    })
+}
+
+/// Tells the queue how far the work is, and the work whether anybody still waits for it.
+struct Watch<'a> {
+    shared: &'a Shared,
+    abandoned: &'a AtomicBool,
+}
+
+impl Observer for Watch<'_> {
+    fn progress(&mut self, done: usize, total: usize) -> Result<(), Cancelled> {
+        if self.abandoned.load(Ordering::Relaxed) {
+            return Err(Cancelled);
+        }
+        self.shared.lock().queue.progress(done, total);
+        Ok(())
+    }
+}

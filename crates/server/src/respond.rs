@@ -1,0 +1,143 @@
+//! Answers: the wire's headers and bodies around what was decoded.
+
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use axum::http::{HeaderName, HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use media::{DEFAULT_QUALITY, encode_jpeg, encode_png};
+use vae::{HostTensor, VaeInfo};
+use wire::{Answer, ImageFormat, Tensor, Transfer, Values};
+
+use crate::error::ApiError;
+use crate::executor::Decoded;
+use crate::packaging::{File, pack};
+use crate::postprocess::{pictures, tensor};
+
+/// Header with the shape of a tensor answer.
+const SHAPE: HeaderName = HeaderName::from_static("shape");
+/// Header with the type of a tensor answer.
+const DTYPE: HeaderName = HeaderName::from_static("dtype");
+/// Header with how long each step took, in milliseconds (W3C Server Timing).
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+
+/// Checks that a model can answer so, before any work is done.
+///
+/// # Errors
+/// 422 that says what to ask for instead.
+pub(crate) fn check(answer: Answer, info: &VaeInfo, batch: usize) -> Result<(), ApiError> {
+    let is_video = info.temporal_factor.is_some();
+    let needs_rgb = !matches!(answer, Answer::Tensor { values: Values::Raw, .. });
+    if needs_rgb && info.out_channels != 3 {
+        return Err(ApiError::unprocessable(format!(
+            "this model decodes to {} channels, which make no picture: use output_type=pt",
+            info.out_channels
+        )));
+    }
+    match answer {
+        Answer::Video if is_video => {
+            Err(ApiError::unprocessable("this server does not write mp4 files: use output_type=pt"))
+        }
+        Answer::Video => Err(ApiError::unprocessable(
+            "output_type=mp4 needs a video model, and this one decodes images: use pil or pt",
+        )),
+        Answer::Image(_) | Answer::Images(..) if is_video => {
+            Err(ApiError::unprocessable("a video does not fit into a picture: use output_type=mp4 or pt"))
+        }
+        Answer::Image(_) if batch > 1 => Err(ApiError::unprocessable(format!(
+            "{batch} pictures do not fit into one file: use output_type=pt, or accept multipart/mixed or \
+             application/zip"
+        ))),
+        Answer::Tensor { values: Values::Unit | Values::Round8, .. } if is_video && batch > 1 => {
+            Err(ApiError::unprocessable(format!(
+                "the frames of {batch} videos do not fit into one tensor: use output_type=pt without \
+                 partial_postprocess"
+            )))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The answer to a decode. Takes long enough to be kept off the threads that serve connections.
+///
+/// # Errors
+/// 500 when an encoder fails.
+pub(crate) fn decoded(output: Decoded, answer: Answer) -> Result<Response, ApiError> {
+    let start = Instant::now();
+    let mut response = render(output.pixels, answer)?;
+    let timing = [("queue", output.queued), ("work", output.worked), ("encode", start.elapsed())]
+        .map(|(name, time)| format!("{name};dur={:.1}", milliseconds(time)))
+        .join(", ");
+    insert(&mut response, SERVER_TIMING, &timing)?;
+    Ok(response)
+}
+
+fn render(pixels: HostTensor, answer: Answer) -> Result<Response, ApiError> {
+    match answer {
+        Answer::Tensor { values, dtype, transfer } => {
+            tensor_response(tensor(pixels, values, dtype).map_err(broken)?, transfer)
+        }
+        Answer::Image(format) => {
+            let files = files(pixels, format)?;
+            let file =
+                files.into_iter().next().ok_or_else(|| ApiError::internal("the model gave no picture"))?;
+            respond(format.media_type(), file.content)
+        }
+        Answer::Images(format, packaging) => {
+            let (content_type, body) = pack(&files(pixels, format)?, packaging).map_err(broken)?;
+            respond(&content_type, body)
+        }
+        Answer::Video => Err(ApiError::internal("a video was asked for, but should have been refused")),
+    }
+}
+
+/// A tensor with its `shape` and `dtype`: in headers, and for base64 in the body too.
+fn tensor_response(tensor: Tensor, transfer: Transfer) -> Result<Response, ApiError> {
+    let shape = tensor.head.shape_header();
+    let dtype = tensor.head.dtype.name();
+    let body = match transfer {
+        Transfer::Binary => Body::from(tensor.bytes),
+        Transfer::Base64 | Transfer::Json => Body::from(wire::write_base64_answer(&tensor)),
+    };
+    let mut response = respond(transfer.media_type(), body)?;
+    insert(&mut response, SHAPE, &shape)?;
+    insert(&mut response, DTYPE, dtype)?;
+    Ok(response)
+}
+
+/// One file a picture, named by its place in the batch.
+fn files(pixels: HostTensor, format: ImageFormat) -> Result<Vec<File>, ApiError> {
+    let (height, width, pictures) = pictures(pixels);
+    let encode = |(index, rgb): (usize, Vec<u8>)| {
+        let content = match format {
+            ImageFormat::Jpeg { quality } => {
+                encode_jpeg(&rgb, width, height, quality.unwrap_or(DEFAULT_QUALITY))
+            }
+            ImageFormat::Png => encode_png(&rgb, width, height),
+        };
+        let name = format!("{index}.{}", format.name());
+        content.map(|content| File { name, media_type: format.media_type(), content }).map_err(broken)
+    };
+    pictures.into_iter().enumerate().map(encode).collect()
+}
+
+fn respond(content_type: &str, body: impl Into<Body>) -> Result<Response, ApiError> {
+    let mut response = body.into().into_response();
+    insert(&mut response, header::CONTENT_TYPE, content_type)?;
+    Ok(response)
+}
+
+fn insert(response: &mut Response, name: HeaderName, value: &str) -> Result<(), ApiError> {
+    let value = HeaderValue::from_str(value).map_err(broken)?;
+    response.headers_mut().insert(name, value);
+    Ok(())
+}
+
+fn broken(error: impl std::error::Error) -> ApiError {
+    ApiError::internal(format!("the answer could not be written: {error}"))
+}
+
+/// Times are for people, so tenths of a millisecond are plenty.
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
+}

@@ -1,0 +1,135 @@
+//! Which path leads where.
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::middleware::from_fn;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, get};
+use serde::Serialize;
+use vae::VaeInfo;
+use wire::routes::{HEALTH, MODELS, PREDICT, READY};
+
+use crate::app::App;
+use crate::error::ApiError;
+use crate::{body, decode, trace};
+
+/// The whole HTTP surface.
+pub(crate) fn router(app: App) -> Router {
+    let mut router = Router::new().route("/", get(ok).post(decode::handle));
+    let routes: [(&str, MethodRouter<App>); 6] = [
+        (HEALTH, get(ok)),
+        (READY, get(ready)),
+        (MODELS, get(models)),
+        (PREDICT, axum::routing::post(decode::handle)),
+        ("/{model}", axum::routing::post(decode::handle)),
+        ("/{model}/predict", axum::routing::post(decode::handle)),
+    ];
+    for (path, handlers) in routes {
+        router = router.route(&format!("{path}/"), handlers.clone()).route(path, handlers);
+    }
+    router
+        .fallback(nothing_here)
+        .method_not_allowed_fallback(other_method)
+        .layer(from_fn(trace::middleware))
+        .with_state(app)
+}
+
+async fn ok() -> &'static str {
+    "Ok"
+}
+
+async fn ready(State(app): State<App>) -> Result<&'static str, ApiError> {
+    app.ready().map(|_| "Ok")
+}
+
+/// What is served, the default model first.
+async fn models(State(app): State<App>) -> Result<Response, ApiError> {
+    let infos = app.loaded().ok();
+    let models = app
+        .names()
+        .iter()
+        .enumerate()
+        .map(|(index, name)| ModelEntry {
+            name,
+            default: index == 0,
+            info: infos.and_then(|infos| infos.get(index)).map(ModelDetails::from),
+        })
+        .collect();
+    let json = serde_json::to_string(&ModelList { models })
+        .map_err(|error| ApiError::internal(format!("the list of models could not be written: {error}")))?;
+    Ok(([(header::CONTENT_TYPE, wire::JSON)], json).into_response())
+}
+
+#[derive(Serialize)]
+struct ModelList<'a> {
+    models: Vec<ModelEntry<'a>>,
+}
+
+#[derive(Serialize)]
+struct ModelEntry<'a> {
+    name: &'a str,
+    /// Whether requests that name no model get this one.
+    default: bool,
+    /// Absent until all models are loaded.
+    #[serde(flatten)]
+    info: Option<ModelDetails<'a>>,
+}
+
+#[derive(Serialize)]
+struct ModelDetails<'a> {
+    class_name: &'a str,
+    engine: &'a str,
+    latent_channels: usize,
+    spatial_factor: usize,
+    temporal_factor: Option<usize>,
+    scaling_factor: f32,
+    shift_factor: Option<f32>,
+    latents_mean: Option<&'a [f32]>,
+    latents_std: Option<&'a [f32]>,
+}
+
+impl<'a> From<&'a VaeInfo> for ModelDetails<'a> {
+    fn from(info: &'a VaeInfo) -> Self {
+        Self {
+            class_name: &info.class_name,
+            engine: &info.engine,
+            latent_channels: info.latent_channels,
+            spatial_factor: info.spatial_factor,
+            temporal_factor: info.temporal_factor,
+            scaling_factor: info.scaling_factor,
+            shift_factor: info.shift_factor,
+            latents_mean: info.latents_mean.as_deref(),
+            latents_std: info.latents_std.as_deref(),
+        }
+    }
+}
+
+async fn nothing_here(request: Request) -> ApiError {
+    let (head, mut body) = request.into_parts();
+    body::discard(&head, &mut body).await;
+    ApiError::not_found(format!(
+        "there is nothing at {}; latents go to /, /predict, /<model> or /<model>/predict",
+        head.uri.path()
+    ))
+}
+
+async fn other_method(request: Request) -> Response {
+    let (head, mut body) = request.into_parts();
+    body::discard(&head, &mut body).await;
+    let path = head.uri.path();
+    // What a route of ours takes is GET (and HEAD) unless it is one for models, and / has both.
+    let is_get = [HEALTH, READY, MODELS].contains(&path.trim_end_matches('/'));
+    let allowed = match path {
+        "/" => "GET, HEAD, POST",
+        _ if is_get => "GET, HEAD",
+        _ => "POST",
+    };
+    let message = match head.method {
+        Method::GET | Method::HEAD => format!("{path} takes latents with POST"),
+        _ => format!("{} is not possible at {path}: use {allowed}", head.method),
+    };
+    let mut response = ApiError::new(StatusCode::METHOD_NOT_ALLOWED, message).into_response();
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
+    response
+}

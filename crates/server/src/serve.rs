@@ -1,0 +1,167 @@
+//! The life of the server: take the port, load the models, accept connections, stop in good order.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, oneshot};
+use tokio::time::sleep;
+use tracing::{debug, info, warn};
+
+use crate::app::App;
+use crate::error::ServeError;
+use crate::router::router;
+use crate::{Config, Model};
+
+/// How often a server that is being stopped looks whether it is done.
+const DRAIN_TICK: Duration = Duration::from_millis(50);
+
+/// Pause after the system could not hand over a connection, most likely for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// A server that has its port.
+pub struct Server {
+    config: Config,
+    models: Vec<Model>,
+    listener: TcpListener,
+    local_addr: SocketAddr,
+    app: App,
+}
+
+impl Server {
+    /// Checks the configuration and takes the port. The first of `models` is the default one.
+    ///
+    /// # Errors
+    /// No model, a name that cannot stand in a URL or is there twice, or a port that cannot be had.
+    pub async fn bind(config: Config, models: Vec<Model>) -> Result<Self, ServeError> {
+        let app = App::new(&config, models.iter().map(|model| model.name.clone()).collect())?;
+        let bind_error = |source| ServeError::Bind { host: config.host.clone(), port: config.port, source };
+        let listener = TcpListener::bind((config.host.as_str(), config.port)).await.map_err(bind_error)?;
+        let local_addr = listener.local_addr().map_err(bind_error)?;
+        Ok(Self { listener, local_addr, app, models, config })
+    }
+
+    /// The address that was taken.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// Answers `/health` at once, loads the models, and serves until `shutdown` is there. Then no connection is
+    /// accepted any more, and the requests that were are answered.
+    ///
+    /// # Errors
+    /// A model that cannot be loaded or does not work.
+    pub async fn run(self, shutdown: impl Future<Output = ()> + Send + 'static) -> Result<(), ServeError> {
+        let Self { config, models, listener, local_addr, app } = self;
+        let mut executor = app.executor().spawn(models)?;
+        info!(address = %local_addr, "listening");
+
+        let connections = Connections::new(&config, &app);
+        tokio::select! {
+            () = shutdown => {}
+            () = connections.accept(&listener) => {}
+            // The executor ends by itself only when a model does not load, or by a bug.
+            end = &mut executor => return executor_end(end),
+        }
+        drop(listener);
+
+        info!("stopping: accepted requests are finished first");
+        app.drain();
+        tokio::select! {
+            () = connections.drain(&app, config.drain_timeout) => {}
+            end = &mut executor => return executor_end(end),
+        }
+        app.executor().close();
+        // A model that is still being loaded is not waited for: nobody asked it anything.
+        if app.loaded().is_ok() { executor_end(executor.await) } else { Ok(()) }
+    }
+}
+
+fn executor_end(end: Result<Result<(), ServeError>, oneshot::error::RecvError>) -> Result<(), ServeError> {
+    end.unwrap_or_else(|_| Err(ServeError::Executor("it panicked".to_owned())))
+}
+
+/// The open connections.
+struct Connections {
+    http: http1::Builder,
+    service: TowerToHyperService<axum::Router>,
+    graceful: GracefulShutdown,
+    places: Arc<Semaphore>,
+}
+
+impl Connections {
+    fn new(config: &Config, app: &App) -> Self {
+        let mut http = http1::Builder::new();
+        http.timer(TokioTimer::new()).header_read_timeout(config.header_timeout);
+        Self {
+            http,
+            service: TowerToHyperService::new(router(app.clone())),
+            graceful: GracefulShutdown::new(),
+            places: Arc::new(Semaphore::new(config.max_connections.clamp(1, Semaphore::MAX_PERMITS))),
+        }
+    }
+
+    /// Accepts connections for ever.
+    async fn accept(&self, listener: &TcpListener) {
+        // The semaphore is never closed.
+        while let Ok(place) = Arc::clone(&self.places).acquire_owned().await {
+            let stream = match listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) if is_of_one_connection(&error) => continue,
+                Err(error) => {
+                    warn!(%error, "no connection can be accepted");
+                    sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let connection = self.serve(stream);
+            tokio::spawn(async move {
+                if let Err(error) = connection.await {
+                    debug!(%error, "a connection broke");
+                }
+                drop(place);
+            });
+        }
+    }
+
+    fn serve(&self, stream: TcpStream) -> impl Future<Output = hyper::Result<()>> + Send + 'static {
+        // An answer is written in few pieces, and none of them shall wait for the other side.
+        if let Err(error) = stream.set_nodelay(true) {
+            debug!(%error, "a connection keeps its delay");
+        }
+        let connection = self.http.serve_connection(TokioIo::new(stream), self.service.clone());
+        self.graceful.watch(connection)
+    }
+
+    /// Lets all requests finish. Work may take as long as it does; clients that do not fetch their answer are left
+    /// behind `timeout` after the last of it.
+    async fn drain(self, app: &App, timeout: Duration) {
+        let idle_for_long = async {
+            let mut idle_since = None;
+            loop {
+                if !app.executor().is_idle() {
+                    idle_since = None;
+                } else if idle_since.get_or_insert_with(Instant::now).elapsed() >= timeout {
+                    return;
+                }
+                sleep(DRAIN_TICK).await;
+            }
+        };
+        tokio::select! {
+            () = self.graceful.shutdown() => {}
+            () = idle_for_long => warn!("some clients did not fetch their answers"),
+        }
+    }
+}
+
+/// Whether an error of `accept` tells of one connection that ended before it was accepted.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}

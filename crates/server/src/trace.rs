@@ -1,0 +1,72 @@
+//! An id and a log line for every request. Neither query nor content is logged: both may be private.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use axum::extract::Request;
+use axum::http::{HeaderName, HeaderValue, Method};
+use axum::middleware::Next;
+use axum::response::Response;
+use tracing::{Instrument, info, info_span};
+
+/// Names a request, for people who look for it in logs. A client or a proxy may give one.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Longest id that is taken over from a client.
+const MAX_ID: usize = 64;
+
+/// Gives the request an id, and logs how it ended.
+pub(crate) async fn middleware(request: Request, next: Next) -> Response {
+    let id = request.headers().get(&REQUEST_ID).filter(|id| is_sound(id)).cloned().unwrap_or_else(new_id);
+    let end = End {
+        start: Instant::now(),
+        method: request.method().clone(),
+        path: request.uri().path().to_owned(),
+        status: None,
+    };
+    let span = info_span!("request", id = id.to_str().unwrap_or_default());
+    async move {
+        let mut end = end;
+        let mut response = next.run(request).await;
+        end.status = Some(response.status().as_u16());
+        response.headers_mut().insert(REQUEST_ID, id);
+        response
+    }
+    .instrument(span)
+    .await
+}
+
+/// Logs when it is dropped, which is also what happens to a request whose client leaves.
+struct End {
+    start: Instant,
+    method: Method,
+    path: String,
+    status: Option<u16>,
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        let Self { start, method, path, status } = self;
+        let ms = start.elapsed().as_millis();
+        match status {
+            Some(status) => info!(%method, path, status, ms, "request"),
+            None => info!(%method, path, ms, "the client left"),
+        }
+    }
+}
+
+/// Whether an id can stand in a log line without harm.
+fn is_sound(id: &HeaderValue) -> bool {
+    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(byte);
+    (1..=MAX_ID).contains(&id.len()) && id.as_bytes().iter().all(is_plain)
+}
+
+/// An id that no other request has: a count, mixed with what is random for this process.
+fn new_id() -> HeaderValue {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    static RANDOM: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+    let id = RANDOM.hash_one(COUNT.fetch_add(1, Ordering::Relaxed));
+    HeaderValue::from_str(&format!("{id:016x}")).unwrap_or_else(|_| HeaderValue::from_static("unknown"))
+}
