@@ -1,0 +1,113 @@
+//! What a server answers with, checked and typed.
+
+use bytes::Bytes;
+use imagesize::ImageType;
+use reqwest::header::HeaderMap;
+use wire::{ImageFormat, Tensor, TensorHead};
+
+use crate::{Error, OutputType};
+
+/// What a decode gave. Which of them follows from [`DecodeOptions::output_type`](crate::DecodeOptions::output_type).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Decoded {
+    /// A picture file ([`OutputType::Pil`]).
+    Image(Image),
+    /// A tensor ([`OutputType::Pt`]).
+    Tensor(Tensor),
+}
+
+impl Decoded {
+    /// The picture.
+    ///
+    /// # Errors
+    /// [`Error::Options`] when a tensor was asked for.
+    pub fn into_image(self) -> Result<Image, Error> {
+        match self {
+            Self::Image(image) => Ok(image),
+            Self::Tensor(_) => {
+                Err(Error::Options("`output_type` pt gives a tensor, not a picture".to_owned()))
+            }
+        }
+    }
+
+    /// The tensor.
+    ///
+    /// # Errors
+    /// [`Error::Options`] when a picture was asked for.
+    pub fn into_tensor(self) -> Result<Tensor, Error> {
+        match self {
+            Self::Tensor(tensor) => Ok(tensor),
+            Self::Image(_) => {
+                Err(Error::Options("`output_type` pil gives a picture, not a tensor".to_owned()))
+            }
+        }
+    }
+
+    /// The bytes: those of the file, or the values of the tensor.
+    pub fn bytes(&self) -> &Bytes {
+        match self {
+            Self::Image(image) => &image.bytes,
+            Self::Tensor(tensor) => &tensor.bytes,
+        }
+    }
+}
+
+/// A picture as a file.
+#[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Image {
+    /// What the bytes are; a server may choose another format than the one asked for.
+    pub format: ImageFormat,
+    /// Pixels in a line.
+    pub width: usize,
+    /// Lines.
+    pub height: usize,
+    /// The whole file.
+    pub bytes: Bytes,
+}
+
+impl Image {
+    /// Reads format and size from a file's first bytes.
+    ///
+    /// # Errors
+    /// [`Error::Answer`] when it is neither a JPEG nor a PNG file.
+    pub fn from_bytes(bytes: Bytes) -> Result<Self, Error> {
+        let format = match imagesize::image_type(&bytes) {
+            Ok(ImageType::Jpeg) => ImageFormat::Jpeg { quality: None },
+            Ok(ImageType::Png) => ImageFormat::Png,
+            _ => return Err(Error::Answer("it is neither a JPEG nor a PNG file".to_owned())),
+        };
+        let size = imagesize::blob_size(&bytes)
+            .map_err(|error| Error::Answer(format!("its {} file is broken: {error}", format.name())))?;
+        Ok(Self { format, width: size.width, height: size.height, bytes })
+    }
+}
+
+impl std::fmt::Debug for Image {
+    /// Without the content: a person's picture has no place in a log.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "Image({} {} x {}, {} bytes)",
+            self.format.name(),
+            self.width,
+            self.height,
+            self.bytes.len()
+        )
+    }
+}
+
+/// Reads the answer to a request for `output_type`.
+pub(crate) fn read(output_type: OutputType, headers: &HeaderMap, body: Bytes) -> Result<Decoded, Error> {
+    match output_type {
+        OutputType::Pil => Image::from_bytes(body).map(Decoded::Image),
+        OutputType::Pt => {
+            let header = |name| headers.get(name).and_then(|value| value.to_str().ok());
+            TensorHead::from_headers(header("shape"), header("dtype"))
+                .and_then(|head| Tensor::from_head(head, body))
+                .map(Decoded::Tensor)
+                .map_err(|error| Error::Answer(error.to_string()))
+        }
+    }
+}

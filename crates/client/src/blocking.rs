@@ -1,0 +1,95 @@
+//! The client for code that waits: scripts, command lines, worker threads.
+
+use std::time::Duration;
+
+use tokio::runtime::{self, Runtime};
+
+use crate::{DecodeOptions, Decoded, Error, Tensor};
+
+/// A remote VAE. It may be shared by threads, each of which waits for its own answer.
+#[derive(Debug)]
+pub struct RemoteVae {
+    client: crate::RemoteVae,
+    /// Always there until the drop.
+    runtime: Option<Runtime>,
+}
+
+/// How to reach a remote VAE; made by [`RemoteVae::builder`].
+#[derive(Clone, Debug)]
+pub struct Builder(crate::Builder);
+
+impl Builder {
+    /// How long to wait for a connection; 10 seconds when not set.
+    pub fn connect_timeout(self, timeout: Duration) -> Self {
+        Self(self.0.connect_timeout(timeout))
+    }
+
+    /// How long one request may take, from the first byte sent to the last byte read; 5 minutes when not set.
+    pub fn timeout(self, timeout: Duration) -> Self {
+        Self(self.0.timeout(timeout))
+    }
+
+    /// The client. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// [`Error::Endpoint`] when the endpoint is no URL that this client can use, or the system has no means left for
+    /// an event loop.
+    pub fn build(self) -> Result<RemoteVae, Error> {
+        let client = self.0.build()?;
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| Error::endpoint(&client.endpoint, error.to_string()))?;
+        Ok(RemoteVae { client, runtime: Some(runtime) })
+    }
+}
+
+impl RemoteVae {
+    /// As [`crate::RemoteVae::new`].
+    ///
+    /// # Errors
+    /// [`Error::Endpoint`] when the endpoint is no URL that this client can use.
+    pub fn new(endpoint: &str) -> Result<Self, Error> {
+        Self::builder(endpoint).build()
+    }
+
+    /// As [`RemoteVae::new`], with settings.
+    pub fn builder(endpoint: &str) -> Builder {
+        Builder(crate::RemoteVae::builder(endpoint))
+    }
+
+    /// As [`crate::RemoteVae::decode`].
+    ///
+    /// # Errors
+    /// The same, and [`Error::BlockingInAsync`] when called from async code.
+    pub fn decode(&self, latents: &Tensor, options: &DecodeOptions) -> Result<Decoded, Error> {
+        match &self.runtime {
+            Some(runtime) if runtime::Handle::try_current().is_err() => {
+                runtime.block_on(self.client.decode(latents, options))
+            }
+            _ => Err(Error::BlockingInAsync),
+        }
+    }
+
+    /// The endpoint, without user, password and query: fit for a log.
+    pub fn endpoint(&self) -> &str {
+        self.client.endpoint()
+    }
+}
+
+impl Drop for RemoteVae {
+    fn drop(&mut self) {
+        // A plain drop of a runtime waits for it, which panics inside async code.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Decodes once; `diffusers.utils.remote_utils.remote_decode`. For more than one picture, keep a [`RemoteVae`].
+///
+/// # Errors
+/// As [`RemoteVae::new`] and [`RemoteVae::decode`].
+pub fn remote_decode(endpoint: &str, latents: &Tensor, options: &DecodeOptions) -> Result<Decoded, Error> {
+    RemoteVae::new(endpoint)?.decode(latents, options)
+}

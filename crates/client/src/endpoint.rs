@@ -1,0 +1,123 @@
+//! The address of a server, and what of it may be shown.
+
+use reqwest::Url;
+
+use crate::Error;
+
+/// A URL that this client can use.
+#[derive(Clone)]
+pub(crate) struct Endpoint {
+    url: Url,
+    public: String,
+}
+
+impl Endpoint {
+    pub(crate) fn parse(text: &str) -> Result<Self, Error> {
+        let wrong = |reason: String| Error::Endpoint { endpoint: without_secrets(text), reason };
+        let url: Url = text.parse().map_err(|error| {
+            wrong(format!("{error}; an endpoint is a URL such as http://127.0.0.1:8080/"))
+        })?;
+        match url.scheme() {
+            "http" => {}
+            "https" if cfg!(feature = "tls") => {}
+            "https" => return Err(wrong("this program was built without the feature `tls`".to_owned())),
+            other => return Err(wrong(format!("its scheme is {other}, but must be http or https"))),
+        }
+        let public = without_secrets(url.as_str());
+        Ok(Self { url, public })
+    }
+
+    /// The URL with more parameters; those it has stay.
+    pub(crate) fn with_query(&self, query: &str) -> Url {
+        let mut url = self.url.clone();
+        let query = match url.query() {
+            Some(own) if !own.is_empty() => format!("{own}&{query}"),
+            _ => query.to_owned(),
+        };
+        url.set_query(Some(&query));
+        url
+    }
+
+    /// Without user, password and query.
+    pub(crate) fn public(&self) -> &str {
+        &self.public
+    }
+
+    #[cfg(feature = "tls")]
+    pub(crate) fn is_https(&self) -> bool {
+        self.url.scheme() == "https"
+    }
+
+    /// Whether it is on this machine.
+    pub(crate) fn is_loopback(&self) -> bool {
+        let host = self.url.host_str().unwrap_or_default();
+        let address = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
+        host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+    }
+}
+
+impl std::fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.public)
+    }
+}
+
+/// A URL, or what was meant as one, without the parts that carry keys.
+fn without_secrets(text: &str) -> String {
+    let text = text.split(['?', '#']).next().unwrap_or_default();
+    let (scheme, rest) = text.split_once("://").map_or(("", text), |(scheme, rest)| (scheme, rest));
+    let (host, path) = rest.find('/').map_or((rest, ""), |slash| rest.split_at(slash));
+    let host = host.rsplit('@').next().unwrap_or_default();
+    let separator = if scheme.is_empty() { "" } else { "://" };
+    format!("{scheme}{separator}{host}{path}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queries_are_added_to() {
+        let full = |text: &str| Endpoint::parse(text).unwrap().with_query("a=1").to_string();
+        assert_eq!(full("http://host"), "http://host/?a=1");
+        assert_eq!(full("http://host/sdxl?"), "http://host/sdxl?a=1");
+        assert_eq!(full("http://host/?api_key=x"), "http://host/?api_key=x&a=1");
+    }
+
+    #[test]
+    fn secrets_stay_inside() {
+        let endpoint = Endpoint::parse("http://user:KEY@host:80/sdxl?api_key=KEY#x").unwrap();
+        assert_eq!(endpoint.public(), "http://host/sdxl");
+        assert_eq!(format!("{endpoint:?}"), "http://host/sdxl");
+        for text in ["ftp://user:KEY@host/", "user:KEY@host/?api_key=KEY", "http://user:KEY@host:x"] {
+            let error = Endpoint::parse(text).unwrap_err().to_string();
+            assert!(!error.contains("KEY"), "{error}");
+        }
+    }
+
+    #[test]
+    fn addresses_that_cannot_be() {
+        for (text, reason) in [
+            ("127.0.0.1:8080", "an endpoint is a URL such as"),
+            ("", "an endpoint is a URL such as"),
+            ("ftp://host/", "must be http or https"),
+        ] {
+            let error = Endpoint::parse(text).unwrap_err().to_string();
+            assert!(error.contains(reason), "{text}: {error}");
+        }
+        assert_eq!(Endpoint::parse("https://host/").is_ok(), cfg!(feature = "tls"));
+    }
+
+    #[test]
+    fn this_machine() {
+        for (text, expected) in [
+            ("http://127.0.0.1:8080", true),
+            ("http://localhost/", true),
+            ("http://[::1]:8080/", true),
+            ("http://10.0.0.1/", false),
+            ("http://localhost.example.org/", false),
+        ] {
+            assert_eq!(Endpoint::parse(text).unwrap().is_loopback(), expected, "{text}");
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! What can go wrong, split by whose fault it is.
+
+use std::time::Duration;
+
+use crate::endpoint::Endpoint;
+
+/// A decode that did not come about. Each message is one sentence for people.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The endpoint is no URL that this client can use.
+    #[error("the endpoint {endpoint:?} cannot be used: {reason}")]
+    Endpoint {
+        /// What was given, without keys.
+        endpoint: String,
+        /// Why.
+        reason: String,
+    },
+    /// The options contradict each other.
+    #[error("{0}")]
+    Options(String),
+    /// The server could not be reached.
+    #[error("cannot connect to {endpoint}: {reason}; is a server running there?")]
+    Connect {
+        /// The endpoint, without keys.
+        endpoint: String,
+        /// Why.
+        reason: String,
+    },
+    /// The server did not answer in time. It may have done the work.
+    #[error("{endpoint} did not answer in time")]
+    Timeout {
+        /// The endpoint, without keys.
+        endpoint: String,
+    },
+    /// The connection broke. The server may have done the work.
+    #[error("the connection to {endpoint} broke: {reason}")]
+    Connection {
+        /// The endpoint, without keys.
+        endpoint: String,
+        /// Why.
+        reason: String,
+    },
+    /// The server said no, in its own words.
+    #[error("the server refused with status {status}: {message}")]
+    Refused {
+        /// The HTTP status.
+        status: u16,
+        /// The server's sentence.
+        message: String,
+        /// When it asks to try again, if it does (429 and 503).
+        retry_after: Option<Duration>,
+    },
+    /// The answer is not what was asked for.
+    #[error("the server's answer cannot be used: {0}")]
+    Answer(String),
+    /// The blocking client was called from async code, where it would stop the whole thread.
+    #[error("the blocking client cannot be used inside async code; use client::RemoteVae there")]
+    BlockingInAsync,
+}
+
+impl Error {
+    pub(crate) fn endpoint(endpoint: &Endpoint, reason: String) -> Self {
+        Self::Endpoint { endpoint: endpoint.public().to_owned(), reason }
+    }
+
+    pub(crate) fn transport(endpoint: &Endpoint, error: &reqwest::Error) -> Self {
+        let endpoint = endpoint.public().to_owned();
+        if error.is_connect() {
+            Self::Connect { endpoint, reason: innermost(error) }
+        } else if error.is_timeout() {
+            Self::Timeout { endpoint }
+        } else {
+            Self::Connection { endpoint, reason: innermost(error) }
+        }
+    }
+}
+
+/// The first cause of an error: the outer ones only say that there was one, and may contain the URL with its keys.
+pub(crate) fn innermost(error: &dyn std::error::Error) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}
