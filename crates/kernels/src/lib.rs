@@ -2,8 +2,31 @@
 //!
 //! The only CPU crate with `unsafe`. It knows no model and no file format.
 
+mod arena;
+mod context;
+mod conv;
+mod direct;
+mod features;
+mod gemm;
 mod memory;
+mod norm;
+mod plan;
+mod pointwise;
+mod pool;
+pub mod reference;
+mod simd;
+mod sink;
+mod source;
 mod weights;
+mod winograd;
 
+pub use arena::{Arena, Buffer, OutOfMemory};
+pub use context::{Context, Numerics};
+pub use conv::{Conv2d, Pre};
+pub use features::{ChannelStats, Features, Storage};
 pub use memory::Bytes;
+pub use norm::GroupNorm;
+pub use plan::{Algorithm, Plan};
+pub use pool::Pool;
+pub use simd::Isa;
 pub use weights::{DType, WeightView};

@@ -1,0 +1,229 @@
+//! Two-dimensional convolutions: what they are, and which kernel does them.
+
+use crate::arena::OutOfMemory;
+use crate::context::Context;
+use crate::direct;
+use crate::features::{ChannelStats, Features, PAD, Storage};
+use crate::norm::{Affine, GroupNorm};
+use crate::plan::{self, Algorithm};
+use crate::pointwise;
+use crate::sink::Sink;
+use crate::source::Source;
+use crate::weights::WeightView;
+use crate::winograd;
+
+/// A convolution's weights and geometry.
+#[derive(Clone, Copy)]
+pub struct Conv2d<'a> {
+    /// `[out, in, kernel, kernel]`.
+    pub weight: WeightView<'a>,
+    /// `[out]`, or empty for none.
+    pub bias: &'a [f32],
+    /// Input channels.
+    pub in_channels: usize,
+    /// Output channels.
+    pub out_channels: usize,
+    /// 1 or 3.
+    pub kernel: usize,
+    /// Step between outputs.
+    pub stride: usize,
+    /// Zeros: top, bottom, left, right.
+    pub padding: [usize; 4],
+}
+
+/// What becomes of the input before a convolution.
+#[derive(Clone, Copy, Default)]
+pub struct Pre<'a> {
+    /// Normalised.
+    pub norm: Option<&'a GroupNorm>,
+    /// Then activated with SiLU.
+    pub silu: bool,
+}
+
+/// One convolution on its way through a kernel.
+pub(crate) struct Job<'a> {
+    pub(crate) context: &'a Context,
+    pub(crate) source: Source<'a>,
+    pub(crate) weight: WeightView<'a>,
+    /// `[stride of y]`
+    pub(crate) bias: &'a [f32],
+    pub(crate) y: &'a Features,
+    pub(crate) residual_unit: Option<&'a [f32]>,
+    /// `[stride of y]`
+    pub(crate) inverse_unit: &'a [f32],
+}
+
+/// What a kernel returns: its output is written, and these are its statistics.
+pub(crate) struct Ready {
+    pub(crate) stats: Vec<ChannelStats>,
+}
+
+impl Job<'_> {
+    pub(crate) fn sink(&self, image: usize) -> Sink<'_> {
+        Sink::new(self.y, image, self.bias, self.residual_unit, self.inverse_unit)
+    }
+}
+
+impl Conv2d<'_> {
+    /// Height and width of the output.
+    pub fn output_size(&self, height: usize, width: usize) -> (usize, usize) {
+        let [top, bottom, left, right] = self.padding;
+        (
+            (height + top + bottom - self.kernel) / self.stride + 1,
+            (width + left + right - self.kernel) / self.stride + 1,
+        )
+    }
+
+    /// Whether it keeps the size of the image with a 3×3 kernel: what Winograd's filtering is for.
+    pub(crate) fn is_same3x3(&self) -> bool {
+        self.kernel == 3 && self.stride == 1 && self.padding == [1; 4]
+    }
+
+    /// `conv(pre(x))`, plus `residual`, whose memory becomes the result's.
+    ///
+    /// # Errors
+    /// When there is not enough memory.
+    pub fn run(
+        &self,
+        context: &Context,
+        x: &Features,
+        pre: Pre<'_>,
+        residual: Option<Features>,
+    ) -> Result<Features, OutOfMemory> {
+        let affine = affine(x, pre);
+        let algorithm = if self.is_same3x3() {
+            plan::choose(context, self, x, affine.as_ref(), false).algorithm
+        } else {
+            Algorithm::Direct
+        };
+        self.with(context, x, pre.silu, affine.as_ref(), residual, 1, |job| match algorithm {
+            Algorithm::Winograd6 => winograd::run(job, winograd::F6x3),
+            Algorithm::Winograd4 => winograd::run(job, winograd::F4x3),
+            Algorithm::Direct => direct::run(job, self, 1),
+        })
+    }
+
+    /// `conv(nearest_upsample_2x(x))` for a 3×3 convolution that keeps the size.
+    ///
+    /// # Errors
+    /// When there is not enough memory.
+    pub fn run_upsampled(&self, context: &Context, x: &Features) -> Result<Features, OutOfMemory> {
+        assert!(self.is_same3x3());
+        let affine = affine(x, Pre::default());
+        let algorithm = plan::choose(context, self, x, affine.as_ref(), true).algorithm;
+        self.with(context, x, false, affine.as_ref(), None, 2, |job| match algorithm {
+            Algorithm::Winograd6 => winograd::run(job, winograd::F7x2),
+            Algorithm::Winograd4 => winograd::run(job, winograd::F5x2),
+            Algorithm::Direct => direct::run(job, self, 2),
+        })
+    }
+
+    /// A 1×1 convolution that uses up its input; where the output is no larger it takes the input's memory.
+    ///
+    /// # Errors
+    /// When there is not enough memory.
+    pub fn run_pointwise(&self, context: &Context, x: Features) -> Result<Features, OutOfMemory> {
+        assert!(self.kernel == 1 && self.stride == 1 && self.padding == [0; 4]);
+        let affine = affine(&x, Pre::default());
+        let (bias, unit) = self.output_unit(context, &x, affine.as_ref(), None);
+        pointwise::run(context, self, x, &bias, unit)
+    }
+
+    /// Prepares the output and runs a kernel.
+    #[allow(clippy::too_many_arguments, reason = "one private place where all parts of a job meet")]
+    fn with(
+        &self,
+        context: &Context,
+        x: &Features,
+        silu: bool,
+        affine: Option<&Affine>,
+        residual: Option<Features>,
+        upsample: usize,
+        kernel: impl FnOnce(&mut Job<'_>) -> Result<Ready, OutOfMemory>,
+    ) -> Result<Features, OutOfMemory> {
+        assert_eq!(x.channels, self.in_channels);
+        let (height, width) = self.output_size(x.height * upsample, x.width * upsample);
+        let (bias, unit) = self.output_unit(context, x, affine, residual.as_ref());
+        let inverse_unit: Vec<f32> = unit.iter().map(|u| 1.0 / u).collect();
+        let (mut y, residual_unit) = match residual {
+            Some(mut y) => {
+                assert_eq!(
+                    [y.batch, y.height, y.width, y.channels],
+                    [x.batch, height, width, self.out_channels]
+                );
+                let old = std::mem::replace(&mut y.unit, unit);
+                (y, Some(old))
+            }
+            None => {
+                let shape = [x.batch, height, width, self.out_channels];
+                (Features::new(&context.arena, shape, context.storage, unit)?, None)
+            }
+        };
+        let ready = kernel(&mut Job {
+            context,
+            source: Source { x, affine, silu },
+            weight: self.weight,
+            bias: &bias,
+            y: &y,
+            residual_unit: residual_unit.as_deref(),
+            inverse_unit: &inverse_unit,
+        })?;
+        y.stats = ready.stats;
+        Ok(y)
+    }
+
+    /// The bias, padded, and for each output channel a unit in which no value can overflow: the largest that the
+    /// weights can make of inputs within their known bounds, as a power of two, is put at f16's largest.
+    ///
+    /// A bound by absolute sums is a few hundred times what is ever reached; f16 keeps its full precision over a range
+    /// of 2^30, so nothing is lost by it.
+    fn output_unit(
+        &self,
+        context: &Context,
+        x: &Features,
+        affine: Option<&Affine>,
+        residual: Option<&Features>,
+    ) -> (Vec<f32>, Vec<f32>) {
+        let stride = self.out_channels.next_multiple_of(PAD);
+        let mut bias = self.bias.to_vec();
+        bias.resize(stride, 0.0);
+        if context.storage == Storage::F32 {
+            return (bias, vec![1.0; stride]);
+        }
+        let bounds = affine.map_or_else(|| Affine::units(x).bound, |a| a.bound.clone());
+        let taps = self.kernel * self.kernel;
+        let unit = std::sync::Mutex::new(vec![1.0f32; stride]);
+        context.pool.run(self.out_channels, |_, out| {
+            let mut row = vec![0.0; self.in_channels * taps];
+            self.weight.read(out * row.len(), &mut row);
+            let mut bound = f64::from(bias[out].abs());
+            for (taps, &largest) in row.chunks_exact(taps).zip(&bounds) {
+                bound += taps.iter().map(|w| f64::from(w.abs())).sum::<f64>() * f64::from(largest);
+            }
+            if let Some(residual) = residual {
+                bound += residual.stats.iter().map(|s| f64::from(s.abs_max[out])).fold(0.0, f64::max);
+            }
+            unit.lock().unwrap_or_else(std::sync::PoisonError::into_inner)[out] = unit_for(bound);
+        });
+        (bias, unit.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+}
+
+/// The power of two in which values up to `bound` fit into f16 (largest 65504).
+pub(crate) fn unit_for(bound: f64) -> f32 {
+    if !bound.is_finite() || bound <= 0.0 {
+        return 1.0;
+    }
+    let exponent = (bound / 32768.0).log2().ceil().clamp(-60.0, 100.0);
+    exponent.exp2() as f32
+}
+
+/// Norm and units as one multiplication and addition; none for plain f32.
+fn affine(x: &Features, pre: Pre<'_>) -> Option<Affine> {
+    match (pre.norm, x.storage) {
+        (Some(norm), _) => Some(Affine::group_norm(x, norm)),
+        (None, Storage::F16) => Some(Affine::units(x)),
+        (None, Storage::F32) if pre.silu => Some(Affine::units(x)),
+        (None, Storage::F32) => None,
+    }
+}

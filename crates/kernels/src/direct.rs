@@ -1,0 +1,341 @@
+//! Direct convolutions: any kernel up to 3×3, any stride and padding, and upsampling ones.
+//!
+//! A worker takes a patch of the output, stages the inputs it needs (normalised, activated, padded with zeros) as
+//! `[rows][columns][in]` in its scratch, and runs register tiles over it: rows of the product are pixels, its depth
+//! is every tap's channels in turn. No image is ever unfolded.
+
+use crate::arena::OutOfMemory;
+use crate::conv::{Conv2d, Job, Ready};
+use crate::gemm::Tile;
+use crate::pool::Shared;
+use crate::simd::{Op, Simd};
+use crate::sink::{Partials, PartialsWriter, Sink};
+use crate::source::{Read, View, with_reader};
+use crate::weights::WeightView;
+
+/// Output columns and rows of a patch: its staged inputs stay in the second-level cache for 128 channels.
+const PATCH_WIDTH: usize = 48;
+const PATCH_HEIGHT: usize = 8;
+
+/// One tap: how far from the output's position it reads, and which taps of the filter add up to it.
+#[derive(Clone)]
+struct Tap {
+    y: usize,
+    x: usize,
+    sources: Vec<usize>,
+}
+
+/// The outputs of one phase: all of them, or a quarter behind an upsampling.
+struct Phase {
+    taps: Vec<Tap>,
+    /// First output row and column.
+    y: usize,
+    x: usize,
+}
+
+/// Runs `job`; `upsample` is 1, or 2 for a nearest upsampling of the input before a 3×3 convolution.
+pub(crate) fn run(job: &mut Job<'_>, conv: &Conv2d<'_>, upsample: usize) -> Result<Ready, OutOfMemory> {
+    let context = job.context;
+    let (mr, nr) = context.isa.tile_shape();
+    let x = job.source.x;
+    let y = job.y;
+    let depth = x.stride;
+    let panels = y.stride.div_ceil(nr);
+    let phases = phases(conv, upsample);
+    let taps = phases[0].taps.len();
+    let [pad_top, _, pad_left, _] = conv.padding;
+
+    let panel_size = taps * depth * nr;
+    let packed = context.arena.take(phases.len() * panels * panel_size * 4)?;
+    let packed_ptr = Shared::new(packed.ptr().cast::<f32>());
+    context.pool.run(phases.len() * panels, |_, index| {
+        // SAFETY: the buffer has room for every panel, and each task writes its own.
+        let out =
+            unsafe { std::slice::from_raw_parts_mut(packed_ptr.get().add(index * panel_size), panel_size) };
+        let taps: Vec<&[usize]> = phases[index / panels].taps.iter().map(|t| t.sources.as_slice()).collect();
+        pack_panel(
+            conv.weight,
+            [conv.out_channels, conv.in_channels, conv.kernel * conv.kernel],
+            index % panels * nr,
+            nr,
+            depth,
+            &taps,
+            out,
+        );
+    });
+
+    // A phase's own grid of outputs: step 1, or 2 behind an upsampling.
+    let (grid_height, grid_width) = (y.height / upsample, y.width / upsample);
+    let geometry = Geometry {
+        depth,
+        stride: conv.stride,
+        pad_top,
+        pad_left,
+        reach: taps_reach(&phases),
+        upsample,
+        grid_height,
+        grid_width,
+        rows: (PATCH_HEIGHT - 1) * conv.stride + taps_reach(&phases),
+        // Register tiles may read past the last column.
+        columns: (PATCH_WIDTH + mr - 1) * conv.stride + taps_reach(&phases),
+    };
+    let out_rows = PATCH_WIDTH.next_multiple_of(mr);
+    let staged = geometry.rows * geometry.columns * depth;
+    let scratch = (0..context.pool.threads())
+        .map(|_| context.arena.take((staged + out_rows * nr) * 4))
+        .collect::<Result<Vec<_>, _>>()?;
+    let scratch: Vec<Shared> = scratch.iter().map(|b| Shared::new(b.ptr().cast())).collect();
+
+    let patches_x = grid_width.div_ceil(PATCH_WIDTH);
+    let patches = grid_height.div_ceil(PATCH_HEIGHT) * patches_x;
+    let parts_per_image = patches * phases.len();
+    let mut partials = Partials::new(x.batch * parts_per_image, y.stride);
+    let writer = partials.writer();
+    let sinks: Vec<Sink<'_>> = (0..x.batch).map(|image| job.sink(image)).collect();
+    let source = job.source;
+    context.pool.run(x.batch * patches, |worker, index| {
+        let (image, patch) = (index / patches, index % patches);
+        let work = Patch {
+            view: source.view(image),
+            sink: sinks[image],
+            geometry,
+            phases: &phases,
+            packed: packed_ptr,
+            panels,
+            scratch: scratch[worker],
+            staged,
+            top: patch / patches_x * PATCH_HEIGHT,
+            left: patch % patches_x * PATCH_WIDTH,
+            partials: writer,
+            part: index * phases.len(),
+        };
+        with_reader!(source, Reader => context.isa.run(WithReader::<Reader> { work, reader: std::marker::PhantomData }));
+    });
+    let stats =
+        (0..x.batch).map(|i| partials.merge(i * parts_per_image..(i + 1) * parts_per_image)).collect();
+    Ok(Ready { stats })
+}
+
+/// How many inputs wide and high the taps of an output are.
+fn taps_reach(phases: &[Phase]) -> usize {
+    phases.iter().flat_map(|p| &p.taps).map(|t| t.y.max(t.x) + 1).max().unwrap_or(1)
+}
+
+fn phases(conv: &Conv2d<'_>, upsample: usize) -> Vec<Phase> {
+    let kernel = conv.kernel;
+    if upsample == 1 {
+        let taps =
+            (0..kernel * kernel).map(|t| Tap { y: t / kernel, x: t % kernel, sources: vec![t] }).collect();
+        return vec![Phase { taps, y: 0, x: 0 }];
+    }
+    // Which filter taps see the same input: even outputs see inputs i - 1, i, i and odd ones i, i, i + 1.
+    let seen: [[&[usize]; 2]; 2] = [[&[0], &[1, 2]], [&[0, 1], &[2]]];
+    let phase = |py: usize, px: usize| {
+        let tap = |j: usize, i: usize| Tap {
+            y: py + j,
+            x: px + i,
+            sources: seen[py][j].iter().flat_map(|y| seen[px][i].iter().map(move |x| y * 3 + x)).collect(),
+        };
+        Phase { taps: vec![tap(0, 0), tap(0, 1), tap(1, 0), tap(1, 1)], y: py, x: px }
+    };
+    vec![phase(0, 0), phase(0, 1), phase(1, 0), phase(1, 1)]
+}
+
+/// Packs output channels `first..first + nr` of `[out, in, taps]` weights as `[tap][depth][nr]`, summing up the
+/// given source taps, with zeros where there is no channel.
+pub(crate) fn pack_panel(
+    weight: WeightView<'_>,
+    [out_channels, in_channels, weight_taps]: [usize; 3],
+    first: usize,
+    nr: usize,
+    depth: usize,
+    taps: &[&[usize]],
+    out: &mut [f32],
+) {
+    out.fill(0.0);
+    let mut row = vec![0.0; in_channels * weight_taps];
+    for lane in 0..nr.min(out_channels.saturating_sub(first)) {
+        weight.read((first + lane) * row.len(), &mut row);
+        for (tap, sources) in taps.iter().enumerate() {
+            for (c, values) in row.chunks_exact(weight_taps).enumerate() {
+                out[(tap * depth + c) * nr + lane] = sources.iter().map(|&s| values[s]).sum();
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Geometry {
+    depth: usize,
+    stride: usize,
+    pad_top: usize,
+    pad_left: usize,
+    reach: usize,
+    upsample: usize,
+    grid_height: usize,
+    grid_width: usize,
+    /// Staged rows and columns.
+    rows: usize,
+    columns: usize,
+}
+
+struct Patch<'a> {
+    view: View,
+    sink: Sink<'a>,
+    geometry: Geometry,
+    phases: &'a [Phase],
+    packed: Shared,
+    panels: usize,
+    scratch: Shared,
+    /// Staged values; the register tiles' results lie behind them.
+    staged: usize,
+    top: usize,
+    left: usize,
+    partials: PartialsWriter,
+    part: usize,
+}
+
+struct WithReader<'a, R: Read> {
+    work: Patch<'a>,
+    reader: std::marker::PhantomData<R>,
+}
+
+impl<R: Read> Op for WithReader<'_, R> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        // SAFETY: the scratch holds `staged` values and a row of register tiles; `packed` holds all panels.
+        unsafe {
+            self.work.stage::<S, R>(simd);
+            for phase in 0..self.work.phases.len() {
+                self.work.phase(simd, phase);
+            }
+        }
+    }
+}
+
+impl Patch<'_> {
+    /// Copies the inputs of this patch into the scratch, ready for use.
+    ///
+    /// # Safety
+    /// The scratch holds `rows * columns * depth` values.
+    #[inline(always)]
+    unsafe fn stage<S: Simd, R: Read>(&self, simd: S) {
+        let g = self.geometry;
+        let (height, width) = (self.view.height as isize, self.view.width as isize);
+        let rows = (PATCH_HEIGHT.min(g.grid_height - self.top) - 1) * g.stride + g.reach;
+        for row in 0..rows {
+            let y = (self.top * g.stride + row) as isize - g.pad_top as isize;
+            for column in 0..g.columns {
+                let x = (self.left * g.stride + column) as isize - g.pad_left as isize;
+                let inside = y >= 0 && y < height && x >= 0 && x < width;
+                for c in (0..g.depth).step_by(S::LANES) {
+                    // SAFETY: the pixel lies inside the image where it is read; the target inside the scratch.
+                    unsafe {
+                        let v = if inside {
+                            self.view.load::<S, R>(simd, (y * width + x) as usize, c)
+                        } else {
+                            simd.zero()
+                        };
+                        simd.store(self.scratch.get().add((row * g.columns + column) * g.depth + c), v);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Computes and writes one phase of the patch.
+    ///
+    /// # Safety
+    /// As for `stage`, which has run; `packed` holds all panels.
+    #[inline(always)]
+    unsafe fn phase<S: Simd>(&self, simd: S, index: usize) {
+        let g = self.geometry;
+        let phase = &self.phases[index];
+        let height = PATCH_HEIGHT.min(g.grid_height - self.top);
+        let width = PATCH_WIDTH.min(g.grid_width - self.left);
+        let panel_size = phase.taps.len() * g.depth * S::NR;
+        let mut segments = [std::ptr::null::<f32>(); 9];
+        let segments = &mut segments[..phase.taps.len()];
+        for panel in 0..self.panels {
+            let begin = panel * S::NR;
+            let end = (begin + S::NR).min(self.sink.stride);
+            for row in 0..height {
+                // SAFETY: everything staged lies in the scratch; a register tile past the last column reads
+                // columns that were staged for it, and writes into rows that the scratch has room for.
+                unsafe {
+                    let results = self.scratch.get().add(self.staged);
+                    for column in (0..width).step_by(S::MR) {
+                        for (segment, tap) in segments.iter_mut().zip(&phase.taps) {
+                            let at = (row * g.stride + tap.y) * g.columns + column * g.stride + tap.x;
+                            *segment = self.scratch.get().add(at * g.depth).cast_const();
+                        }
+                        simd.tile(&Tile {
+                            segments,
+                            lda: g.stride * g.depth,
+                            k: g.depth,
+                            b: self.packed.get().add((index * self.panels + panel) * panel_size).cast_const(),
+                            c: results.add(column * S::NR),
+                            ldc: S::NR,
+                            accumulate: false,
+                        });
+                    }
+                    let line = ((self.top + row) * g.upsample + phase.y) * self.sink.width
+                        + self.left * g.upsample
+                        + phase.x;
+                    for c in (begin..end).step_by(S::LANES) {
+                        write_column(
+                            simd,
+                            &self.sink,
+                            results.add(c - begin),
+                            S::NR,
+                            width,
+                            |i| line + i * g.upsample,
+                            c,
+                            (&self.partials, self.part + index, (row * width) as u32),
+                        );
+                    }
+                }
+            }
+        }
+        // SAFETY: this task's own part.
+        unsafe { self.partials.set_count(self.part + index, (height * width) as u32) };
+    }
+}
+
+/// Writes `count` results, `ld` values apart, to the channels from `c` on of `pixel(i)`, with their statistics.
+///
+/// # Safety
+/// `results` is readable and writable at `i * ld..i * ld + LANES`; pixels, channels and part are this task's own.
+#[inline(always)]
+#[allow(clippy::too_many_arguments, reason = "an inlined step of two kernels")]
+pub(crate) unsafe fn write_column<S: Simd>(
+    simd: S,
+    sink: &Sink<'_>,
+    results: *mut f32,
+    ld: usize,
+    count: usize,
+    pixel: impl Fn(usize) -> usize,
+    c: usize,
+    (partials, part, seen): (&PartialsWriter, usize, u32),
+) {
+    // SAFETY: by the caller's promise.
+    unsafe {
+        let (mut sum, mut abs_max) = (simd.zero(), simd.zero());
+        for i in 0..count {
+            let p = results.add(i * ld);
+            let v = sink.put(simd, pixel(i), c, simd.load(p));
+            simd.store(p, v);
+            sum = simd.add(sum, v);
+            abs_max = simd.max(abs_max, simd.abs(v));
+        }
+        let mean = simd.mul(sum, simd.splat(1.0 / count as f32));
+        let mut m2 = simd.zero();
+        for i in 0..count {
+            let d = simd.sub(simd.load(results.add(i * ld)), mean);
+            m2 = simd.fma(d, d, m2);
+        }
+        partials.merge(simd, part, c, seen, count as u32, [mean, m2, abs_max]);
+    }
+}

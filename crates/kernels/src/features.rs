@@ -1,0 +1,184 @@
+//! Feature maps: batches of images with many channels, channels last.
+
+use crate::arena::{Arena, Buffer, OutOfMemory};
+use crate::context::Context;
+use crate::conv::unit_for;
+
+/// How the values of feature maps lie in memory. Arithmetic is always f32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Storage {
+    /// Four bytes a value.
+    #[default]
+    F32,
+    /// Two bytes a value, with a power of two for each channel that keeps every value in range.
+    F16,
+}
+
+impl Storage {
+    /// Bytes a value.
+    pub fn size(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 => 2,
+        }
+    }
+}
+
+/// What is known of one image's channels without looking at it again: gathered while it was written.
+#[derive(Clone, Debug, Default)]
+pub struct ChannelStats {
+    /// The mean of each channel.
+    pub mean: Vec<f64>,
+    /// The sum of squared differences from the mean of each channel.
+    pub m2: Vec<f64>,
+    /// The largest magnitude of each channel.
+    pub abs_max: Vec<f32>,
+}
+
+/// A batch of feature maps, `[batch, height, width, channels]` with each pixel padded to `stride` channels.
+pub struct Features {
+    pub(crate) batch: usize,
+    pub(crate) height: usize,
+    pub(crate) width: usize,
+    pub(crate) channels: usize,
+    /// Channels from one pixel to the next: a multiple of 16; those past `channels` are zero.
+    pub(crate) stride: usize,
+    pub(crate) storage: Storage,
+    /// For each channel, true value / stored value; powers of two, and 1 for f32.
+    pub(crate) unit: Vec<f32>,
+    /// One for each image.
+    pub(crate) stats: Vec<ChannelStats>,
+    pub(crate) buffer: Buffer,
+}
+
+/// Channels are padded to a multiple of the widest vector.
+pub(crate) const PAD: usize = 16;
+
+impl Features {
+    /// An empty batch: its values are unspecified until written.
+    pub(crate) fn new(
+        arena: &Arena,
+        shape: [usize; 4],
+        storage: Storage,
+        unit: Vec<f32>,
+    ) -> Result<Self, OutOfMemory> {
+        let [batch, height, width, channels] = shape;
+        let stride = channels.next_multiple_of(PAD);
+        let buffer = arena.take(batch * height * width * stride * storage.size())?;
+        Ok(Self { batch, height, width, channels, stride, storage, unit, stats: Vec::new(), buffer })
+    }
+
+    /// From `[B, C, H, W]` values in C order, stored as f32.
+    ///
+    /// # Errors
+    /// When there is not enough memory.
+    pub fn from_nchw(arena: &Arena, shape: [usize; 4], data: &[f32]) -> Result<Self, OutOfMemory> {
+        let [batch, channels, height, width] = shape;
+        assert_eq!(batch * channels * height * width, data.len());
+        let stride = channels.next_multiple_of(PAD);
+        let mut features =
+            Self::new(arena, [batch, height, width, channels], Storage::F32, vec![1.0; stride])?;
+        let pixels = height * width;
+        for image in 0..batch {
+            // SAFETY: the buffer was taken with batch * pixels * stride f32, is page-aligned, and is ours alone.
+            let out = unsafe {
+                std::slice::from_raw_parts_mut(
+                    features.buffer.ptr().cast::<f32>().add(image * pixels * stride),
+                    pixels * stride,
+                )
+            };
+            let planes = &data[image * channels * pixels..(image + 1) * channels * pixels];
+            for (pixel, out) in out.chunks_exact_mut(stride).enumerate() {
+                for (c, out) in out.iter_mut().enumerate() {
+                    *out = if c < channels { planes[c * pixels + pixel] } else { 0.0 };
+                }
+            }
+            let mut stats = ChannelStats::default();
+            for c in 0..stride {
+                let plane = planes.get(c * pixels..(c + 1) * pixels).unwrap_or(&[]);
+                let mean = plane.iter().map(|&x| f64::from(x)).sum::<f64>() / pixels as f64;
+                stats.mean.push(mean);
+                stats.m2.push(plane.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum());
+                stats.abs_max.push(plane.iter().fold(0.0, |m, x| x.abs().max(m)));
+            }
+            features.stats.push(stats);
+        }
+        Ok(features)
+    }
+
+    /// To `[B, C, H, W]` values in C order.
+    pub fn to_nchw(&self) -> Vec<f32> {
+        let pixels = self.height * self.width;
+        let mut out = vec![0.0; self.batch * self.channels * pixels];
+        for image in 0..self.batch {
+            let planes = &mut out[image * self.channels * pixels..(image + 1) * self.channels * pixels];
+            for pixel in 0..pixels {
+                for c in 0..self.channels {
+                    planes[c * pixels + pixel] =
+                        self.get((image * pixels + pixel) * self.stride + c) * self.unit[c];
+                }
+            }
+        }
+        out
+    }
+
+    /// The stored value at `index`, not yet multiplied by its unit.
+    fn get(&self, index: usize) -> f32 {
+        assert!(index < self.batch * self.height * self.width * self.stride);
+        // SAFETY: the buffer holds that many values of the storage type, all initialised.
+        unsafe {
+            match self.storage {
+                Storage::F32 => *self.buffer.ptr().cast::<f32>().add(index),
+                Storage::F16 => half::f16::from_bits(*self.buffer.ptr().cast::<u16>().add(index)).to_f32(),
+            }
+        }
+    }
+
+    /// `[B, C, H, W]`.
+    pub fn shape(&self) -> [usize; 4] {
+        [self.batch, self.channels, self.height, self.width]
+    }
+
+    /// The statistics of each image's channels.
+    pub fn stats(&self) -> &[ChannelStats] {
+        &self.stats
+    }
+
+    /// The same values in the context's storage.
+    ///
+    /// # Errors
+    /// When there is not enough memory.
+    pub fn stored(self, context: &Context) -> Result<Self, OutOfMemory> {
+        if self.storage == context.storage {
+            return Ok(self);
+        }
+        let mut unit = vec![1.0f32; self.stride];
+        for stats in &self.stats {
+            for (u, &bound) in unit.iter_mut().zip(&stats.abs_max) {
+                *u = u.max(unit_for(f64::from(bound)));
+            }
+        }
+        let shape = [self.batch, self.height, self.width, self.channels];
+        let mut out = Self::new(&context.arena, shape, context.storage, unit)?;
+        for index in 0..self.batch * self.height * self.width * self.stride {
+            let c = index % self.stride;
+            let value = self.get(index) * self.unit[c] / out.unit[c];
+            // SAFETY: the buffer was taken for that many values of its storage type, and is ours alone.
+            unsafe {
+                match out.storage {
+                    Storage::F32 => *out.buffer.ptr().cast::<f32>().add(index) = value,
+                    Storage::F16 => {
+                        *out.buffer.ptr().cast::<u16>().add(index) = half::f16::from_f32(value).to_bits();
+                    }
+                }
+            }
+        }
+        out.stats = self.stats;
+        Ok(out)
+    }
+
+    /// Bytes of one image.
+    pub(crate) fn image_bytes(&self) -> usize {
+        self.height * self.width * self.stride * self.storage.size()
+    }
+}

@@ -1,0 +1,206 @@
+//! 1×1 convolutions: a matrix product over pixels, in place where the output is not larger than the input.
+//!
+//! In place, pixel `p`'s output lies where an earlier pixel's input lay. Blocks of pixels are therefore done in
+//! levels: a level only overwrites inputs of levels before it, and within a level all workers are free.
+
+use crate::arena::OutOfMemory;
+use crate::context::Context;
+use crate::conv::Conv2d;
+use crate::direct::{pack_panel, write_column};
+use crate::features::Features;
+use crate::gemm::Tile;
+use crate::norm::Affine;
+use crate::pool::Shared;
+use crate::simd::{Op, Simd};
+use crate::sink::{Partials, PartialsWriter, Sink};
+use crate::source::{Read, Source, View, with_reader};
+
+/// Pixels of a block.
+const PIXELS: usize = 96;
+
+/// Some pixels of one image.
+#[derive(Clone, Copy)]
+struct Block {
+    image: usize,
+    first: usize,
+    count: usize,
+    /// Pixels of all images before this block.
+    offset: usize,
+}
+
+/// Runs a 1×1 convolution; `bias` and `unit` are the output's, padded.
+pub(crate) fn run(
+    context: &Context,
+    conv: &Conv2d<'_>,
+    x: Features,
+    bias: &[f32],
+    unit: Vec<f32>,
+) -> Result<Features, OutOfMemory> {
+    let (mr, nr) = context.isa.tile_shape();
+    let out_stride = unit.len();
+    let (depth, panels) = (x.stride, out_stride.div_ceil(nr));
+    let packed = context.arena.take(panels * depth * nr * 4)?;
+    let packed_ptr = Shared::new(packed.ptr().cast::<f32>());
+    context.pool.run(panels, |_, panel| {
+        let size = depth * nr;
+        // SAFETY: the buffer has room for every panel, and each task writes its own.
+        let out = unsafe { std::slice::from_raw_parts_mut(packed_ptr.get().add(panel * size), size) };
+        pack_panel(
+            conv.weight,
+            [conv.out_channels, conv.in_channels, 1],
+            panel * nr,
+            nr,
+            depth,
+            &[&[0]],
+            out,
+        );
+    });
+    let rows = PIXELS.next_multiple_of(mr);
+    let scratch = (0..context.pool.threads())
+        .map(|_| context.arena.take(rows * (depth + nr) * 4))
+        .collect::<Result<Vec<_>, _>>()?;
+    let scratch: Vec<Shared> = scratch.iter().map(|b| Shared::new(b.ptr().cast())).collect();
+
+    let pixels = x.height * x.width;
+    let per_image = pixels.div_ceil(PIXELS);
+    let blocks: Vec<Block> = (0..x.batch)
+        .flat_map(|image| {
+            (0..per_image).map(move |b| Block {
+                image,
+                first: b * PIXELS,
+                count: PIXELS.min(pixels - b * PIXELS),
+                offset: image * pixels + b * PIXELS,
+            })
+        })
+        .collect();
+
+    let in_place = out_stride <= x.stride && x.storage == context.storage;
+    let units = (x.storage == crate::features::Storage::F16).then(|| Affine::units(&x));
+    let shape = [x.batch, x.height, x.width, conv.out_channels];
+    let inverse_unit: Vec<f32> = unit.iter().map(|u| 1.0 / u).collect();
+    let mut partials = Partials::new(blocks.len(), out_stride);
+    let writer = partials.writer();
+    let (y, old) = if in_place {
+        // Two names for one memory: `old` is only read, as far as a level has not overwritten it.
+        let alias = Features {
+            batch: x.batch,
+            height: x.height,
+            width: x.width,
+            channels: conv.out_channels,
+            stride: out_stride,
+            storage: x.storage,
+            unit,
+            stats: Vec::new(),
+            buffer: crate::arena::Buffer::alias(&x.buffer),
+        };
+        (alias, x)
+    } else {
+        (Features::new(&context.arena, shape, context.storage, unit)?, x)
+    };
+    let source = Source { x: &old, affine: units.as_ref(), silu: false };
+    let sinks: Vec<Sink<'_>> =
+        (0..shape[0]).map(|image| Sink::new(&y, image, bias, None, &inverse_unit)).collect();
+
+    let mut begin = 0;
+    while begin < blocks.len() {
+        let end = if in_place {
+            // Outputs up to the end of the level stay before the level's first input.
+            let limit = blocks[begin].offset * depth / out_stride;
+            let fits = blocks[begin..].iter().take_while(|b| b.offset + b.count <= limit).count();
+            begin + fits.max(1)
+        } else {
+            blocks.len()
+        };
+        context.pool.run(end - begin, |worker, index| {
+            let block = blocks[begin + index];
+            let work = Work {
+                view: source.view(block.image),
+                sink: sinks[block.image],
+                block,
+                depth,
+                panels,
+                packed: packed_ptr,
+                scratch: scratch[worker],
+                rows,
+                partials: writer,
+                part: begin + index,
+            };
+            with_reader!(source, Reader => context.isa.run(WithReader::<Reader> { work, reader: std::marker::PhantomData }));
+        });
+        begin = end;
+    }
+    let stats = (0..shape[0]).map(|i| partials.merge(i * per_image..(i + 1) * per_image)).collect();
+    drop(sinks);
+    let mut y = y;
+    y.stats = stats;
+    if in_place {
+        y.buffer = old.buffer;
+    }
+    Ok(y)
+}
+
+struct Work<'a> {
+    view: View,
+    sink: Sink<'a>,
+    block: Block,
+    depth: usize,
+    panels: usize,
+    packed: Shared,
+    scratch: Shared,
+    rows: usize,
+    partials: PartialsWriter,
+    part: usize,
+}
+
+struct WithReader<'a, R: Read> {
+    work: Work<'a>,
+    reader: std::marker::PhantomData<R>,
+}
+
+impl<R: Read> Op for WithReader<'_, R> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let w = &self.work;
+        let Block { first, count, .. } = w.block;
+        // SAFETY: the scratch holds `rows * (depth + NR)` values; the block's pixels lie inside the image, and
+        // the whole block is staged before any of its outputs is written.
+        unsafe {
+            let staged = w.scratch.get();
+            let results = staged.add(w.rows * w.depth);
+            for i in 0..count {
+                for c in (0..w.depth).step_by(S::LANES) {
+                    simd.store(staged.add(i * w.depth + c), w.view.load::<S, R>(simd, first + i, c));
+                }
+            }
+            for panel in 0..w.panels {
+                for row in (0..count).step_by(S::MR) {
+                    simd.tile(&Tile {
+                        segments: &[staged.add(row * w.depth).cast_const()],
+                        lda: w.depth,
+                        k: w.depth,
+                        b: w.packed.get().add(panel * w.depth * S::NR).cast_const(),
+                        c: results.add(row * S::NR),
+                        ldc: S::NR,
+                        accumulate: false,
+                    });
+                }
+                let begin = panel * S::NR;
+                for c in (begin..(begin + S::NR).min(w.sink.stride)).step_by(S::LANES) {
+                    write_column(
+                        simd,
+                        &w.sink,
+                        results.add(c - begin),
+                        S::NR,
+                        count,
+                        |i| first + i,
+                        c,
+                        (&w.partials, w.part, 0),
+                    );
+                }
+            }
+            w.partials.set_count(w.part, count as u32);
+        }
+    }
+}

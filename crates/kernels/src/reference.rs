@@ -1,0 +1,107 @@
+//! The naive f64 twin of every kernel: plain loops over `[B, C, H, W]`, obviously right, far too slow to use.
+//!
+//! Tests compare kernels with these, and benchmarks check their results against them before they print a time.
+
+/// Shape `[B, C, H, W]` and values in C order.
+#[derive(Clone, Debug)]
+pub struct Image {
+    /// `[B, C, H, W]`
+    pub shape: [usize; 4],
+    /// C order.
+    pub data: Vec<f64>,
+}
+
+impl Image {
+    /// From f32 values.
+    pub fn new(shape: [usize; 4], data: &[f32]) -> Self {
+        assert_eq!(shape.iter().product::<usize>(), data.len());
+        Self { shape, data: data.iter().map(|&x| f64::from(x)).collect() }
+    }
+
+    fn at(&self, b: usize, c: usize, y: isize, x: isize) -> f64 {
+        let [_, channels, height, width] = self.shape;
+        if y < 0 || x < 0 || y >= height as isize || x >= width as isize {
+            return 0.0;
+        }
+        self.data[((b * channels + c) * height + y as usize) * width + x as usize]
+    }
+
+    fn build(shape: [usize; 4], f: impl Fn(usize, usize, usize, usize) -> f64) -> Self {
+        let mut data = Vec::with_capacity(shape.iter().product());
+        for b in 0..shape[0] {
+            for c in 0..shape[1] {
+                for y in 0..shape[2] {
+                    for x in 0..shape[3] {
+                        data.push(f(b, c, y, x));
+                    }
+                }
+            }
+        }
+        Self { shape, data }
+    }
+}
+
+/// PyTorch's `Conv2d`: `weight` is `[out, in, k, k]`, `bias` `[out]` or empty, `padding` top, bottom, left, right.
+pub fn conv2d(
+    x: &Image,
+    weight: &[f32],
+    bias: &[f32],
+    kernel: usize,
+    stride: usize,
+    padding: [usize; 4],
+) -> Image {
+    let [batch, channels, height, width] = x.shape;
+    let out = weight.len() / (channels * kernel * kernel);
+    let [top, bottom, left, right] = padding;
+    let shape = [
+        batch,
+        out,
+        (height + top + bottom - kernel) / stride + 1,
+        (width + left + right - kernel) / stride + 1,
+    ];
+    Image::build(shape, |b, o, y, xx| {
+        let mut sum = bias.get(o).map_or(0.0, |&v| f64::from(v));
+        for c in 0..channels {
+            for ky in 0..kernel {
+                for kx in 0..kernel {
+                    let w = f64::from(weight[((o * channels + c) * kernel + ky) * kernel + kx]);
+                    let iy = (y * stride + ky) as isize - top as isize;
+                    let ix = (xx * stride + kx) as isize - left as isize;
+                    sum += w * x.at(b, c, iy, ix);
+                }
+            }
+        }
+        sum
+    })
+}
+
+/// Every pixel four times.
+pub fn upsample2x(x: &Image) -> Image {
+    let [b, c, h, w] = x.shape;
+    Image::build([b, c, h * 2, w * 2], |b, c, y, xx| x.at(b, c, (y / 2) as isize, (xx / 2) as isize))
+}
+
+/// PyTorch's `GroupNorm`, then SiLU if asked.
+pub fn group_norm(x: &Image, groups: usize, eps: f64, weight: &[f32], bias: &[f32], silu: bool) -> Image {
+    let [_, channels, height, width] = x.shape;
+    let per_group = channels / groups;
+    let pixels = height * width;
+    let mut out = x.clone();
+    for (group, values) in out.data.chunks_exact_mut(per_group * pixels).enumerate() {
+        let n = values.len() as f64;
+        let mean = values.iter().sum::<f64>() / n;
+        let var = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / n;
+        for (i, value) in values.iter_mut().enumerate() {
+            let c = group % groups * per_group + i / pixels;
+            let v = (*value - mean) / (var + eps).sqrt() * f64::from(weight[c]) + f64::from(bias[c]);
+            *value = if silu { v / (1.0 + (-v).exp()) } else { v };
+        }
+    }
+    out
+}
+
+/// `a + b`.
+pub fn add(a: &Image, b: &Image) -> Image {
+    assert_eq!(a.shape, b.shape);
+    Image { shape: a.shape, data: a.data.iter().zip(&b.data).map(|(a, b)| a + b).collect() }
+}

@@ -1,0 +1,136 @@
+//! A small vector abstraction: kernels are written once over [`Simd`], and compiled once per instruction set.
+//!
+//! A value of a type that implements [`Simd`] is the proof that the processor has that instruction set: it can only
+//! be had from [`Isa`]. A kernel is an [`Op`]: a struct whose `run` is generic over `Simd` and inlined into a thin
+//! shell compiled with the right target features.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod isa;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+mod scalar;
+
+pub use isa::Isa;
+
+use crate::gemm::Tile;
+
+/// A computation written once for all instruction sets.
+///
+/// Implementations mark `run` `#[inline(always)]`, so that it is compiled inside the shell of each instruction set.
+pub(crate) trait Op {
+    /// What `run` returns.
+    type Output;
+    /// Does the work with the vectors of `S`.
+    fn run<S: Simd>(self, simd: S) -> Self::Output;
+}
+
+/// Vectors of f32 of one instruction set.
+///
+/// # Safety
+/// An implementation's values must only exist where the processor has the instruction set.
+/// Pointers given to the methods need no alignment, but `LANES` elements behind them must be valid.
+pub(crate) unsafe trait Simd: Copy + Send + Sync + 'static {
+    /// A vector.
+    type V: Copy;
+    /// f32 values in a vector.
+    const LANES: usize;
+    /// Rows of the matrix product's register tile.
+    const MR: usize;
+    /// Columns of the register tile, a multiple of `LANES`; also the width of packed weight panels.
+    const NR: usize;
+
+    /// Runs an op inside this instruction set's shell.
+    fn run<O: Op>(self, op: O) -> O::Output;
+    /// The register tile of a matrix product: see [`Tile`].
+    ///
+    /// # Safety
+    /// As [`Tile`] says.
+    unsafe fn tile(self, tile: &Tile);
+
+    fn splat(self, x: f32) -> Self::V;
+    fn add(self, a: Self::V, b: Self::V) -> Self::V;
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V;
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    fn div(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a * b + c`, rounded once where the hardware can.
+    fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    fn max(self, a: Self::V, b: Self::V) -> Self::V;
+    fn min(self, a: Self::V, b: Self::V) -> Self::V;
+    fn abs(self, a: Self::V) -> Self::V;
+    /// To the nearest integer.
+    fn round(self, a: Self::V) -> Self::V;
+    /// 2 to the power of an integer-valued vector in [-126, 127].
+    fn exp2i(self, a: Self::V) -> Self::V;
+
+    /// # Safety
+    /// `LANES` values must be readable at `p`.
+    unsafe fn load(self, p: *const f32) -> Self::V;
+    /// # Safety
+    /// `LANES` values must be writable at `p`.
+    unsafe fn store(self, p: *mut f32, v: Self::V);
+    /// Loads f16 bit patterns.
+    ///
+    /// # Safety
+    /// `LANES` values must be readable at `p`.
+    unsafe fn load_f16(self, p: *const u16) -> Self::V;
+    /// Stores as f16, rounding to nearest even.
+    ///
+    /// # Safety
+    /// `LANES` values must be writable at `p`.
+    unsafe fn store_f16(self, p: *mut u16, v: Self::V);
+
+    /// All zeros.
+    #[inline(always)]
+    fn zero(self) -> Self::V {
+        self.splat(0.0)
+    }
+
+    /// The sum of the lanes.
+    #[inline(always)]
+    fn sum(self, v: Self::V) -> f32 {
+        let mut lanes = [0.0f32; 16];
+        // SAFETY: LANES is at most 16.
+        unsafe { self.store(lanes.as_mut_ptr(), v) };
+        lanes[..Self::LANES].iter().sum()
+    }
+
+    /// The largest lane.
+    #[inline(always)]
+    fn max_lane(self, v: Self::V) -> f32 {
+        let mut lanes = [f32::NEG_INFINITY; 16];
+        // SAFETY: LANES is at most 16.
+        unsafe { self.store(lanes.as_mut_ptr(), v) };
+        lanes[..Self::LANES].iter().copied().fold(f32::NEG_INFINITY, f32::max)
+    }
+
+    /// `e^x` within 2 units in the last place for x in [-87.3, 88.3]; x is clamped to that range.
+    ///
+    /// Reduction to `2^n * e^r`, `|r| <= ln 2 / 2`, with the minimax polynomial of Cephes' `expf`.
+    #[inline(always)]
+    fn exp(self, x: Self::V) -> Self::V {
+        let x = self.min(self.max(x, self.splat(-87.3)), self.splat(88.3));
+        let n = self.round(self.mul(x, self.splat(std::f32::consts::LOG2_E)));
+        // ln 2 in two parts, so that the reduction loses nothing.
+        let r = self.fma(n, self.splat(-0.693_359_4), x);
+        let r = self.fma(n, self.splat(2.121_944_4e-4), r);
+        let mut p = self.splat(1.987_569_2e-4);
+        p = self.fma(p, r, self.splat(1.398_2e-3));
+        p = self.fma(p, r, self.splat(8.333_452e-3));
+        p = self.fma(p, r, self.splat(4.166_579_6e-2));
+        p = self.fma(p, r, self.splat(1.666_666_5e-1));
+        p = self.fma(p, r, self.splat(0.5));
+        let r2 = self.mul(r, r);
+        let p = self.add(self.fma(p, r2, r), self.splat(1.0));
+        self.mul(p, self.exp2i(n))
+    }
+
+    /// `x * sigmoid(x)`.
+    #[inline(always)]
+    fn silu(self, x: Self::V) -> Self::V {
+        let e = self.exp(self.sub(self.zero(), x));
+        self.div(x, self.add(self.splat(1.0), e))
+    }
+}

@@ -1,0 +1,131 @@
+//! Filters into the Winograd domain, packed for the register tile.
+//!
+//! Done anew for each layer of each decode: kept for good they would need seven times the memory of the weights.
+
+use super::scheme::{MAX, Scheme};
+use crate::simd::{Op, Simd};
+use crate::weights::WeightView;
+
+/// The filters of one layer: `[out, in, 3, 3]`, or the four 2×2 filters of an upsampling convolution.
+#[derive(Clone, Copy)]
+pub(crate) struct Filters<'a> {
+    pub(crate) weight: WeightView<'a>,
+    pub(crate) out_channels: usize,
+    pub(crate) in_channels: usize,
+    /// Input channels padded: the depth of the products.
+    pub(crate) depth: usize,
+}
+
+/// How many input channels are read at a time.
+const BLOCK: usize = 32;
+
+/// Transforms one panel of `NR` output channels. `U` is `[panel][N * N][depth][NR]`.
+pub(crate) struct TransformPanel<'a, C: Scheme> {
+    pub(crate) scheme: C,
+    pub(crate) filters: Filters<'a>,
+    /// The first output channel of the panel.
+    pub(crate) first: usize,
+    /// The output phase of an upsampling convolution, `[y, x]`.
+    pub(crate) phase: Option<[usize; 2]>,
+    /// Where the panel goes: `N * N * depth * NR` values.
+    pub(crate) out: *mut f32,
+    /// Room for `BLOCK * 9 * (NR + 1)` values.
+    pub(crate) scratch: &'a mut Vec<f32>,
+}
+
+/// How the three taps of a filter become the two of an output phase. A nearest 2× upsampling shows the filter each
+/// input twice: even outputs see inputs `i - 1, i, i` and odd ones `i, i, i + 1`.
+const PHASE_TAPS: [[[bool; 3]; 2]; 2] =
+    [[[true, false, false], [false, true, true]], [[true, true, false], [false, false, true]]];
+
+impl<C: Scheme> Op for TransformPanel<'_, C> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Filters { weight, out_channels, in_channels, depth } = self.filters;
+        let vectors = S::NR / S::LANES;
+        self.scratch.resize(BLOCK * 9 * S::NR + BLOCK * 9, 0.0);
+        let (transposed, row) = self.scratch.split_at_mut(BLOCK * 9 * S::NR);
+        for begin in (0..depth).step_by(BLOCK) {
+            let width = BLOCK.min(depth - begin);
+            let real = in_channels.saturating_sub(begin).min(width);
+            // [in][tap][NR], zero where there is no channel.
+            transposed[..width * 9 * S::NR].fill(0.0);
+            for lane in 0..S::NR.min(out_channels.saturating_sub(self.first)) {
+                let row = &mut row[..real * 9];
+                weight.read(((self.first + lane) * in_channels + begin) * 9, row);
+                for (i, &value) in row.iter().enumerate() {
+                    transposed[i * S::NR + lane] = value;
+                }
+            }
+            for i in 0..width {
+                for v in 0..vectors {
+                    let load = |tap: usize| {
+                        let at = (i * 9 + tap) * S::NR + v * S::LANES;
+                        // SAFETY: `transposed` holds `width * 9 * NR` values.
+                        unsafe { simd.load(transposed[at..at + S::LANES].as_ptr()) }
+                    };
+                    let g = effective::<S, C>(simd, self.phase, load);
+                    // G g, by columns, then (G g) Gᵀ, by rows.
+                    let mut half = [[simd.zero(); 3]; MAX];
+                    for (n, half) in half.iter_mut().enumerate().take(C::N) {
+                        for x in 0..C::R {
+                            let mut sum = simd.mul(g[0][x], simd.splat(C::G[n][0]));
+                            for y in 1..C::R {
+                                sum = simd.fma(g[y][x], simd.splat(C::G[n][y]), sum);
+                            }
+                            half[x] = sum;
+                        }
+                    }
+                    for n in 0..C::N {
+                        for m in 0..C::N {
+                            let mut sum = simd.mul(half[n][0], simd.splat(C::G[m][0]));
+                            for x in 1..C::R {
+                                sum = simd.fma(half[n][x], simd.splat(C::G[m][x]), sum);
+                            }
+                            let at = ((n * C::N + m) * depth + begin + i) * S::NR + v * S::LANES;
+                            // SAFETY: `out` has room for `N * N * depth * NR` values, and `begin + i < depth`.
+                            unsafe { simd.store(self.out.add(at), sum) };
+                        }
+                    }
+                }
+            }
+        }
+        let _ = self.scheme;
+    }
+}
+
+/// The `R × R` filter that the scheme sees.
+#[inline(always)]
+fn effective<S: Simd, C: Scheme>(
+    simd: S,
+    phase: Option<[usize; 2]>,
+    load: impl Fn(usize) -> S::V,
+) -> [[S::V; 3]; 3] {
+    let mut g = [[simd.zero(); 3]; 3];
+    match phase {
+        None => {
+            for y in 0..3 {
+                for x in 0..3 {
+                    g[y][x] = load(y * 3 + x);
+                }
+            }
+        }
+        Some([py, px]) => {
+            for y in 0..3 {
+                for x in 0..3 {
+                    let value = load(y * 3 + x);
+                    for j in 0..2 {
+                        for i in 0..2 {
+                            if PHASE_TAPS[py][j][y] && PHASE_TAPS[px][i][x] {
+                                g[j][i] = simd.add(g[j][i], value);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+    g
+}
