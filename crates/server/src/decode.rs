@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tracing::{error, info};
 use vae::{HostTensor, VaeInfo};
 use wire::routes::{self, Target};
-use wire::{Answer, DecodeRequest, RequestHead, Task, Tensor};
+use wire::{Answer, DecodeRequest, Limits, Params, RequestHead, Task, Tensor};
 
 use crate::app::App;
 use crate::error::ApiError;
@@ -23,7 +23,10 @@ pub(crate) async fn handle(State(app): State<App>, request: Request) -> Response
     match decode(&app, &head, &mut body).await {
         Ok(response) => response,
         Err(error) => {
-            body::discard(&head, &mut body).await;
+            // Who was too slow has had enough time.
+            if error.status != StatusCode::REQUEST_TIMEOUT {
+                body::discard(&head, &mut body).await;
+            }
             error.into_response()
         }
     }
@@ -88,14 +91,26 @@ fn prepare(app: &App, target: &Target<'_>, head: &RequestHead, body: Bytes) -> R
     let model = app.model(target, params.model.as_deref())?;
     app.limits().check_tensor(&latents.head)?;
     let info = app.loaded()?.get(model).ok_or_else(|| ApiError::internal("a model is missing"))?;
+    let (latents, pixels) = for_model(latents, &params, info, app.limits())?;
+    Ok(Prepared { latents, cost: Cost { model, pixels }, answer: params.answer })
+}
 
+/// The latents as the model takes them, in its layout and scaled, and how many pixels they decode to.
+///
+/// # Errors
+/// Latents that do not fit the model, more than the limits allow, or an answer that this model cannot give.
+pub(crate) fn for_model(
+    latents: Tensor,
+    params: &Params,
+    info: &VaeInfo,
+    limits: &Limits,
+) -> Result<(HostTensor, usize), ApiError> {
     let mut latents = vae::latents::arrange(host_tensor(latents)?, info, params.height, params.width)?;
     let [batch, frames, height, width] = decoded_size(&latents.shape, info);
-    app.limits().check_decoded(batch, frames, height, width)?;
+    limits.check_decoded(batch, frames, height, width)?;
     respond::check(params.answer, info, batch)?;
     scaling(params.scaling).apply(&mut latents, info)?;
-    let cost = Cost { model, pixels: batch * frames * height * width };
-    Ok(Prepared { latents, cost, answer: params.answer })
+    Ok((latents, batch * frames * height * width))
 }
 
 /// The values as f32, whatever type they came in.

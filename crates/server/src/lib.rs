@@ -16,6 +16,7 @@ mod body;
 mod decode;
 mod error;
 mod executor;
+mod local;
 mod packaging;
 mod postprocess;
 mod queue;
@@ -29,6 +30,7 @@ mod trace;
 use std::time::Duration;
 
 pub use error::ServeError;
+pub use local::{DecodeError, Decoded, decode};
 pub use serve::Server;
 
 /// A model to serve.

@@ -106,7 +106,7 @@ fn tensor_response(tensor: Tensor, transfer: Transfer) -> Result<Response, ApiEr
 }
 
 /// One file a picture, named by its place in the batch.
-fn files(pixels: HostTensor, format: ImageFormat) -> Result<Vec<File>, ApiError> {
+pub(crate) fn files(pixels: HostTensor, format: ImageFormat) -> Result<Vec<File>, ApiError> {
     let (height, width, pictures) = pictures(pixels);
     let encode = |(index, rgb): (usize, Vec<u8>)| {
         let content = match format {
