@@ -10,7 +10,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "remote-vae"
 DEMO = ROOT / "assets" / "demo-vae"
+# The photograph that the embedded model was not trained on, and its latents.
 PHOTOGRAPH = ROOT / "assets" / "astronaut.png"
+PHOTOGRAPH_LATENTS = ROOT / "assets" / "demo-latents" / "astronaut.safetensors"
 
 
 @functools.cache

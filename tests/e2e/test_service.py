@@ -67,3 +67,24 @@ def test_a_stop_signal_lets_accepted_requests_finish(tmp_path):
             assert len(answer.content) == 3 * 1024 * 1024
         with pytest.raises(requests.ConnectionError):
             requests.get(f"{service.url}/health", timeout=5)
+
+
+def test_a_full_queue_says_when_to_come_back(tmp_path):
+    """One running, one waiting: of twelve at once most are turned away at once, and those let in are served."""
+    with serving(["--model=demo=demo", "--max-queue=1"], tmp_path / "log") as service:
+        running = [send_in_background(service.url, 100) for _ in range(12)]
+        for thread, _ in running:
+            thread.join(300)
+        answers = [outcome[0] for _, outcome in running]
+        served = [answer for answer in answers if answer.status_code == 200]
+        refused = [answer for answer in answers if answer.status_code != 200]
+        assert len(served) >= 2
+        assert refused, "twelve decodes were faster than twelve requests"
+        for answer in refused:
+            assert answer.status_code == 429
+            assert "queue" in answer.json()["error"]
+            assert int(answer.headers["Retry-After"]) >= 1
+        # The server is as good as before.
+        thread, outcome = send_in_background(service.url, 2)
+        thread.join(60)
+        assert outcome[0].status_code == 200
