@@ -3,6 +3,7 @@
 //! The only CPU crate with `unsafe`. It knows no model and no file format.
 
 mod arena;
+mod attention;
 mod context;
 mod conv;
 mod direct;
@@ -21,6 +22,7 @@ mod weights;
 mod winograd;
 
 pub use arena::{Arena, Buffer, OutOfMemory};
+pub use attention::Attention;
 pub use context::{Context, Numerics};
 pub use conv::{Conv2d, Pre};
 pub use features::{ChannelStats, Features, Storage};

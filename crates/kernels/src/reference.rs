@@ -105,3 +105,49 @@ pub fn add(a: &Image, b: &Image) -> Image {
     assert_eq!(a.shape, b.shape);
     Image { shape: a.shape, data: a.data.iter().zip(&b.data).map(|(a, b)| a + b).collect() }
 }
+
+/// `x + to_out(softmax(q kᵀ / sqrt(C)) v)` over the positions of each image, `q`, `k`, `v` from `normed`; each layer
+/// is `[C, C]` weights and `[C]` biases, in the order q, k, v, out.
+pub fn attention(x: &Image, normed: &Image, layers: [(&[f32], &[f32]); 4]) -> Image {
+    let [batch, channels, height, width] = x.shape;
+    let tokens = height * width;
+    let linear = |input: &dyn Fn(usize, usize) -> f64, (weight, bias): (&[f32], &[f32])| -> Vec<f64> {
+        let mut out = Vec::with_capacity(tokens * channels);
+        for t in 0..tokens {
+            for o in 0..channels {
+                let sum: f64 = (0..channels).map(|c| input(t, c) * f64::from(weight[o * channels + c])).sum();
+                out.push(sum + f64::from(bias[o]));
+            }
+        }
+        out
+    };
+    let mut y = x.clone();
+    for b in 0..batch {
+        let plane = |t: usize, c: usize| normed.data[(b * channels + c) * tokens + t];
+        let [q, k, v] = [0, 1, 2].map(|i| linear(&plane, layers[i]));
+        let mut mixed = vec![0.0; tokens * channels];
+        for t in 0..tokens {
+            let scores: Vec<f64> = (0..tokens)
+                .map(|s| {
+                    let dot: f64 = (0..channels).map(|c| q[t * channels + c] * k[s * channels + c]).sum();
+                    dot / (channels as f64).sqrt()
+                })
+                .collect();
+            let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let exponentials: Vec<f64> = scores.iter().map(|s| (s - largest).exp()).collect();
+            let total: f64 = exponentials.iter().sum();
+            for (s, e) in exponentials.iter().enumerate() {
+                for c in 0..channels {
+                    mixed[t * channels + c] += e / total * v[s * channels + c];
+                }
+            }
+        }
+        let out = linear(&|t, c| mixed[t * channels + c], layers[3]);
+        for t in 0..tokens {
+            for c in 0..channels {
+                y.data[(b * channels + c) * tokens + t] += out[t * channels + c];
+            }
+        }
+    }
+    y
+}

@@ -121,14 +121,4 @@ impl View {
             v
         }
     }
-
-    /// The address of a pixel's values, for readers that take them as they are.
-    ///
-    /// # Safety
-    /// `pixel < height * width`, and the storage is f32.
-    #[inline(always)]
-    pub(crate) unsafe fn pixel(&self, pixel: usize) -> *const f32 {
-        // SAFETY: inside the image by the caller's promise.
-        unsafe { self.data.cast::<f32>().add(pixel * self.stride) }
-    }
 }

@@ -185,7 +185,7 @@ mod tests {
         expect(config.size("n", 7, 9).map(drop), &["`n` is 12", "from 1 to 9"]);
         expect(config.sizes("l", &[64], 9).map(drop), &[r#"`l` is [1,"x"]"#, "from 1 to 9"]);
         expect(config.number("x", 0.5).map(drop), &[r#"`x` is "0.5""#, "finite number"]);
-        expect(config.number("huge", 0.5).map(drop), &["`huge` is 1e300", "finite number"]);
+        expect(config.number("huge", 0.5).map(drop), &["`huge` is 1e+300", "finite number"]);
         expect(config.optional_numbers("m", 3).map(drop), &["`m` is [1,2]", "3 numbers"]);
         expect(config.boolean("b", true).map(drop), &["`b` is 1", "true or false"]);
         expect(config.text("t", "silu").map(drop), &["`t` is []", "a text"]);

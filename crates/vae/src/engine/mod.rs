@@ -4,6 +4,7 @@
 //! them in whatever layout, precision and memory it likes. What a step uses up it takes by value, so that one
 //! engine can work in place where another simply drops it. One thread drives one engine.
 
+pub mod cpu;
 pub mod reference;
 mod spec;
 

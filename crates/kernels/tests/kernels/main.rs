@@ -1,0 +1,5 @@
+//! Every kernel, on every instruction set of this machine, against its naive f64 reference.
+
+mod attention;
+mod common;
+mod conv;

@@ -1,0 +1,245 @@
+//! The engine for processors: every step is one call of a fused kernel.
+
+use std::sync::Arc;
+
+use kernels::{Context, Features, OutOfMemory, Pool, Pre};
+pub use kernels::{Isa, Numerics, Storage};
+
+use super::{Activation, Conv2dSpec, Engine, GroupNormSpec, Limits};
+use crate::{EngineError, HostTensor, Weight};
+
+/// How the engine works; the defaults are what nearly everybody wants.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CpuOptions {
+    /// Worker threads; as many as the process may use by default.
+    pub threads: Option<usize>,
+    /// Instruction set; the best that the machine has by default.
+    pub isa: Option<Isa>,
+    /// How activations are stored between layers.
+    pub storage: Storage,
+    /// How exact convolutions have to be.
+    pub numerics: Numerics,
+}
+
+/// Runs models on the processor. Cloning shares its threads and memory.
+#[derive(Clone)]
+pub struct CpuEngine(Arc<Context>);
+
+/// A convolution's weights, as they lie in the checkpoint.
+pub struct Conv2d {
+    spec: Conv2dSpec,
+    weight: Weight,
+    bias: Vec<f32>,
+}
+
+/// A linear layer's weights, as they lie in the checkpoint, and its bias.
+struct Linear {
+    weight: Weight,
+    bias: Vec<f32>,
+}
+
+/// An attention block's weights.
+pub struct Attention {
+    norm: kernels::GroupNorm,
+    to_q: Linear,
+    to_k: Linear,
+    to_v: Linear,
+    to_out: Linear,
+}
+
+impl CpuEngine {
+    /// An engine with its own threads.
+    ///
+    /// # Errors
+    /// When the system gives no threads, or the machine has not the instruction set that was asked for.
+    pub fn new(options: CpuOptions) -> Result<Self, EngineError> {
+        let isa = options.isa.unwrap_or_else(Isa::best);
+        if !isa.is_available() {
+            let names: Vec<_> = Isa::available().iter().map(|isa| isa.name()).collect();
+            return Err(EngineError::Unsupported(format!(
+                "this machine has not the instruction set {}; it has {}",
+                isa.name(),
+                names.join(", ")
+            )));
+        }
+        let threads = match options.threads {
+            Some(threads) => threads,
+            None => std::thread::available_parallelism().map_or(1, usize::from),
+        };
+        let pool = Pool::new(threads).map_err(|error| EngineError::Device(error.to_string()))?;
+        Ok(Self(Arc::new(Context {
+            isa,
+            pool,
+            arena: kernels::Arena::default(),
+            storage: options.storage,
+            numerics: options.numerics,
+        })))
+    }
+}
+
+impl From<OutOfMemory> for EngineError {
+    fn from(OutOfMemory(bytes): OutOfMemory) -> Self {
+        Self::OutOfMemory(bytes)
+    }
+}
+
+impl Conv2d {
+    fn kernel(&self) -> kernels::Conv2d<'_> {
+        kernels::Conv2d {
+            weight: self.weight.view(),
+            bias: &self.bias,
+            in_channels: self.spec.in_channels,
+            out_channels: self.spec.out_channels,
+            kernel: self.spec.kernel,
+            stride: self.spec.stride,
+            padding: self.spec.padding,
+        }
+    }
+
+    /// Runs the kernel and lets go of the weights' pages: the next decode reads them from the file's cache again.
+    fn run<T>(
+        &self,
+        run: impl FnOnce(kernels::Conv2d<'_>) -> Result<T, OutOfMemory>,
+    ) -> Result<T, EngineError> {
+        let result = run(self.kernel());
+        self.weight.release_pages();
+        Ok(result?)
+    }
+}
+
+impl Linear {
+    fn new((weight, bias): (Weight, Weight)) -> Self {
+        Self { weight, bias: bias.to_f32() }
+    }
+
+    fn kernel(&self) -> (kernels::WeightView<'_>, &[f32]) {
+        (self.weight.view(), &self.bias)
+    }
+}
+
+impl Engine for CpuEngine {
+    type Tensor = Features;
+    type Conv2d = Conv2d;
+    type GroupNorm = kernels::GroupNorm;
+    type Attention = Attention;
+
+    fn describe(&self) -> String {
+        let threads = self.0.pool.threads();
+        let storage = match self.0.storage {
+            Storage::F32 => "",
+            Storage::F16 => ", f16 storage",
+        };
+        let numerics = match self.0.numerics {
+            Numerics::Fast => "",
+            Numerics::Strict => ", strict",
+        };
+        let plural = if threads == 1 { "" } else { "s" };
+        format!("cpu, {}, {threads} thread{plural}{storage}{numerics}", self.0.isa.name())
+    }
+
+    fn limits(&self) -> Limits {
+        Limits { max_tensor_bytes: isize::MAX as usize }
+    }
+
+    fn release(&self) {
+        self.0.arena.release();
+    }
+
+    fn conv2d(&self, spec: Conv2dSpec, weight: Weight, bias: Option<Weight>) -> Result<Conv2d, EngineError> {
+        if !matches!(spec.kernel, 1 | 3) {
+            return Err(EngineError::Unsupported(format!(
+                "a convolution with a {0}×{0} kernel ({1}); this engine has 1×1 and 3×3",
+                spec.kernel, weight.name
+            )));
+        }
+        let bias = bias.map_or_else(Vec::new, |bias| bias.to_f32());
+        Ok(Conv2d { spec, weight, bias })
+    }
+
+    fn group_norm(
+        &self,
+        spec: GroupNormSpec,
+        weight: Weight,
+        bias: Weight,
+    ) -> Result<kernels::GroupNorm, EngineError> {
+        Ok(kernels::GroupNorm {
+            groups: spec.groups,
+            eps: f64::from(spec.eps),
+            weight: weight.to_f32(),
+            bias: bias.to_f32(),
+        })
+    }
+
+    fn attention(
+        &self,
+        norm: kernels::GroupNorm,
+        to_q: (Weight, Weight),
+        to_k: (Weight, Weight),
+        to_v: (Weight, Weight),
+        to_out: (Weight, Weight),
+    ) -> Result<Attention, EngineError> {
+        Ok(Attention {
+            norm,
+            to_q: Linear::new(to_q),
+            to_k: Linear::new(to_k),
+            to_v: Linear::new(to_v),
+            to_out: Linear::new(to_out),
+        })
+    }
+
+    fn upload(&self, host: &HostTensor) -> Result<Features, EngineError> {
+        let &[batch, channels, height, width] = host.shape.as_slice() else {
+            return Err(EngineError::Unsupported(format!(
+                "a tensor of shape {:?}; expected 4 axes",
+                host.shape
+            )));
+        };
+        let features = Features::from_nchw(&self.0.arena, [batch, channels, height, width], &host.data)?;
+        Ok(features.stored(&self.0)?)
+    }
+
+    fn download(&self, tensor: &Features) -> Result<HostTensor, EngineError> {
+        Ok(HostTensor::new(tensor.shape().to_vec(), tensor.to_nchw()))
+    }
+
+    fn run_conv2d(&self, x: Features, conv: &Conv2d) -> Result<Features, EngineError> {
+        conv.run(|kernel| {
+            if conv.spec.kernel == 1 && conv.spec.stride == 1 && conv.spec.padding == [0; 4] {
+                kernel.run_pointwise(&self.0, x)
+            } else {
+                kernel.run(&self.0, &x, Pre::default(), None)
+            }
+        })
+    }
+
+    fn run_norm_act_conv2d(
+        &self,
+        x: &Features,
+        norm: &kernels::GroupNorm,
+        activation: Activation,
+        conv: &Conv2d,
+        residual: Option<Features>,
+    ) -> Result<Features, EngineError> {
+        let pre = Pre { norm: Some(norm), silu: activation == Activation::Silu };
+        conv.run(|kernel| kernel.run(&self.0, x, pre, residual))
+    }
+
+    fn run_upsample2x_conv2d(&self, x: Features, conv: &Conv2d) -> Result<Features, EngineError> {
+        conv.run(|kernel| kernel.run_upsampled(&self.0, &x))
+    }
+
+    fn run_attention(&self, x: Features, attention: &Attention) -> Result<Features, EngineError> {
+        let kernel = kernels::Attention {
+            norm: &attention.norm,
+            to_q: attention.to_q.kernel(),
+            to_k: attention.to_k.kernel(),
+            to_v: attention.to_v.kernel(),
+            to_out: attention.to_out.kernel(),
+        };
+        let result = kernel.run(&self.0, x);
+        for layer in [&attention.to_q, &attention.to_k, &attention.to_v, &attention.to_out] {
+            layer.weight.release_pages();
+        }
+        Ok(result?)
+    }
+}

@@ -1,0 +1,146 @@
+//! The golden cases, the engines, and what tests of several files need.
+#![allow(dead_code, reason = "no test file needs all of it")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use remote_vae_vae::engine::Engine as _;
+use remote_vae_vae::engine::cpu::{CpuEngine, CpuOptions, Isa, Numerics};
+use remote_vae_vae::engine::reference::Reference;
+use remote_vae_vae::{Cancelled, DType, HostTensor, LoadError, Observer, Source, Vae, load};
+use safetensors::SafeTensors;
+use serde::Deserialize;
+
+/// An engine by name, and how to load a model on it.
+pub(crate) type Engine = (String, Box<dyn Fn(Source) -> Result<Box<dyn Vae>, LoadError>>);
+
+/// Every engine this machine has: the reference, and the processor with each of its instruction sets. One suite runs
+/// them all.
+pub(crate) fn engines() -> Vec<Engine> {
+    let mut engines: Vec<Engine> = vec![("reference".to_owned(), Box::new(|source| load(source, Reference)))];
+    for isa in Isa::available() {
+        for numerics in [Numerics::Fast, Numerics::Strict] {
+            let options = CpuOptions { isa: Some(isa), numerics, threads: Some(2), ..CpuOptions::default() };
+            let engine = CpuEngine::new(options).unwrap();
+            engines.push((engine.describe(), Box::new(move |source| load(source, engine.clone()))));
+        }
+    }
+    engines
+}
+
+/// One folder of `fixtures/vae`.
+pub(crate) struct Case {
+    pub(crate) name: String,
+    pub(crate) folder: PathBuf,
+    /// The layers whose outputs it holds.
+    pub(crate) stages: Vec<String>,
+    /// Latents, outputs of layers and sample by name.
+    pub(crate) golden: BTreeMap<String, HostTensor>,
+}
+
+impl Case {
+    pub(crate) fn source(&self) -> Source {
+        Source::Folder(self.folder.clone())
+    }
+
+    pub(crate) fn latents(&self) -> HostTensor {
+        self.golden["latents"].clone()
+    }
+}
+
+#[derive(Deserialize)]
+struct Manifest {
+    cases: BTreeMap<String, ManifestCase>,
+}
+
+#[derive(Deserialize)]
+struct ManifestCase {
+    stages: Vec<String>,
+}
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/vae")
+}
+
+/// All golden cases: those of the manifest, which must be those on disk, and some.
+pub(crate) fn cases() -> Vec<Case> {
+    let text = fs::read_to_string(fixtures().join("manifest.json")).unwrap();
+    let manifest: Manifest = serde_json::from_str(&text).unwrap();
+    assert!(!manifest.cases.is_empty(), "the manifest lists no case");
+    let on_disk =
+        fs::read_dir(fixtures()).unwrap().filter(|entry| entry.as_ref().unwrap().path().is_dir()).count();
+    assert_eq!(on_disk, manifest.cases.len(), "the manifest lists every folder");
+    manifest
+        .cases
+        .into_iter()
+        .map(|(name, ManifestCase { stages })| {
+            assert!(!stages.is_empty(), "{name} observes no layer");
+            let folder = fixtures().join(&name);
+            let golden = tensors(&folder.join("golden.safetensors"));
+            Case { name, folder, stages, golden }
+        })
+        .collect()
+}
+
+/// The case `name`.
+pub(crate) fn case(name: &str) -> Case {
+    cases().into_iter().find(|case| case.name == name).unwrap()
+}
+
+fn tensors(path: &Path) -> BTreeMap<String, HostTensor> {
+    let bytes = fs::read(path).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    file.iter()
+        .map(|(name, view)| {
+            let tensor = HostTensor::from_le_bytes(view.shape().to_vec(), DType::F32, view.data());
+            (name.to_owned(), tensor.unwrap())
+        })
+        .collect()
+}
+
+/// The largest `|found - expected|`, each relative to the expected value or, if that is larger, to the root mean square
+/// of them all; infinite where just one of two values is no number.
+pub(crate) fn error(found: &HostTensor, expected: &HostTensor) -> f32 {
+    assert_eq!(found.shape, expected.shape);
+    let mean_square = expected.data.iter().map(|x| x * x).sum::<f32>() / expected.data.len() as f32;
+    let errors = found.data.iter().zip(&expected.data).map(|(found, expected)| {
+        let error = (found - expected).abs() / expected.abs().max(mean_square.sqrt());
+        if error.is_nan() { f32::INFINITY } else { error }
+    });
+    errors.fold(0.0, f32::max)
+}
+
+/// Keeps the activations of the stages it is asked for, and every report of progress.
+#[derive(Default)]
+pub(crate) struct Recorder {
+    pub(crate) stages: Vec<String>,
+    pub(crate) activations: BTreeMap<String, HostTensor>,
+    pub(crate) progress: Vec<(usize, usize)>,
+    /// Cancels at this report.
+    pub(crate) cancel_at: Option<usize>,
+}
+
+impl Observer for Recorder {
+    fn progress(&mut self, done: usize, total: usize) -> Result<(), Cancelled> {
+        self.progress.push((done, total));
+        if self.cancel_at == Some(self.progress.len()) { Err(Cancelled) } else { Ok(()) }
+    }
+
+    fn wants(&self, stage: &str) -> bool {
+        self.stages.iter().any(|wanted| wanted == stage)
+    }
+
+    fn activation(&mut self, stage: &str, value: HostTensor) {
+        // A large batch comes in parts.
+        match self.activations.get_mut(stage) {
+            None => {
+                self.activations.insert(stage.to_owned(), value);
+            }
+            Some(earlier) => {
+                earlier.shape[0] += value.shape[0];
+                earlier.data.extend(value.data);
+            }
+        }
+    }
+}
