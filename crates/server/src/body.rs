@@ -7,6 +7,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use bytes::Bytes;
 use http_body_util::BodyExt;
+use hyper::body::Frame;
 use tokio::time::timeout;
 
 use crate::error::ApiError;
@@ -24,14 +25,17 @@ pub(crate) fn announced_length(headers: &HeaderMap) -> Option<usize> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
+/// A body on its way; `None` once it has come to its end.
+pub(crate) type Upload = Option<Body>;
+
 /// Reads a whole body of at most `limit` bytes.
 ///
 /// # Errors
 /// 413 for a longer one, 408 when it takes too long, 400 when it breaks off.
-pub(crate) async fn read(body: &mut Body, limit: usize, time: Duration) -> Result<Bytes, ApiError> {
+pub(crate) async fn read(upload: &mut Upload, limit: usize, time: Duration) -> Result<Bytes, ApiError> {
     let reading = async {
         let mut bytes = Vec::with_capacity(limit.min(FIRST_BYTES));
-        while let Some(frame) = body.frame().await {
+        while let Some(frame) = next(upload).await {
             let frame = frame.map_err(|error| {
                 ApiError::new(StatusCode::BAD_REQUEST, format!("the body could not be read: {error}"))
             })?;
@@ -55,8 +59,16 @@ pub(crate) async fn read(body: &mut Body, limit: usize, time: Duration) -> Resul
     })
 }
 
+async fn next(upload: &mut Upload) -> Option<Result<Frame<Bytes>, axum::Error>> {
+    let frame = upload.as_mut()?.frame().await;
+    if frame.is_none() {
+        *upload = None;
+    }
+    frame
+}
+
 /// Reads the rest of a body that nobody wants.
-pub(crate) async fn discard(head: &Parts, body: &mut Body) {
+pub(crate) async fn discard(head: &Parts, mut upload: Upload) {
     // Such a client does wait for the answer, and reading would tell it to send.
     let waits = head.headers.contains_key(header::EXPECT);
     if waits || announced_length(&head.headers).is_some_and(|length| length > DISCARD_BYTES) {
@@ -64,7 +76,7 @@ pub(crate) async fn discard(head: &Parts, body: &mut Body) {
     }
     let mut left = DISCARD_BYTES;
     let reading = async {
-        while let Some(Ok(frame)) = body.frame().await {
+        while let Some(Ok(frame)) = next(&mut upload).await {
             let length = frame.data_ref().map_or(0, Bytes::len);
             match left.checked_sub(length) {
                 Some(rest) => left = rest,

@@ -1,6 +1,5 @@
 //! The handler of decode requests.
 
-use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::header::{ACCEPT, CONTENT_TYPE};
 use axum::http::request::Parts;
@@ -13,26 +12,28 @@ use wire::routes::{self, Target};
 use wire::{Answer, DecodeRequest, Limits, Params, RequestHead, Task, Tensor};
 
 use crate::app::App;
+use crate::body::Upload;
 use crate::error::ApiError;
 use crate::queue::Cost;
 use crate::{body, respond};
 
 /// `POST` of every path that names a model or none.
 pub(crate) async fn handle(State(app): State<App>, request: Request) -> Response {
-    let (head, mut body) = request.into_parts();
-    match decode(&app, &head, &mut body).await {
+    let (head, body) = request.into_parts();
+    let mut upload = Some(body);
+    match decode(&app, &head, &mut upload).await {
         Ok(response) => response,
         Err(error) => {
             // Who was too slow has had enough time.
             if error.status != StatusCode::REQUEST_TIMEOUT {
-                body::discard(&head, &mut body).await;
+                body::discard(&head, upload).await;
             }
             error.into_response()
         }
     }
 }
 
-async fn decode(app: &App, parts: &Parts, body: &mut Body) -> Result<Response, ApiError> {
+async fn decode(app: &App, parts: &Parts, upload: &mut Upload) -> Result<Response, ApiError> {
     let target = routes::target(parts.uri.path())
         .ok_or_else(|| ApiError::not_found(format!("there is nothing at {}", parts.uri.path())))?
         .into_owned();
@@ -57,7 +58,7 @@ async fn decode(app: &App, parts: &Parts, body: &mut Body) -> Result<Response, A
     app.loaded()?;
     app.executor().check()?;
     let _room = app.room(announced.unwrap_or(limit))?;
-    let bytes = body::read(body, limit, app.body_timeout()).await?;
+    let bytes = body::read(upload, limit, app.body_timeout()).await?;
 
     let prepared = blocking({
         let app = app.clone();

@@ -1,6 +1,6 @@
 //! The HTTP server of remote-vae: the wire protocol in front of models.
 //!
-//! A request goes through these rooms, in this order: [`router`](mod@router) → `decode` (read, check) → `queue`
+//! A request goes through these rooms, in this order: `router` → `decode` (read, check) → `queue`
 //! (admit) → `executor` (the one thread that owns the models) → `postprocess` → `respond`.
 //!
 //! [`Server::bind`] takes the port, [`Server::run`] loads the models and serves until it is told to stop.

@@ -106,8 +106,8 @@ impl<'a> From<&'a VaeInfo> for ModelDetails<'a> {
 }
 
 async fn nothing_here(request: Request) -> ApiError {
-    let (head, mut body) = request.into_parts();
-    body::discard(&head, &mut body).await;
+    let (head, body) = request.into_parts();
+    body::discard(&head, Some(body)).await;
     ApiError::not_found(format!(
         "there is nothing at {}; latents go to /, /predict, /<model> or /<model>/predict",
         head.uri.path()
@@ -115,8 +115,8 @@ async fn nothing_here(request: Request) -> ApiError {
 }
 
 async fn other_method(request: Request) -> Response {
-    let (head, mut body) = request.into_parts();
-    body::discard(&head, &mut body).await;
+    let (head, body) = request.into_parts();
+    body::discard(&head, Some(body)).await;
     let path = head.uri.path();
     // What a route of ours takes is GET (and HEAD) unless it is one for models, and / has both.
     let is_get = [HEALTH, READY, MODELS].contains(&path.trim_end_matches('/'));

@@ -1,0 +1,142 @@
+//! A model that is easy to predict: every pixel is the latent under it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use vae::{EngineError, HostTensor, Observer, Vae, VaeError, VaeInfo};
+
+use crate::Model;
+
+/// A first latent of this value makes the model panic.
+pub(super) const PANIC: f32 = 1000.0;
+/// A first latent of this value makes the model fail.
+pub(super) const FAIL: f32 = 2000.0;
+
+/// What tests see and steer while the model belongs to the executor.
+#[derive(Clone, Default)]
+pub(super) struct Handle(Arc<State>);
+
+#[derive(Default)]
+struct State {
+    held: AtomicBool,
+    started: AtomicUsize,
+    finished: AtomicUsize,
+    released: AtomicUsize,
+}
+
+impl Handle {
+    /// From now on decodes do not end.
+    pub(super) fn hold(&self) {
+        self.0.held.store(true, Ordering::SeqCst);
+    }
+
+    /// Decodes may end.
+    pub(super) fn let_go(&self) {
+        self.0.held.store(false, Ordering::SeqCst);
+    }
+
+    /// Decodes that have begun, the warm-up apart.
+    pub(super) fn started(&self) -> usize {
+        self.0.started.load(Ordering::SeqCst) - 1
+    }
+
+    /// Decodes that have come to their end, the warm-up apart.
+    pub(super) fn finished(&self) -> usize {
+        self.0.finished.load(Ordering::SeqCst) - 1
+    }
+
+    /// How often memory was given back.
+    pub(super) fn released(&self) -> usize {
+        self.0.released.load(Ordering::SeqCst)
+    }
+}
+
+struct FakeVae {
+    info: VaeInfo,
+    handle: Handle,
+}
+
+impl Vae for FakeVae {
+    fn info(&self) -> &VaeInfo {
+        &self.info
+    }
+
+    fn decode(&mut self, latents: HostTensor, observer: &mut dyn Observer) -> Result<HostTensor, VaeError> {
+        let state = &self.handle.0;
+        state.started.fetch_add(1, Ordering::SeqCst);
+        match latents.data[0] {
+            PANIC => panic!("as the test wants it"),
+            FAIL => return Err(EngineError::OutOfMemory(12345).into()),
+            _ => {}
+        }
+        loop {
+            observer.progress(1, 2)?;
+            if !state.held.load(Ordering::SeqCst) {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        state.finished.fetch_add(1, Ordering::SeqCst);
+        Ok(enlarged(&latents, &self.info))
+    }
+
+    fn release(&mut self) {
+        self.handle.0.released.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// The first channels of `latents`, each value repeated for all pixels and frames that it stands for.
+pub(super) fn enlarged(latents: &HostTensor, info: &VaeInfo) -> HostTensor {
+    let (batch, frames, height, width) = match *latents.shape.as_slice() {
+        [batch, _, frames, height, width] => (batch, frames, height, width),
+        [batch, _, height, width] => (batch, 1, height, width),
+        ref other => panic!("{other:?} is no shape for a decode"),
+    };
+    assert_eq!(latents.shape[1], info.latent_channels);
+    let (spatial, temporal) = (info.spatial_factor, info.temporal_factor.unwrap_or(1));
+    let decoded_frames = (frames - 1) * temporal + 1;
+    let mut data = Vec::new();
+    for item in 0..batch {
+        for channel in 0..info.out_channels {
+            for frame in 0..decoded_frames {
+                for y in 0..height * spatial {
+                    for x in 0..width * spatial {
+                        let plane =
+                            (item * info.latent_channels + channel) * frames + frame.div_ceil(temporal);
+                        data.push(latents.data[(plane * height + y / spatial) * width + x / spatial]);
+                    }
+                }
+            }
+        }
+    }
+    let mut shape = vec![batch, info.out_channels, height * spatial, width * spatial];
+    if info.temporal_factor.is_some() {
+        shape.insert(2, decoded_frames);
+    }
+    HostTensor::new(shape, data)
+}
+
+/// An image model of four latent channels and two pixels a latent.
+pub(super) fn info() -> VaeInfo {
+    VaeInfo {
+        class_name: "Fake".to_owned(),
+        engine: "none".to_owned(),
+        latent_channels: 4,
+        out_channels: 3,
+        spatial_factor: 2,
+        temporal_factor: None,
+        scaling_factor: 0.5,
+        shift_factor: Some(0.125),
+        latents_mean: None,
+        latents_std: None,
+    }
+}
+
+pub(super) fn model(name: &str, info: VaeInfo) -> (Model, Handle) {
+    let handle = Handle::default();
+    let fake = FakeVae { info, handle: handle.clone() };
+    let model =
+        Model { name: name.to_owned(), source: "a test".to_owned(), load: Box::new(|| Ok(Box::new(fake))) };
+    (model, handle)
+}

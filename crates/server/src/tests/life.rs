@@ -1,0 +1,216 @@
+//! The server's life on a real port: loading, leaving clients, stopping.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::PATIENCE;
+use super::fake::{Handle, info, model};
+use crate::{Config, Model, ServeError, Server};
+
+const DECODE: &str = "POST /?dtype=uint8&shape=[1,4,1,1]&output_type=pt HTTP/1.1\r\nHost: test\r\n\
+                      Content-Type: tensor/binary\r\nContent-Length: 4\r\n\r\n1234";
+
+/// A server on a port.
+struct Live {
+    address: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    running: JoinHandle<Result<(), ServeError>>,
+}
+
+impl Live {
+    async fn open(config: Config, models: Vec<Model>) -> Self {
+        let server = Server::bind(Config { port: 0, ..config }, models).await.unwrap();
+        let address = server.local_addr();
+        let (stop, stopped) = oneshot::channel();
+        let running = tokio::spawn(server.run(async { drop(stopped.await) }));
+        Self { address, stop: Some(stop), running }
+    }
+
+    /// A server with a loaded model.
+    async fn ready(config: Config) -> (Self, Handle) {
+        let (model, handle) = model("fake", info());
+        let live = Self::open(config, vec![model]).await;
+        until(async || live.ask("GET /ready HTTP/1.1\r\n\r\n").await.starts_with("HTTP/1.1 200")).await;
+        (live, handle)
+    }
+
+    async fn connect(&self, request: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        stream
+    }
+
+    /// Everything the server says to a request, after which it is asked to close the connection.
+    async fn ask(&self, request: &str) -> String {
+        let request = request.replacen("\r\n", "\r\nConnection: close\r\n", 1);
+        everything(self.connect(&request).await).await
+    }
+
+    fn stop(&mut self) {
+        self.stop.take().unwrap().send(()).unwrap();
+    }
+
+    async fn end(self) -> Result<(), ServeError> {
+        timeout(PATIENCE, self.running).await.expect("the server did not stop").unwrap()
+    }
+}
+
+async fn everything(mut stream: TcpStream) -> String {
+    let mut answer = Vec::new();
+    timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("the connection stays open").unwrap();
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+async fn until(mut condition: impl AsyncFnMut() -> bool) {
+    let waiting = async {
+        while !condition().await {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(PATIENCE, waiting).await.expect("it never came true");
+}
+
+#[tokio::test]
+async fn it_lives_before_it_is_ready() {
+    let (may_load, loading) = mpsc::channel::<()>();
+    let (ready, _) = model("late", info());
+    let load = Box::new(move || {
+        loading.recv().unwrap();
+        (ready.load)()
+    });
+    let late = Model { name: "late".to_owned(), source: "a test".to_owned(), load };
+    let mut live = Live::open(Config::default(), vec![late]).await;
+
+    assert!(live.ask("GET /health HTTP/1.1\r\n\r\n").await.ends_with("Ok"));
+    for request in ["GET /ready HTTP/1.1\r\n\r\n", DECODE] {
+        let answer = live.ask(request).await;
+        assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+        assert!(answer.contains("retry-after: ") && answer.contains("being loaded"), "{answer}");
+    }
+    let models = live.ask("GET /models HTTP/1.1\r\n\r\n").await;
+    assert!(models.ends_with(r#"{"models":[{"name":"late","default":true}]}"#), "{models}");
+
+    may_load.send(()).unwrap();
+    until(async || live.ask("GET /ready HTTP/1.1\r\n\r\n").await.starts_with("HTTP/1.1 200")).await;
+    assert!(live.ask(DECODE).await.starts_with("HTTP/1.1 200"));
+    live.stop();
+    live.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn it_can_be_stopped_while_it_loads() {
+    let (_never, loading) = mpsc::channel::<()>();
+    let load = Box::new(move || {
+        let _ = loading.recv();
+        (model("late", info()).0.load)()
+    });
+    let late = Model { name: "late".to_owned(), source: "a test".to_owned(), load };
+    let mut live = Live::open(Config::default(), vec![late]).await;
+    live.stop();
+    live.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_model_that_does_not_load_ends_it() {
+    let load = Box::new(|| {
+        Err(vae::LoadError::Config {
+            path: PathBuf::from("config.json"),
+            message: "no such class".to_owned(),
+        })
+    });
+    let broken = Model { name: "broken".to_owned(), source: "nowhere".to_owned(), load };
+    let error = Live::open(Config::default(), vec![broken]).await.end().await.unwrap_err();
+    assert_eq!(error.to_string(), "cannot load model \"broken\" from nowhere: config.json: no such class");
+
+    let panics = Model { name: "b".to_owned(), source: "c".to_owned(), load: Box::new(|| panic!("ouch")) };
+    let error = Live::open(Config::default(), vec![panics]).await.end().await.unwrap_err();
+    assert!(error.to_string().contains("ouch"), "{error}");
+}
+
+#[tokio::test]
+async fn a_stop_lets_accepted_requests_finish() {
+    let (mut live, handle) = Live::ready(Config::default()).await;
+    handle.hold();
+    let running = live.connect(DECODE).await;
+    let waiting = live.connect(DECODE).await;
+    // A connection without a request holds up nothing.
+    let silent = live.connect("").await;
+    until(async || handle.started() == 1).await;
+    // The second is in the line once the server has said nothing to a third that came after it.
+    until(async || live.ask("GET /health HTTP/1.1\r\n\r\n").await.starts_with("HTTP/1.1 200")).await;
+
+    live.stop();
+    until(async || TcpStream::connect(live.address).await.is_err()).await;
+    assert!(!live.running.is_finished());
+    handle.let_go();
+    for stream in [running, waiting] {
+        let answer = everything(stream).await;
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("shape: [1, 3, 2, 2]"), "{answer}");
+    }
+    live.end().await.unwrap();
+    assert_eq!(everything(silent).await, "");
+    assert_eq!(handle.finished(), 2);
+}
+
+#[tokio::test]
+async fn a_connection_that_is_closed_ends_its_work() {
+    let (mut live, handle) = Live::ready(Config::default()).await;
+    handle.hold();
+    let first = live.connect(DECODE).await;
+    until(async || handle.started() == 1).await;
+    drop(first);
+    // Only the cancellation can end the first, which is held.
+    let second = live.connect(DECODE).await;
+    until(async || handle.started() == 2).await;
+    assert_eq!(handle.finished(), 0);
+    handle.let_go();
+    live.stop();
+    assert!(everything(second).await.starts_with("HTTP/1.1 200"));
+    live.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn slow_clients_are_let_go() {
+    let config = Config {
+        header_timeout: Duration::from_millis(50),
+        body_timeout: Duration::from_millis(50),
+        drain_timeout: Duration::from_millis(50),
+        ..Config::default()
+    };
+    let (mut live, handle) = Live::ready(config).await;
+    // Half a head: the connection is closed.
+    let (half, _) = DECODE.split_at(30);
+    everything(live.connect(half).await).await;
+    // Half a body: told so, then closed.
+    let answer = everything(live.connect(DECODE.strip_suffix("34").unwrap()).await).await;
+    assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("{\"error\":"), "{answer}");
+
+    // Who does not fetch an answer holds up a stop for a while only. The answer is larger than what sockets buffer.
+    let large = DECODE.replace("[1,4,1,1]", "[1,4,512,512]&out_dtype=float32");
+    let large = large.replace("Length: 4", "Length: 1048576").replace("1234", &"1".repeat(1 << 20));
+    let stream = live.connect(&large).await;
+    until(async || handle.finished() == 1).await;
+    live.stop();
+    live.end().await.unwrap();
+    drop(stream);
+}
+
+#[tokio::test]
+async fn a_refused_body_is_taken_off_the_line() {
+    // A client that sends everything before it listens must still get to hear why it was refused.
+    let (mut live, _) = Live::ready(Config::default()).await;
+    let large = DECODE.replacen("/?", "/other?", 1).replace("[1,4,1,1]", "[1,4,1024,4096]");
+    let large = large.replace("Length: 4", "Length: 16777216").replace("1234", &"1".repeat(16 << 20));
+    let answer = live.ask(&large).await;
+    assert!(answer.starts_with("HTTP/1.1 404") && answer.contains("there is no model"), "{answer}");
+    live.stop();
+    live.end().await.unwrap();
+}

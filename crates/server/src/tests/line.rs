@@ -1,0 +1,108 @@
+//! Requests that wait: a full queue, clients that leave, memory that is given back.
+
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tower::ServiceExt;
+
+use super::fake::{Handle, info, model};
+use super::{House, Reply, tensor_request};
+use crate::Config;
+
+const URI: &str = "/?dtype=uint8&shape=[1,4,1,1]&output_type=pt";
+
+/// A server whose model is busy with a request, and that request.
+async fn busy(max_queue: usize) -> (House, Handle, JoinHandle<Reply>) {
+    let (model, handle) = model("fake", info());
+    let house = House::open(Config { max_queue, ..Config::default() }, vec![model]).await;
+    handle.hold();
+    let running = request(&house);
+    house.until(|_| handle.started() == 1).await;
+    (house, handle, running)
+}
+
+/// Sends a request in the background. Aborting it is what hyper does when a client leaves.
+fn request(house: &House) -> JoinHandle<Reply> {
+    let service = house.router.clone();
+    tokio::spawn(async move {
+        Reply::read(service.oneshot(tensor_request(URI, "", vec![0; 4])).await.unwrap()).await
+    })
+}
+
+async fn ok(request: JoinHandle<Reply>) {
+    tokio::time::timeout(super::PATIENCE, request).await.unwrap().unwrap().content("tensor/binary");
+}
+
+#[tokio::test]
+async fn a_full_queue_says_when_to_come_back() {
+    let (house, handle, running) = busy(1).await;
+    let waiting = request(&house);
+    house.until(|app| app.executor().check().is_err()).await;
+    let error = house.post(URI, "", vec![0; 4]).await.error(429);
+    assert!(error.contains("queue is full"), "{error}");
+    // The process still lives, and could take work later.
+    assert_eq!(house.get("/health").await.status, 200);
+    assert_eq!(house.get("/ready").await.status, 200);
+
+    handle.let_go();
+    ok(running).await;
+    ok(waiting).await;
+    house.post(URI, "", vec![0; 4]).await.content("tensor/binary");
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_the_line_costs_no_work() {
+    let (house, handle, running) = busy(1).await;
+    let waiting = request(&house);
+    house.until(|app| app.executor().check().is_err()).await;
+    waiting.abort();
+    // Its place is free at once, long before its turn.
+    house.until(|app| app.executor().check().is_ok()).await;
+    handle.let_go();
+    ok(running).await;
+    house.until(|app| app.executor().is_idle()).await;
+    assert_eq!(handle.started(), 1);
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_during_the_work_ends_it() {
+    let (house, handle, running) = busy(1).await;
+    running.abort();
+    // The model is still held: nothing but the cancellation can end the work.
+    house.until(|app| app.executor().is_idle()).await;
+    assert_eq!((handle.started(), handle.finished()), (1, 0));
+    handle.let_go();
+    house.post(URI, "", vec![0; 4]).await.content("tensor/binary");
+}
+
+#[tokio::test]
+async fn bodies_find_room_or_are_sent_away() {
+    let (model, handle) = model("fake", info());
+    let limits = wire::Limits { max_body_bytes: 4096, ..wire::Limits::default() };
+    // Room for one JSON body of the largest size, whatever is configured.
+    let config = Config { limits, max_pending_bytes: 0, ..Config::default() };
+    let house = House::open(config, vec![model]).await;
+    handle.hold();
+    let running = request(&house);
+    house.until(|_| handle.started() == 1).await;
+    let json = axum::http::Request::post("/").header("content-type", "application/json");
+    let error = house.send(json.body("{}".into()).unwrap()).await.error(429);
+    assert!(error.contains("large"), "{error}");
+    handle.let_go();
+    ok(running).await;
+    // Now there is room, and the body is looked at.
+    let json = axum::http::Request::post("/").header("content-type", "application/json");
+    house.send(json.body("{}".into()).unwrap()).await.error(400);
+}
+
+#[tokio::test]
+async fn an_idle_model_gives_back_its_memory_once() {
+    let (model, handle) = model("fake", info());
+    let config = Config { idle_release: Duration::from_millis(5), ..Config::default() };
+    let house = House::open(config, vec![model]).await;
+    house.until(|_| handle.released() == 1).await;
+    tokio::time::sleep(Duration::from_millis(30)).await;
+    assert_eq!(handle.released(), 1, "there was no work in between");
+    house.post(URI, "", vec![0; 4]).await.content("tensor/binary");
+    house.until(|_| handle.released() == 2).await;
+}
