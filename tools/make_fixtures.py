@@ -1,0 +1,209 @@
+"""Writes the golden fixtures: small models, inputs, and what diffusers makes of them stage by stage.
+
+    python tools/make_fixtures.py            # needs torch, diffusers, safetensors; takes seconds
+
+Each case is a folder of `fixtures/vae`: a diffusers checkpoint, and `golden.safetensors` with what diffusers computes in
+f32 from the weights as they are in the file:
+
+* `pipeline_latents`, as a sampler puts them out, and for some cases `packed_latents`, the same in Flux's layout;
+* `latents`, scaled as the pipelines do just before decoding;
+* the output of every observed layer under its checkpoint name (`decoder.conv_in`, `decoder.up_blocks.0`, ...);
+* `sample`, what `AutoencoderKL.decode` returns.
+
+`fixtures/vae/manifest.json` lists the cases with what each one covers.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import diffusers
+import torch
+from make_checkpoint import write_checkpoint
+from safetensors.torch import load_file, save_file
+
+FIXTURES = Path(__file__).parent.parent / "fixtures" / "vae"
+
+# Stages worth a tensor in every case, with the up blocks; the others are added by `every_stage`.
+STAGES = ("post_quant_conv", "decoder.conv_in", "decoder.mid_block")
+
+NOT_STAGES = ("pipeline_latents", "packed_latents", "latents", "sample")
+
+
+def config(blocks: list[int], layers: int = 1, groups: int = 4, **settings) -> dict:
+    """A configuration with only the keys that matter; the rest is left to diffusers' defaults."""
+    return {
+        "_class_name": "AutoencoderKL",
+        "block_out_channels": blocks,
+        "down_block_types": ["DownEncoderBlock2D"] * len(blocks),
+        "up_block_types": ["UpDecoderBlock2D"] * len(blocks),
+        "layers_per_block": layers,
+        "norm_num_groups": groups,
+        **settings,
+    }
+
+
+CASES = {
+    "sd-like": dict(
+        covers="4 latent channels, quant convs, 4 blocks, a batch, odd sizes, every stage, old attention names",
+        config=config([8, 8, 16, 16], layers=2),
+        latents=(2, 4, 5, 2),
+        old_attention_names=True,
+        every_stage=True,
+    ),
+    "flux-like": dict(
+        covers="16 latent channels, packed latents, no quant convs, scaling and shift factor, explicit nulls, f16 file",
+        config=config(
+            [8, 16, 16],
+            latent_channels=16,
+            use_quant_conv=False,
+            use_post_quant_conv=False,
+            scaling_factor=0.3611,
+            shift_factor=0.1159,
+            latents_mean=None,
+            latents_std=None,
+        ),
+        latents=(1, 16, 6, 8),
+        packed=True,
+        dtype="float16",
+        variant="fp16",
+    ),
+    "no-mid-attention": dict(
+        covers="a mid block without attention, three layers a block, swish, bf16 file",
+        config=config([12, 24], layers=3, groups=6, mid_block_add_attention=False, act_fn="swish"),
+        latents=(1, 4, 9, 5),
+        dtype="bfloat16",
+    ),
+    "conv-attention": dict(
+        covers="attention weights in the shapes of 1x1 convolutions under their old names, latents_mean and _std",
+        config=config(
+            [8, 16],
+            scaling_factor=0.5,
+            latents_mean=[0.1, -0.2, 0.3, -0.4],
+            latents_std=[1.5, 0.5, 2.0, 1.0],
+        ),
+        latents=(1, 4, 7, 11),
+        old_attention_names=True,
+        conv_attention=True,
+    ),
+    "one-block": dict(
+        covers="no upsampling at all, 2 latent channels, one pixel, a batch",
+        config=config([16], groups=4, latent_channels=2, use_post_quant_conv=False),
+        latents=(3, 2, 1, 1),
+        every_stage=True,
+    ),
+    "many-positions": dict(
+        covers="a batch that is decoded in parts, and more positions than fit one tile of anything",
+        config=config([8, 8], groups=2, latent_channels=3, out_channels=1),
+        latents=(2, 3, 47, 53),
+        only=("decoder.mid_block",),
+    ),
+    "faint": dict(
+        covers="activations so small that every norm's eps matters",
+        config=config([8, 16]),
+        latents=(1, 4, 5, 4),
+        faint=True,
+    ),
+    "wide": dict(
+        covers="channel counts like the real ones: wide enough for every blocked path of a fast kernel",
+        config=config([32, 64], groups=32),
+        latents=(1, 4, 13, 9),
+        dtype="float16",
+    ),
+}
+
+
+def observed_modules(model: torch.nn.Module, every_stage: bool, only: tuple[str, ...] | None):
+    """The decoder's layers whose outputs are kept, by their names in the checkpoint."""
+    for name, module in model.named_modules():
+        kind = type(module).__name__
+        coarse = name in STAGES or (name.startswith("decoder.up_blocks.") and kind == "UpDecoderBlock2D")
+        fine = name.startswith("decoder.") and kind in ("ResnetBlock2D", "Attention", "Upsample2D")
+        if (name in only) if only else (coarse or (every_stage and fine)):
+            yield name, module
+
+
+def scale(latents: torch.Tensor, config) -> torch.Tensor:
+    """What StableDiffusionXLPipeline (with mean and std) and FluxPipeline (with a shift) do before `vae.decode`."""
+    if config.latents_mean is not None and config.latents_std is not None:
+        mean = torch.tensor(config.latents_mean).view(1, -1, 1, 1)
+        std = torch.tensor(config.latents_std).view(1, -1, 1, 1)
+        return latents * std / config.scaling_factor + mean
+    latents = latents / config.scaling_factor
+    return latents if config.shift_factor is None else latents + config.shift_factor
+
+
+def golden(folder: Path, case: dict, seed: int) -> dict[str, torch.Tensor]:
+    """Decodes the case with diffusers in f32 and returns latents, stages and sample."""
+    model = diffusers.AutoencoderKL.from_pretrained(folder, variant=case.get("variant"), torch_dtype=torch.float32)
+    tensors = {}
+    for name, module in observed_modules(model, case.get("every_stage", False), case.get("only")):
+        module.register_forward_hook(lambda _m, _i, output, name=name: tensors.__setitem__(name, output.clone()))
+    latents = torch.randn(case["latents"], generator=torch.Generator().manual_seed(seed))
+    tensors["pipeline_latents"] = latents
+    if case.get("packed"):
+        tensors["packed_latents"] = diffusers.FluxPipeline._pack_latents(latents, *case["latents"])
+    tensors["latents"] = scale(latents, model.config)
+    with torch.no_grad():
+        tensors["sample"] = model.decode(tensors["latents"]).sample
+    return {name: value.contiguous() for name, value in tensors.items()}
+
+
+def make_faint(folder: Path) -> None:
+    """Scales the layers that write to the trunk and into each second norm, so that variances are near eps."""
+    path = folder / "diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    for name, value in weights.items():
+        layer = name.rsplit(".", 1)[0]
+        if layer.endswith(("conv_in", "conv1", "conv2", "conv_shortcut", "to_out.0")) or name.endswith("conv.bias"):
+            value *= 1e-3
+    save_file(weights, path, metadata={"format": "pt"})
+
+
+def reshape_attention(folder: Path) -> None:
+    """Gives attention weights the shape of 1x1 convolutions, as files converted by early scripts have them."""
+    path = folder / "diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    for name, value in weights.items():
+        if ".attentions." in name and value.ndim == 2:
+            weights[name] = value[:, :, None, None].contiguous()
+    save_file(weights, path, metadata={"format": "pt"})
+
+
+def drop_encoder(folder: Path) -> None:
+    """Leaves the decoder's weights only: half the size, and a decoder must not ask for more."""
+    for path in folder.glob("*.safetensors"):
+        weights = load_file(path)
+        kept = {name: value for name, value in weights.items() if not name.startswith(("encoder.", "quant_conv."))}
+        save_file(kept, path, metadata={"format": "pt"})
+
+
+def main() -> None:
+    torch.use_deterministic_algorithms(True)
+    manifest = {}
+    for seed, (name, case) in enumerate(CASES.items(), start=1):
+        folder = FIXTURES / name
+        shutil.rmtree(folder, ignore_errors=True)
+        write_checkpoint(
+            case["config"],
+            folder,
+            seed=seed,
+            dtype=case.get("dtype", "float32"),
+            variant=case.get("variant"),
+            old_attention_names=case.get("old_attention_names", False),
+        )
+        if case.get("faint"):
+            make_faint(folder)
+        tensors = golden(folder, case, seed)
+        if case.get("conv_attention"):
+            reshape_attention(folder)
+        drop_encoder(folder)
+        save_file(tensors, folder / "golden.safetensors")
+        manifest[name] = {"covers": case["covers"], "stages": sorted(name for name in tensors if name not in NOT_STAGES)}
+    made_with = {"torch": torch.__version__.split("+")[0], "diffusers": diffusers.__version__}
+    manifest = {"made_by": "tools/make_fixtures.py", "made_with": made_with, "cases": manifest}
+    (FIXTURES / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
