@@ -1,6 +1,6 @@
 //! Variational autoencoders of diffusion models: graphs, checkpoints and the engines that run them.
 //!
-//! A caller loads a model with [`load`] and gets a `Box<dyn Vae>`; everything below that trait is generic over
+//! A caller loads a model with [`load()`] and gets a `Box<dyn Vae>`; everything below that trait is generic over
 //! an [`Engine`](engine::Engine), so each graph is written once. No async and no HTTP here.
 #![forbid(unsafe_code)]
 

@@ -27,7 +27,7 @@ fn progress_grows_from_nothing_to_everything() {
 
 #[test]
 fn a_decode_stops_wherever_it_is_cancelled_and_the_next_one_works() {
-    let case = case("many-positions");
+    let case = case("sd-like");
     for (_, load) in engines() {
         let mut vae = load(case.source()).unwrap();
         let mut whole = Recorder::default();

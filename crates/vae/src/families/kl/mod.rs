@@ -132,3 +132,29 @@ impl<E: Engine> Vae for AutoencoderKL<E> {
         self.engine.release();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::engine::reference::Reference;
+
+    #[test]
+    fn latents_are_checked_before_memory_is_taken() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/vae/sd-like");
+        let config = Config::read(&folder.join("config.json")).unwrap();
+        let checkpoint = Checkpoint::open(&folder).unwrap();
+        let vae = AutoencoderKL::load(&config, &checkpoint, Reference).unwrap();
+        assert_eq!(vae.check_latents(&[2, 4, 5, 3]).unwrap(), (2, 15));
+        // The largest tensor is what the last up blocks put out: 8 channels of 8×8 pixels a latent, in f32.
+        let limit = Reference.limits().max_tensor_bytes / (8 * 8 * 8 * 4);
+        assert!(vae.check_latents(&[1, 4, 1, limit]).is_ok());
+        for shape in
+            [[1, 4, 1, limit + 1], [1, 4, limit + 1, 1], [1, 4, 1 << 32, 1 << 32], [1, 4, usize::MAX, 2]]
+        {
+            let message = vae.check_latents(&shape).unwrap_err().to_string();
+            assert!(message.contains("too large"), "{message}");
+        }
+    }
+}
