@@ -1,7 +1,7 @@
 //! The handler of decode requests.
 
 use axum::extract::{Request, State};
-use axum::http::header::{ACCEPT, CONTENT_TYPE};
+use axum::http::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -40,6 +40,10 @@ async fn decode(app: &App, parts: &Parts, upload: &mut Upload) -> Result<Respons
     let query = parts.uri.query().unwrap_or_default();
     let content_type = joined(&parts.headers, CONTENT_TYPE)?;
     let accept = joined(&parts.headers, ACCEPT)?;
+    if let Some(encoding) = joined(&parts.headers, CONTENT_ENCODING)?.filter(|name| name != "identity") {
+        let message = format!("`Content-Encoding` is {encoding:?}, but bodies must come uncompressed");
+        return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
+    }
     let head = RequestHead::read(query, content_type.as_deref(), accept.as_deref())?;
 
     // What can be known before the body is there is checked before it is taken in.

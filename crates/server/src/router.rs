@@ -2,13 +2,13 @@
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::from_fn;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get};
 use serde::Serialize;
 use vae::VaeInfo;
-use wire::routes::{HEALTH, MODELS, PREDICT, READY};
+use wire::routes::{self, HEALTH, MODELS, PREDICT, READY};
 
 use crate::app::App;
 use crate::error::ApiError;
@@ -114,21 +114,23 @@ async fn nothing_here(request: Request) -> ApiError {
     ))
 }
 
-async fn other_method(request: Request) -> Response {
+async fn other_method(State(app): State<App>, request: Request) -> Response {
     let (head, body) = request.into_parts();
     body::discard(&head, Some(body)).await;
     let path = head.uri.path();
-    // What a route of ours takes is GET (and HEAD) unless it is one for models, and / has both.
-    let is_get = [HEALTH, READY, MODELS].contains(&path.trim_end_matches('/'));
-    let allowed = match path {
-        "/" => "GET, HEAD, POST",
-        _ if is_get => "GET, HEAD",
-        _ => "POST",
+    let page = path.strip_suffix('/').unwrap_or(path);
+    let allowed = if page.is_empty() {
+        "GET, HEAD, POST"
+    } else if [HEALTH, READY, MODELS].contains(&page) {
+        "GET, HEAD"
+    } else {
+        // A path with the name of a model; whether there is one comes before what can be done with it.
+        if let Some(Err(unknown)) = routes::target(path).map(|target| app.model(&target, None)) {
+            return unknown.into_response();
+        }
+        "POST"
     };
-    let message = match head.method {
-        Method::GET | Method::HEAD => format!("{path} takes latents with POST"),
-        _ => format!("{} is not possible at {path}: use {allowed}", head.method),
-    };
+    let message = format!("{} is not possible at {path}: use {allowed}", head.method);
     let mut response = ApiError::new(StatusCode::METHOD_NOT_ALLOWED, message).into_response();
     response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
     response

@@ -404,4 +404,58 @@ mod tests {
         assert_eq!(check("tensor/base64", 150), Ok(()));
         assert_eq!(check("application/json", limits.max_base64_body_bytes() + 1), Err(413));
     }
+
+    /// Whatever is sent, the outcome is a request or an error that blames the sender: no panic, and no fault of ours.
+    #[test]
+    fn damaged_requests_are_refused_or_read() {
+        let query = "image_format=jpg&output_type=pil&partial_postprocess=False&shape=1&shape=4&shape=[1,2]&dtype=float16\
+                     &scaling_factor=0.18215&shift_factor=0.1&do_scaling=True&height=8&width=8&quality=75&out_dtype=float32\
+                     &task=decode&model=a%20b";
+        let body =
+            r#"{"inputs": "AQI=", "parameters": {"shape": [1, 2], "dtype": "uint8", "x": [null, {}, 1e9]}}"#;
+        let accept = "image/png;q=0.5, tensor/binary, */*;q=0.1";
+        let content_types = ["tensor/binary", "tensor/base64", "application/json", "image/png", ""];
+        // xorshift64: the same damage on every run.
+        let mut state = 0x9E37_79B9_7F4A_7C15_u64;
+        let mut random = |below: usize| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state % below as u64) as usize
+        };
+        let mut damaged = |text: &str| {
+            let mut bytes = text.as_bytes().to_vec();
+            for _ in 0..random(6) {
+                let at = random(bytes.len().max(1));
+                match random(4) {
+                    0 if at < bytes.len() => bytes[at] = random(256) as u8,
+                    1 if at < bytes.len() => drop(bytes.remove(at)),
+                    2 => bytes.insert(at, b"&=%[],.-+0e;\"{}"[random(15)]),
+                    _ => bytes.truncate(at),
+                }
+            }
+            (String::from_utf8_lossy(&bytes).into_owned(), random(5))
+        };
+        let (mut read, mut refused) = (0, 0);
+        for _ in 0..20_000 {
+            let ((query, which), (accept, _), (body, _)) = (damaged(query), damaged(accept), damaged(body));
+            let outcome =
+                RequestHead::read(&query, Some(content_types[which]), Some(&accept)).and_then(|head| {
+                    head.params()?;
+                    head.max_body_bytes(&Limits::default())?;
+                    head.decode_request(body.into_bytes().into())
+                });
+            match outcome {
+                Ok(_) => read += 1,
+                Err(error) => {
+                    assert!(matches!(error.status(), 400 | 413 | 415), "{query}: {error}");
+                    refused += 1;
+                }
+            }
+        }
+        assert!(
+            read > 500 && refused > 500,
+            "{read} read, {refused} refused: the damage tests one side only"
+        );
+    }
 }

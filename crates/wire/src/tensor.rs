@@ -82,7 +82,10 @@ impl TensorHead {
     pub fn new(dtype: DType, shape: Vec<usize>) -> Result<Self, WireError> {
         let wrong = |what: &str| WireError::Parameter(format!("shape {shape:?} {what}"));
         if shape.is_empty() || shape.len() > MAX_AXES {
-            return Err(wrong("must have 1 to 8 axes"));
+            return Err(WireError::Parameter(format!(
+                "`shape` has {} axes, but must have 1 to {MAX_AXES}",
+                shape.len()
+            )));
         }
         if shape.contains(&0) {
             return Err(wrong("has an axis of length 0, so there is nothing in it"));
