@@ -1,2 +1,55 @@
-//! The remote-vae command line.
-fn main() {}
+//! The remote-vae command line: the one place of this project that reads the environment, prints and exits.
+#![forbid(unsafe_code)]
+
+mod args;
+mod decode;
+mod demo;
+mod latents;
+mod output;
+mod quickstart;
+mod serve;
+mod source;
+
+use std::process::ExitCode;
+
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::prelude::*;
+
+use crate::args::{Args, Command};
+
+fn main() -> ExitCode {
+    let args = Args::read();
+    let quiet = if matches!(args.command, Command::Serve(_)) { LevelFilter::INFO } else { LevelFilter::WARN };
+    init_log(args.log.unwrap_or_else(|| Targets::new().with_default(quiet)));
+    let result = match args.command {
+        Command::Serve(args) => serve::run(args),
+        Command::Decode(args) => decode::run(args),
+        Command::Quickstart(args) => quickstart::run(args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let style = clap::builder::styling::AnsiColor::Red.on_default().bold();
+            anstream::eprintln!("{style}error{style:#}: {}", sentence(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Log lines go to stderr, so that what a command prints stays its own.
+fn init_log(filter: Targets) {
+    let colors = anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never;
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(colors);
+    tracing_subscriber::registry().with(lines.with_filter(filter)).init();
+}
+
+/// An error and its causes in one line. Many of our errors already end in their cause; it is not said twice.
+fn sentence(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}

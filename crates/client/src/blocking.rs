@@ -63,10 +63,20 @@ impl RemoteVae {
     /// # Errors
     /// The same, and [`Error::BlockingInAsync`] when called from async code.
     pub fn decode(&self, latents: &Tensor, options: &DecodeOptions) -> Result<Decoded, Error> {
+        self.wait(self.client.decode(latents, options))
+    }
+
+    /// As [`crate::RemoteVae::is_ready`].
+    ///
+    /// # Errors
+    /// The same, and [`Error::BlockingInAsync`] when called from async code.
+    pub fn is_ready(&self) -> Result<bool, Error> {
+        self.wait(self.client.is_ready())
+    }
+
+    fn wait<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         match &self.runtime {
-            Some(runtime) if runtime::Handle::try_current().is_err() => {
-                runtime.block_on(self.client.decode(latents, options))
-            }
+            Some(runtime) if runtime::Handle::try_current().is_err() => runtime.block_on(work),
             _ => Err(Error::BlockingInAsync),
         }
     }

@@ -38,6 +38,13 @@ impl Endpoint {
         url
     }
 
+    /// Another path on the same server, with the same user and parameters.
+    pub(crate) fn at(&self, path: &str) -> Url {
+        let mut url = self.url.clone();
+        url.set_path(path);
+        url
+    }
+
     /// Without user, password and query.
     pub(crate) fn public(&self) -> &str {
         &self.public
@@ -82,6 +89,8 @@ mod tests {
         assert_eq!(full("http://host"), "http://host/?a=1");
         assert_eq!(full("http://host/sdxl?"), "http://host/sdxl?a=1");
         assert_eq!(full("http://host/?api_key=x"), "http://host/?api_key=x&a=1");
+        let endpoint = Endpoint::parse("http://user:KEY@host/sdxl?api_key=x").unwrap();
+        assert_eq!(endpoint.at("/ready").as_str(), "http://user:KEY@host/ready?api_key=x");
     }
 
     #[test]

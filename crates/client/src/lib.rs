@@ -154,6 +154,25 @@ impl RemoteVae {
         Err(Error::Refused { status: status.as_u16(), message, retry_after })
     }
 
+    /// Whether the server has loaded its models and accepts work: what it says at `/ready`. Other servers than ours
+    /// may have no such route, which is an error.
+    ///
+    /// # Errors
+    /// A server that cannot be reached or does not answer in time, or any other answer than yes (200) and no (503).
+    pub async fn is_ready(&self) -> Result<bool, Error> {
+        let transport = |error: reqwest::Error| Error::transport(&self.endpoint, &error);
+        let response =
+            self.http.get(self.endpoint.at(wire::routes::READY)).send().await.map_err(transport)?;
+        match response.status().as_u16() {
+            200 => Ok(true),
+            503 => Ok(false),
+            status => {
+                let message = ErrorBody::read(&response.bytes().await.map_err(transport)?).error;
+                Err(Error::Refused { status, message, retry_after: None })
+            }
+        }
+    }
+
     /// The endpoint, without user, password and query: fit for a log.
     pub fn endpoint(&self) -> &str {
         self.endpoint.public()

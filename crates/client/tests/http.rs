@@ -30,7 +30,9 @@ impl Received {
         let mut lines = text.lines();
         let target = lines.next().unwrap().split(' ').nth(1).unwrap().to_owned();
         let mut received = Self { target, head: lines.map(str::to_lowercase).collect(), body: Vec::new() };
-        received.body.resize(received.header("content-length").unwrap().parse().unwrap(), 0);
+        received
+            .body
+            .resize(received.header("content-length").map_or(0, |length| length.parse().unwrap()), 0);
         stream.read_exact(&mut received.body).unwrap();
         received
     }
@@ -193,4 +195,18 @@ async fn the_async_client_and_the_blocking_one_in_async_code() {
     let decoded = client::remote_decode(&endpoint, &latents(), &DecodeOptions::new()).await.unwrap();
     assert_eq!(*decoded.bytes(), picture());
     assert_eq!(thread.join().unwrap().len(), 1);
+}
+
+#[test]
+fn readiness() {
+    let (address, thread) = server(vec![
+        answer("503 Service Unavailable", &[], b"{}"),
+        answer("200 OK", &[], b"Ok"),
+        answer("404 Not Found", &[], br#"{"error": "there is nothing here"}"#),
+    ]);
+    let vae = blocking::RemoteVae::new(&format!("http://{address}/sdxl")).unwrap();
+    assert_eq!((vae.is_ready(), vae.is_ready()), (Ok(false), Ok(true)));
+    let error = vae.is_ready().unwrap_err().to_string();
+    assert_eq!(error, "the server refused with status 404: there is nothing here");
+    assert!(thread.join().unwrap().iter().all(|request| request.target == "/ready"));
 }

@@ -1,0 +1,258 @@
+//! What can be said on the command line. Names, defaults and help are here; meaning is elsewhere.
+
+use std::path::PathBuf;
+
+use clap::builder::BoolishValueParser;
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use client::{DecodeOptions, ImageFormat, OutputType};
+use tracing_subscriber::filter::Targets;
+
+use crate::source::{ModelArgs, Source};
+
+/// Decode the latents of diffusion models over HTTP, compatible with diffusers' remote_decode.
+#[derive(Debug, Parser)]
+#[command(name = "remote-vae", version, max_term_width = 110)]
+#[command(
+    after_help = "New here? Run `remote-vae quickstart`: it needs nothing else and takes a few seconds.\n\n\
+    Every flag is also an environment variable: --port is REMOTE_VAE_PORT. The command line goes first."
+)]
+pub(crate) struct Args {
+    /// What to log on stderr: error, warn, info, debug or trace; or by part, as in warn,server=debug.
+    ///
+    /// [default: info for serve, else warn]
+    #[arg(long, global = true, env = "REMOTE_VAE_LOG", value_name = "FILTER")]
+    pub(crate) log: Option<Targets>,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Serve(ServeArgs),
+    Decode(DecodeArgs),
+    Quickstart(QuickstartArgs),
+}
+
+/// Serve models over HTTP.
+///
+/// The first model answers at /, each one at /NAME. Stop with Ctrl-C or SIGTERM: accepted requests are finished.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    remote-vae serve\n      \
+      the embedded demonstration model\n  \
+    remote-vae serve --model sdxl=./sdxl-vae-fp16-fix --model flux=./FLUX.1-schnell\n      \
+      two models: sdxl at / and /sdxl, flux at /flux\n  \
+    REMOTE_VAE_HOST=0.0.0.0 REMOTE_VAE_MODEL=sd=/models/sd,sdxl=/models/sdxl remote-vae serve\n      \
+      the same by environment, for containers")]
+pub(crate) struct ServeArgs {
+    /// A model to serve; may be given several times, and the first one is the default.
+    ///
+    /// SOURCE is a folder as diffusers saves it (of an autoencoder, or of a pipeline with vae/ inside), or `demo`
+    /// for the embedded demonstration model. In the variable, several models are separated by commas.
+    #[arg(long = "model", env = "REMOTE_VAE_MODEL", value_name = "NAME=SOURCE", default_value = "demo=demo")]
+    pub(crate) models: Vec<ModelArgs>,
+    /// Name or address to listen on; 0.0.0.0 is reachable from other machines.
+    #[arg(long, env = "REMOTE_VAE_HOST", default_value = "127.0.0.1")]
+    pub(crate) host: String,
+    /// Port to listen on; 0 takes a free one.
+    #[arg(long, env = "REMOTE_VAE_PORT", default_value_t = 8080)]
+    pub(crate) port: u16,
+    /// Requests that may wait while another is decoded; one more is told to come back later.
+    #[arg(long, env = "REMOTE_VAE_MAX_QUEUE", default_value_t = server::Config::default().max_queue)]
+    pub(crate) max_queue: usize,
+}
+
+/// Decode latents to a picture or a tensor, with a server or without one.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    remote-vae decode latents.safetensors -o picture.png --endpoint http://127.0.0.1:8080\n      \
+      by a server, which scales as its model's configuration says\n  \
+    remote-vae decode latents.npy -o picture.jpg --model ./sd-vae-ft-mse --scaling-factor 0.18215\n      \
+      by a model on this machine, without a server\n  \
+    remote-vae decode flux.safetensors:latents -o out.npy --model ./FLUX.1-schnell --height 1024 --width 1024\n      \
+      packed latents, one tensor of several in a file, to a float16 tensor")]
+pub(crate) struct DecodeArgs {
+    /// File with the latents: .npy, or .safetensors with one tensor (or PATH:NAME to choose one of several).
+    pub(crate) latents: String,
+    /// File to write. Its ending says what: .jpg, .png, or for a tensor .safetensors, .npy.
+    #[arg(short, long, env = "REMOTE_VAE_OUT")]
+    pub(crate) out: PathBuf,
+    /// URL of a server, ours or any other that diffusers' remote_decode works with.
+    #[arg(long, env = "REMOTE_VAE_ENDPOINT", value_name = "URL", hide_env_values = true)]
+    pub(crate) endpoint: Option<String>,
+    /// Decode here, without a server: a folder as diffusers saves it, or `demo` [default: demo, if no --endpoint].
+    #[arg(long, env = "REMOTE_VAE_MODEL", value_name = "SOURCE")]
+    pub(crate) model: Option<ModelArgs>,
+    #[command(flatten)]
+    pub(crate) options: OptionArgs,
+}
+
+/// The options of `remote_decode`, under its names.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Options of remote_decode")]
+pub(crate) struct OptionArgs {
+    /// Divide the latents by this (SD v1: 0.18215, SDXL: 0.13025, Flux: 0.3611) [default: the model's own].
+    #[arg(long, env = "REMOTE_VAE_SCALING_FACTOR", value_name = "F", allow_negative_numbers = true)]
+    pub(crate) scaling_factor: Option<f32>,
+    /// Add this after the division (Flux: 0.1159); goes with --scaling-factor.
+    #[arg(long, env = "REMOTE_VAE_SHIFT_FACTOR", value_name = "F", allow_negative_numbers = true)]
+    pub(crate) shift_factor: Option<f32>,
+    /// The latents are scaled already: decode them as they are.
+    #[arg(long, env = "REMOTE_VAE_NO_SCALING", value_parser = BoolishValueParser::new())]
+    pub(crate) no_scaling: bool,
+    /// A picture (pil) or a tensor (pt) [default: what the ending of OUT says].
+    #[arg(long, env = "REMOTE_VAE_OUTPUT_TYPE", value_name = "TYPE")]
+    pub(crate) output_type: Option<OutputTypeArg>,
+    /// Format of a picture [default: what the ending of OUT says, else jpg].
+    #[arg(long, env = "REMOTE_VAE_IMAGE_FORMAT", value_name = "FORMAT")]
+    pub(crate) image_format: Option<ImageFormatArg>,
+    /// Tensor of bytes that are ready to show, [B, H, W, 3], instead of float16 [B, 3, H, W].
+    #[arg(long, env = "REMOTE_VAE_PARTIAL_POSTPROCESS", value_parser = BoolishValueParser::new())]
+    pub(crate) partial_postprocess: bool,
+    /// Height of the picture in pixels; packed latents need it.
+    #[arg(long, env = "REMOTE_VAE_HEIGHT", value_name = "H")]
+    pub(crate) height: Option<usize>,
+    /// Width of the picture in pixels; packed latents need it.
+    #[arg(long, env = "REMOTE_VAE_WIDTH", value_name = "W")]
+    pub(crate) width: Option<usize>,
+}
+
+/// See the whole path work: server, client, pictures.
+///
+/// Starts a server with the embedded demonstration model on a free port, sends it a photograph's latents over HTTP,
+/// and writes what comes back. Needs no network and no files.
+#[derive(Debug, clap::Args)]
+pub(crate) struct QuickstartArgs {
+    /// Folder for the pictures; made if it is not there.
+    #[arg(long, env = "REMOTE_VAE_OUT", value_name = "DIR", default_value = "remote-vae-quickstart")]
+    pub(crate) out: PathBuf,
+}
+
+/// `--output-type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OutputTypeArg {
+    /// A picture file.
+    Pil,
+    /// A tensor.
+    Pt,
+}
+
+/// `--image-format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ImageFormatArg {
+    /// JPEG at Pillow's default quality.
+    #[value(alias = "jpeg")]
+    Jpg,
+    /// PNG, lossless.
+    Png,
+}
+
+impl From<OutputTypeArg> for OutputType {
+    fn from(arg: OutputTypeArg) -> Self {
+        match arg {
+            OutputTypeArg::Pil => Self::Pil,
+            OutputTypeArg::Pt => Self::Pt,
+        }
+    }
+}
+
+impl From<ImageFormatArg> for ImageFormat {
+    fn from(arg: ImageFormatArg) -> Self {
+        match arg {
+            ImageFormatArg::Jpg => Self::Jpeg { quality: None },
+            ImageFormatArg::Png => Self::Png,
+        }
+    }
+}
+
+impl OptionArgs {
+    /// For the client. `output_type` and `image_format` are what the command line and OUT come down to.
+    pub(crate) fn options(&self, output_type: OutputType, image_format: ImageFormat) -> DecodeOptions {
+        DecodeOptions::new()
+            .do_scaling(!self.no_scaling)
+            .scaling_factor(self.scaling_factor)
+            .shift_factor(self.shift_factor)
+            .output_type(output_type)
+            .image_format(image_format)
+            .partial_postprocess(self.partial_postprocess)
+            .height(self.height)
+            .width(self.width)
+    }
+}
+
+impl Args {
+    /// What the command line and the environment say; ends the program with help or an error where they say so.
+    pub(crate) fn read() -> Self {
+        let matches = Self::command().get_matches();
+        Self::from_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
+
+    fn from_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut args = Self::from_arg_matches(matches).map_err(|error| error.format(&mut Self::command()))?;
+        if let (Command::Decode(decode), Some((_, matches))) = (&mut args.command, matches.subcommand()) {
+            decode.settle(matches)?;
+        }
+        Ok(args)
+    }
+}
+
+impl DecodeArgs {
+    /// A server and a model exclude each other. Said in one place, that is an error; said in both, the command line
+    /// goes before the environment, which may be meant for other commands.
+    fn settle(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        let said = |id| matches.value_source(id);
+        match (said("endpoint"), said("model")) {
+            (Some(ValueSource::CommandLine), Some(ValueSource::EnvVariable)) => self.model = None,
+            (Some(ValueSource::EnvVariable), Some(ValueSource::CommandLine)) => self.endpoint = None,
+            (Some(_), Some(_)) => {
+                return Err(Args::command().error(
+                    ErrorKind::ArgumentConflict,
+                    "--endpoint (REMOTE_VAE_ENDPOINT) decodes with a server, --model (REMOTE_VAE_MODEL) without one; \
+                     drop one of them",
+                ));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The model to decode with here, `None` when a server does it.
+    pub(crate) fn source(&self) -> anyhow::Result<Option<Source>> {
+        match (&self.model, &self.endpoint) {
+            (Some(ModelArgs(models)), _) => match models.as_slice() {
+                [model] => Ok(Some(model.source.clone())),
+                models => anyhow::bail!("--model names {} models, but one decodes", models.len()),
+            },
+            (None, Some(_)) => Ok(None),
+            (None, None) => Ok(Some(Source::Demo)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_is_also_a_variable() {
+        let root = Args::command();
+        let mut flags = 0;
+        for command in std::iter::once(&root).chain(root.get_subcommands()) {
+            let own = |id: &str| !matches!(id, "help" | "version");
+            for arg in command.get_arguments().filter(|arg| own(arg.get_id().as_str())) {
+                let Some(long) = arg.get_long() else { continue };
+                let expected = format!("REMOTE_VAE_{}", long.replace('-', "_").to_uppercase());
+                assert_eq!(arg.get_env().and_then(|env| env.to_str()), Some(expected.as_str()));
+                flags += 1;
+            }
+        }
+        assert!(flags > 15, "only {flags} flags were seen");
+    }
+}

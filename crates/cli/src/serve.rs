@@ -1,0 +1,187 @@
+//! `remote-vae serve`.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Instant;
+
+use anyhow::{Context, bail};
+use clap::builder::styling::Style;
+use server::{Config, Model, ServeError, Server};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use vae::VaeInfo;
+use vae::engine::cpu::CpuEngine;
+
+use crate::args::ServeArgs;
+use crate::source::{ModelArg, engine};
+
+pub(crate) fn run(args: ServeArgs) -> anyhow::Result<()> {
+    let (loaded, to_come) = unbounded_channel();
+    let engine = engine()?;
+    let models = args
+        .models
+        .iter()
+        .flat_map(|models| &models.0)
+        .map(|model| served(model, engine.clone(), loaded.clone()))
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let config = Config { host: args.host, port: args.port, max_queue: args.max_queue, ..Config::default() };
+
+    tokio::runtime::Runtime::new().context("cannot start the event loop")?.block_on(async {
+        let count = models.len();
+        let server = match Server::bind(config, models).await {
+            Err(error @ ServeError::Bind { .. }) if is_taken(&error) => {
+                bail!("{error}; stop the program that listens there, or choose another --port")
+            }
+            server => server?,
+        };
+        let url = url(server.local_addr());
+        tokio::spawn(greet(url, to_come, count));
+        server.run(stop_signal()?).await?;
+        Ok(())
+    })
+}
+
+/// A model that has been loaded.
+pub(crate) struct Loaded {
+    name: String,
+    pub(crate) info: VaeInfo,
+    seconds: f64,
+}
+
+/// What the server needs to serve `model`; `loaded` hears of it when it is there.
+pub(crate) fn served(
+    model: &ModelArg,
+    engine: CpuEngine,
+    loaded: UnboundedSender<Loaded>,
+) -> anyhow::Result<Model> {
+    let name = model.name()?;
+    let source = model.source.clone();
+    Ok(Model {
+        name: name.clone(),
+        source: source.to_string(),
+        load: Box::new(move || {
+            let start = Instant::now();
+            let vae = source.load(engine)?;
+            let info = vae.info().clone();
+            // Nobody may be listening any more, and that is fine.
+            let _ = loaded.send(Loaded { name, info, seconds: start.elapsed().as_secs_f64() });
+            Ok(vae)
+        }),
+    })
+}
+
+/// Tells a person at a terminal what there is and how to use it, once all `count` models are there.
+async fn greet(url: String, mut to_come: UnboundedReceiver<Loaded>, count: usize) {
+    let mut models = Vec::with_capacity(count);
+    while models.len() < count {
+        match to_come.recv().await {
+            Some(model) => models.push(model),
+            // One could not be loaded, and the server says so.
+            None => return,
+        }
+    }
+    let bold = Style::new().bold();
+    anstream::println!("{bold}remote-vae {}{bold:#} on {bold}{url}{bold:#}", env!("CARGO_PKG_VERSION"));
+    for (index, Loaded { name, info, seconds }) in models.iter().enumerate() {
+        let default = if index == 0 { " and /" } else { "" };
+        anstream::println!(
+            "  at /{name}{default}: {}, {} latent channels, on {}, loaded in {seconds:.1} s",
+            info.class_name,
+            info.latent_channels,
+            info.engine
+        );
+    }
+    if let Some(Loaded { info, .. }) = models.first() {
+        anstream::println!("\nFrom Python, with diffusers:\n\n{}\nStop with Ctrl-C.", snippet(&url, info));
+    }
+}
+
+/// Python that decodes with the model at `url`.
+pub(crate) fn snippet(url: &str, info: &VaeInfo) -> String {
+    let shift = info.shift_factor.map(|shift| format!(", shift_factor={shift}")).unwrap_or_default();
+    let scaling = info.scaling_factor;
+    format!(
+        "    from diffusers.utils.remote_utils import remote_decode\n    \
+         image = remote_decode(\"{url}\", latents, scaling_factor={scaling}{shift})\n"
+    )
+}
+
+/// The address for people: one that can be opened on this machine.
+pub(crate) fn url(mut address: SocketAddr) -> String {
+    match address {
+        SocketAddr::V4(v4) if v4.ip().is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+        SocketAddr::V6(v6) if v6.ip().is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    format!("http://{address}/")
+}
+
+/// Whether a port could not be had because somebody else has it.
+fn is_taken(error: &ServeError) -> bool {
+    matches!(error, ServeError::Bind { source, .. } if source.kind() == std::io::ErrorKind::AddrInUse)
+}
+
+/// Ready when the process is asked to stop: Ctrl-C, or on Unix SIGTERM. A second time ends it at once.
+fn stop_signal() -> anyhow::Result<impl Future<Output = ()> + Send + 'static> {
+    let mut signals = Signals::new().context("cannot listen for signals")?;
+    Ok(async move {
+        signals.next().await;
+        tokio::spawn(async move {
+            signals.next().await;
+            anstream::eprintln!("stopped at once; requests were cut off");
+            std::process::exit(130);
+        });
+    })
+}
+
+#[cfg(unix)]
+struct Signals {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+}
+
+#[cfg(unix)]
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+#[cfg(not(unix))]
+struct Signals;
+
+#[cfg(not(unix))]
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self)
+    }
+
+    async fn next(&mut self) {
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending().await
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_for_people() {
+        for (address, expected) in [
+            ("127.0.0.1:80", "http://127.0.0.1:80/"),
+            ("0.0.0.0:8080", "http://127.0.0.1:8080/"),
+            ("[::]:8080", "http://[::1]:8080/"),
+            ("10.1.2.3:1", "http://10.1.2.3:1/"),
+        ] {
+            assert_eq!(url(address.parse().unwrap()), expected);
+        }
+    }
+}
