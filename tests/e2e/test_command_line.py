@@ -132,4 +132,5 @@ def test_the_photograph_comes_back(server, demo, tmp_path):
     run("decode", PHOTOGRAPH_LATENTS, "-o", tmp_path / "out.png", "--endpoint", f"{server.url}/demo")
     picture = pixels((tmp_path / "out.png").read_bytes(), "PNG")
     assert_bytes(picture[None], demo.decoded(demo.unscaled(latents)))
-    assert psnr(picture, pixels(PHOTOGRAPH.read_bytes(), "PNG")) >= 27
+    likeness = psnr(picture, pixels(PHOTOGRAPH.read_bytes(), "PNG"))
+    assert likeness >= 27, f"{likeness:.2f} dB"
