@@ -23,6 +23,7 @@ mod queue;
 mod respond;
 mod router;
 mod serve;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod trace;
@@ -62,6 +63,8 @@ pub struct Config {
     pub header_timeout: Duration,
     /// How long a client may take to send the body of a request.
     pub body_timeout: Duration,
+    /// How long a client may take nothing of its answer before the connection is closed.
+    pub write_timeout: Duration,
     /// How long clients may take to fetch their answers once the server was told to stop and has no more work.
     pub drain_timeout: Duration,
     /// After how long without work the models give back memory that they keep for the next decode.
@@ -79,6 +82,7 @@ impl Default for Config {
             max_connections: 1024,
             header_timeout: Duration::from_secs(30),
             body_timeout: Duration::from_secs(60),
+            write_timeout: Duration::from_secs(60),
             drain_timeout: Duration::from_secs(30),
             idle_release: Duration::from_secs(60),
         }

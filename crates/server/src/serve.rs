@@ -17,6 +17,7 @@ use tracing::{debug, info, warn};
 use crate::app::App;
 use crate::error::ServeError;
 use crate::router::router;
+use crate::stream::Stream;
 use crate::{Config, Model};
 
 /// How often a server that is being stopped looks whether it is done.
@@ -93,6 +94,7 @@ struct Connections {
     service: TowerToHyperService<axum::Router>,
     graceful: GracefulShutdown,
     places: Arc<Semaphore>,
+    write_timeout: Duration,
 }
 
 impl Connections {
@@ -103,6 +105,7 @@ impl Connections {
             http,
             service: TowerToHyperService::new(router(app.clone())),
             graceful: GracefulShutdown::new(),
+            write_timeout: config.write_timeout,
             places: Arc::new(Semaphore::new(config.max_connections.clamp(1, Semaphore::MAX_PERMITS))),
         }
     }
@@ -135,6 +138,7 @@ impl Connections {
         if let Err(error) = stream.set_nodelay(true) {
             debug!(%error, "a connection keeps its delay");
         }
+        let stream = Stream::new(stream, self.write_timeout);
         let connection = self.http.serve_connection(TokioIo::new(stream), self.service.clone());
         self.graceful.watch(connection)
     }

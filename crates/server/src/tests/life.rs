@@ -193,14 +193,53 @@ async fn slow_clients_are_let_go() {
     let answer = everything(live.connect(DECODE.strip_suffix("34").unwrap()).await).await;
     assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("{\"error\":"), "{answer}");
 
-    // Who does not fetch an answer holds up a stop for a while only. The answer is larger than what sockets buffer.
-    let large = DECODE.replace("[1,4,1,1]", "[1,4,512,512]&out_dtype=float32");
-    let large = large.replace("Length: 4", "Length: 1048576").replace("1234", &"1".repeat(1 << 20));
-    let stream = live.connect(&large).await;
+    // Who does not fetch an answer holds up a stop for a while only.
+    let stream = live.connect(&large_answer()).await;
     until(async || handle.finished() == 1).await;
     live.stop();
     live.end().await.unwrap();
     drop(stream);
+}
+
+/// A request whose answer is larger than what sockets buffer.
+fn large_answer() -> String {
+    let request = DECODE.replace("[1,4,1,1]", "[1,4,512,512]&out_dtype=float32");
+    request.replace("Length: 4", "Length: 1048576").replace("1234", &"1".repeat(1 << 20))
+}
+
+#[tokio::test]
+async fn an_answer_that_nobody_reads_is_thrown_away() {
+    let config = Config { write_timeout: Duration::from_millis(50), max_connections: 1, ..Config::default() };
+    let (mut live, handle) = Live::ready(config).await;
+    let stream = live.connect(&large_answer()).await;
+    until(async || handle.finished() == 1).await;
+    // There is room for one connection, so this is answered only when the other one is gone.
+    assert!(live.ask("GET /health HTTP/1.1\r\n\r\n").await.ends_with("Ok"));
+    // And the other one did not get everything.
+    assert!(everything(stream).await.len() < 12 << 20);
+    live.stop();
+    live.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_not_http_is_refused_in_json_too() {
+    let (mut live, _) = Live::ready(Config::default()).await;
+    let long = "x".repeat(70_000);
+    for (request, status) in [
+        ("hello\r\n\r\n".to_owned(), 400),
+        ("GET / HTTP/1.1\r\nContent-Length: many\r\n\r\n".to_owned(), 400),
+        (format!("GET /{long} HTTP/1.1\r\n\r\n"), 414),
+        (format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(200)), 431),
+    ] {
+        let answer = everything(live.connect(&request).await).await;
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer to {status}"));
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{head}");
+        assert!(head.contains("content-type: application/json"), "{head}");
+        assert!(head.contains(&format!("content-length: {}\r\n", body.len())), "{head}");
+        assert!(body.starts_with("{\"error\":\"the "), "{body}");
+    }
+    live.stop();
+    live.end().await.unwrap();
 }
 
 #[tokio::test]
