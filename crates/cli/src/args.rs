@@ -11,7 +11,7 @@ use tracing_subscriber::filter::Targets;
 
 use crate::source::{ModelArgs, Source};
 
-/// Decode the latents of diffusion models over HTTP, compatible with diffusers' remote_decode.
+/// Decode the latents of diffusion models over HTTP, compatible with diffusers' remote_decode
 #[derive(Debug, Parser)]
 #[command(name = "remote-vae", version, max_term_width = 110)]
 #[command(
@@ -19,10 +19,8 @@ use crate::source::{ModelArgs, Source};
     Every flag is also an environment variable: --port is REMOTE_VAE_PORT. The command line goes first."
 )]
 pub(crate) struct Args {
-    /// What to log on stderr: error, warn, info, debug or trace; or by part, as in warn,server=debug.
-    ///
-    /// [default: info for serve, else warn]
-    #[arg(long, global = true, env = "REMOTE_VAE_LOG", value_name = "FILTER")]
+    /// What to log on stderr: error, warn, info, debug or trace [default: info for serve, else warn]
+    #[arg(long, global = true, env = "REMOTE_VAE_LOG", hide_env_values = true, value_name = "LEVEL")]
     pub(crate) log: Option<Targets>,
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -35,55 +33,60 @@ pub(crate) enum Command {
     Quickstart(QuickstartArgs),
 }
 
-/// Serve models over HTTP.
-///
-/// The first model answers at /, each one at /NAME. Stop with Ctrl-C or SIGTERM: accepted requests are finished.
+/// Serve models over HTTP
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  \
+#[command(
+    after_help = "The first model answers at /, and each one at /NAME. Ctrl-C and SIGTERM stop the server \
+    when the requests that\nit has accepted are answered.\n\nExamples:\n  \
     remote-vae serve\n      \
       the embedded demonstration model\n  \
     remote-vae serve --model sdxl=./sdxl-vae-fp16-fix --model flux=./FLUX.1-schnell\n      \
       two models: sdxl at / and /sdxl, flux at /flux\n  \
     REMOTE_VAE_HOST=0.0.0.0 REMOTE_VAE_MODEL=sd=/models/sd,sdxl=/models/sdxl remote-vae serve\n      \
-      the same by environment, for containers")]
+      the same by environment, for containers"
+)]
 pub(crate) struct ServeArgs {
-    /// A model to serve; may be given several times, and the first one is the default.
-    ///
-    /// SOURCE is a folder as diffusers saves it (of an autoencoder, or of a pipeline with vae/ inside), or `demo`
-    /// for the embedded demonstration model. In the variable, several models are separated by commas.
-    #[arg(long = "model", env = "REMOTE_VAE_MODEL", value_name = "NAME=SOURCE", default_value = "demo=demo")]
+    /// A model to serve, as often as wanted: a folder as diffusers saves it (of an autoencoder, or of a pipeline
+    /// with vae/ inside), or `demo` for the embedded demonstration model; in the variable, separated by commas
+    #[arg(
+        long = "model",
+        env = "REMOTE_VAE_MODEL",
+        hide_env_values = true,
+        value_name = "NAME=SOURCE",
+        default_value = "demo=demo"
+    )]
     pub(crate) models: Vec<ModelArgs>,
-    /// Name or address to listen on; 0.0.0.0 is reachable from other machines.
-    #[arg(long, env = "REMOTE_VAE_HOST", default_value = "127.0.0.1")]
+    /// Name or address to listen on; 0.0.0.0 is reachable from other machines
+    #[arg(long, env = "REMOTE_VAE_HOST", hide_env_values = true, default_value = "127.0.0.1")]
     pub(crate) host: String,
-    /// Port to listen on; 0 takes a free one.
-    #[arg(long, env = "REMOTE_VAE_PORT", default_value_t = 8080)]
+    /// Port to listen on; 0 takes a free one
+    #[arg(long, env = "REMOTE_VAE_PORT", hide_env_values = true, default_value_t = 8080)]
     pub(crate) port: u16,
-    /// Requests that may wait while another is decoded; one more is told to come back later.
-    #[arg(long, env = "REMOTE_VAE_MAX_QUEUE", default_value_t = server::Config::default().max_queue)]
+    /// Requests that may wait while another is decoded; one more is told to come back later
+    #[arg(long, env = "REMOTE_VAE_MAX_QUEUE", hide_env_values = true, default_value_t = server::Config::default().max_queue)]
     pub(crate) max_queue: usize,
 }
 
-/// Decode latents to a picture or a tensor, with a server or without one.
+/// Decode latents to a picture or a tensor, with a server or without one
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     remote-vae decode latents.safetensors -o picture.png --endpoint http://127.0.0.1:8080\n      \
       by a server, which scales as its model's configuration says\n  \
     remote-vae decode latents.npy -o picture.jpg --model ./sd-vae-ft-mse --scaling-factor 0.18215\n      \
       by a model on this machine, without a server\n  \
-    remote-vae decode flux.safetensors:latents -o out.npy --model ./FLUX.1-schnell --height 1024 --width 1024\n      \
+    remote-vae decode all.safetensors:second -o pixels.npy --model ./FLUX.1-schnell --height 1024 --width 768\n      \
       packed latents, one tensor of several in a file, to a float16 tensor")]
 pub(crate) struct DecodeArgs {
-    /// File with the latents: .npy, or .safetensors with one tensor (or PATH:NAME to choose one of several).
+    /// File with the latents: .npy, or .safetensors with one tensor (or PATH:NAME to choose one of several)
     pub(crate) latents: String,
-    /// File to write. Its ending says what: .jpg, .png, or for a tensor .safetensors, .npy.
-    #[arg(short, long, env = "REMOTE_VAE_OUT")]
+    /// File to write. Its ending says what: .jpg, .png, or for a tensor .safetensors, .npy
+    #[arg(short, long, env = "REMOTE_VAE_OUT", hide_env_values = true)]
     pub(crate) out: PathBuf,
-    /// URL of a server, ours or any other that diffusers' remote_decode works with.
-    #[arg(long, env = "REMOTE_VAE_ENDPOINT", value_name = "URL", hide_env_values = true)]
+    /// URL of a server, ours or any other that diffusers' remote_decode works with
+    #[arg(long, env = "REMOTE_VAE_ENDPOINT", hide_env_values = true, value_name = "URL")]
     pub(crate) endpoint: Option<String>,
-    /// Decode here, without a server: a folder as diffusers saves it, or `demo` [default: demo, if no --endpoint].
-    #[arg(long, env = "REMOTE_VAE_MODEL", value_name = "SOURCE")]
+    /// Decode here, without a server: a folder as diffusers saves it, or `demo` [default: demo, if no --endpoint]
+    #[arg(long, env = "REMOTE_VAE_MODEL", hide_env_values = true, value_name = "SOURCE")]
     pub(crate) model: Option<ModelArgs>,
     #[command(flatten)]
     pub(crate) options: OptionArgs,
@@ -93,59 +96,72 @@ pub(crate) struct DecodeArgs {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Options of remote_decode")]
 pub(crate) struct OptionArgs {
-    /// Divide the latents by this (SD v1: 0.18215, SDXL: 0.13025, Flux: 0.3611) [default: the model's own].
-    #[arg(long, env = "REMOTE_VAE_SCALING_FACTOR", value_name = "F", allow_negative_numbers = true)]
+    /// Divide the latents by this (SD v1: 0.18215, SDXL: 0.13025, Flux: 0.3611) [default: the model's own]
+    #[arg(
+        long,
+        env = "REMOTE_VAE_SCALING_FACTOR",
+        hide_env_values = true,
+        value_name = "F",
+        allow_negative_numbers = true
+    )]
     pub(crate) scaling_factor: Option<f32>,
-    /// Add this after the division (Flux: 0.1159); goes with --scaling-factor.
-    #[arg(long, env = "REMOTE_VAE_SHIFT_FACTOR", value_name = "F", allow_negative_numbers = true)]
+    /// Add this after the division (Flux: 0.1159); goes with --scaling-factor
+    #[arg(
+        long,
+        env = "REMOTE_VAE_SHIFT_FACTOR",
+        hide_env_values = true,
+        value_name = "F",
+        allow_negative_numbers = true
+    )]
     pub(crate) shift_factor: Option<f32>,
-    /// The latents are scaled already: decode them as they are.
-    #[arg(long, env = "REMOTE_VAE_NO_SCALING", value_parser = BoolishValueParser::new())]
+    /// The latents are scaled already: decode them as they are
+    #[arg(long, env = "REMOTE_VAE_NO_SCALING", hide_env_values = true, value_parser = BoolishValueParser::new())]
     pub(crate) no_scaling: bool,
-    /// A picture (pil) or a tensor (pt) [default: what the ending of OUT says].
-    #[arg(long, env = "REMOTE_VAE_OUTPUT_TYPE", value_name = "TYPE")]
+    /// A picture (pil) or a tensor (pt) [default: what the ending of OUT says]
+    #[arg(long, env = "REMOTE_VAE_OUTPUT_TYPE", hide_env_values = true, value_name = "TYPE")]
     pub(crate) output_type: Option<OutputTypeArg>,
-    /// Format of a picture [default: what the ending of OUT says, else jpg].
-    #[arg(long, env = "REMOTE_VAE_IMAGE_FORMAT", value_name = "FORMAT")]
+    /// Format of a picture [default: what the ending of OUT says, else jpg]
+    #[arg(long, env = "REMOTE_VAE_IMAGE_FORMAT", hide_env_values = true, value_name = "FORMAT")]
     pub(crate) image_format: Option<ImageFormatArg>,
-    /// Tensor of bytes that are ready to show, [B, H, W, 3], instead of float16 [B, 3, H, W].
-    #[arg(long, env = "REMOTE_VAE_PARTIAL_POSTPROCESS", value_parser = BoolishValueParser::new())]
+    /// Tensor of bytes that are ready to show, [B, H, W, 3], instead of float16 [B, 3, H, W]
+    #[arg(long, env = "REMOTE_VAE_PARTIAL_POSTPROCESS", hide_env_values = true, value_parser = BoolishValueParser::new())]
     pub(crate) partial_postprocess: bool,
-    /// Height of the picture in pixels; packed latents need it.
-    #[arg(long, env = "REMOTE_VAE_HEIGHT", value_name = "H")]
+    /// Height of the picture in pixels; packed latents need it
+    #[arg(long, env = "REMOTE_VAE_HEIGHT", hide_env_values = true, value_name = "H")]
     pub(crate) height: Option<usize>,
-    /// Width of the picture in pixels; packed latents need it.
-    #[arg(long, env = "REMOTE_VAE_WIDTH", value_name = "W")]
+    /// Width of the picture in pixels; packed latents need it
+    #[arg(long, env = "REMOTE_VAE_WIDTH", hide_env_values = true, value_name = "W")]
     pub(crate) width: Option<usize>,
 }
 
-/// See the whole path work: server, client, pictures.
-///
-/// Starts a server with the embedded demonstration model on a free port, sends it a photograph's latents over HTTP,
-/// and writes what comes back. Needs no network and no files.
+/// See the whole path work: server, client, pictures
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Starts a server with the embedded demonstration model on a free port, sends it a \
+    photograph's latents over HTTP,\nand writes what comes back. Needs no network and no files.")]
 pub(crate) struct QuickstartArgs {
-    /// Folder for the pictures; made if it is not there.
-    #[arg(long, env = "REMOTE_VAE_OUT", value_name = "DIR", default_value = "remote-vae-quickstart")]
+    /// Folder for the pictures; made if it is not there
+    #[arg(
+        long,
+        env = "REMOTE_VAE_OUT",
+        hide_env_values = true,
+        value_name = "DIR",
+        default_value = "remote-vae-quickstart"
+    )]
     pub(crate) out: PathBuf,
 }
 
 /// `--output-type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum OutputTypeArg {
-    /// A picture file.
     Pil,
-    /// A tensor.
     Pt,
 }
 
 /// `--image-format`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ImageFormatArg {
-    /// JPEG at Pillow's default quality.
     #[value(alias = "jpeg")]
     Jpg,
-    /// PNG, lossless.
     Png,
 }
 
@@ -168,7 +184,7 @@ impl From<ImageFormatArg> for ImageFormat {
 }
 
 impl OptionArgs {
-    /// For the client. `output_type` and `image_format` are what the command line and OUT come down to.
+    /// For the client. `output_type` and `image_format` are what the command line and OUT come down to
     pub(crate) fn options(&self, output_type: OutputType, image_format: ImageFormat) -> DecodeOptions {
         DecodeOptions::new()
             .do_scaling(!self.no_scaling)
@@ -183,7 +199,7 @@ impl OptionArgs {
 }
 
 impl Args {
-    /// What the command line and the environment say; ends the program with help or an error where they say so.
+    /// What the command line and the environment say; ends the program with help or an error where they say so
     pub(crate) fn read() -> Self {
         let matches = Self::command().get_matches();
         Self::from_matches(&matches).unwrap_or_else(|error| error.exit())
@@ -200,7 +216,7 @@ impl Args {
 
 impl DecodeArgs {
     /// A server and a model exclude each other. Said in one place, that is an error; said in both, the command line
-    /// goes before the environment, which may be meant for other commands.
+    /// goes before the environment, which may be meant for other commands
     fn settle(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
         let said = |id| matches.value_source(id);
         match (said("endpoint"), said("model")) {
@@ -218,7 +234,7 @@ impl DecodeArgs {
         Ok(())
     }
 
-    /// The model to decode with here, `None` when a server does it.
+    /// The model to decode with here, `None` when a server does it
     pub(crate) fn source(&self) -> anyhow::Result<Option<Source>> {
         match (&self.model, &self.endpoint) {
             (Some(ModelArgs(models)), _) => match models.as_slice() {

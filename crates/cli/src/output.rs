@@ -119,12 +119,16 @@ fn npy(tensor: &Tensor) -> anyhow::Result<Vec<u8>> {
     Ok(content?)
 }
 
-/// What was decoded, for people: `512 x 512 png, 310.2 KiB`.
+/// What was decoded, for people: `512 x 512 PNG, 310 KiB`.
 pub(crate) fn describe(decoded: &Decoded) -> String {
     let size = bytes(decoded.bytes().len());
     match decoded {
         Decoded::Image(image) => {
-            format!("{} x {} {}, {size}", image.width, image.height, image.format.name().to_uppercase())
+            let format = match image.format {
+                ImageFormat::Jpeg { .. } => "JPEG",
+                ImageFormat::Png => "PNG",
+            };
+            format!("{} x {} {format}, {size}", image.width, image.height)
         }
         Decoded::Tensor(tensor) => format!("{}, {size}", tensor.head),
         _ => size,
@@ -145,7 +149,8 @@ mod tests {
     use crate::args::{Args, Command};
 
     fn planned(out: &str, flags: &[&str]) -> Result<(OutputType, ImageFormat), String> {
-        let arguments = ["remote-vae", "decode", "latents.npy", "-o", out].iter().chain(flags);
+        let arguments =
+            ["remote-vae", "decode", "latents.npy", "-o", out].into_iter().chain(flags.iter().copied());
         let Command::Decode(args) = Args::try_parse_from(arguments).unwrap().command else { unreachable!() };
         plan(&args.out, &args.options).map_err(|error| error.to_string())
     }

@@ -5,13 +5,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::builder::styling::{AnsiColor, Style};
-use client::{DecodeOptions, Decoded, ImageFormat, OutputType, RemoteVae, Tensor};
+use client::{DecodeOptions, ImageFormat, OutputType, RemoteVae, Tensor};
 use server::{Config, Server};
 use tokio::sync::mpsc::unbounded_channel;
 use tokio::sync::oneshot;
+use vae::VaeInfo;
 
 use crate::args::QuickstartArgs;
-use crate::serve::{Loaded, served, snippet, url};
+use crate::serve::{IMPORT, Loaded, served, snippet, url};
 use crate::source::{ModelArg, engine};
 use crate::{demo, latents, output};
 
@@ -73,7 +74,7 @@ async fn show(out: &Path, latents: Tensor) -> anyhow::Result<()> {
         written.push(path);
     }
     let path = out.join("latents.safetensors");
-    output::write(&path, &Decoded::Tensor(latents))?;
+    std::fs::write(&path, demo::LATENTS).with_context(|| format!("cannot write {}", path.display()))?;
     written.push(path);
     // The server is done when every answer is out; `stop` is heard or the task has ended already.
     let _ = stop.send(());
@@ -83,7 +84,7 @@ async fn show(out: &Path, latents: Tensor) -> anyhow::Result<()> {
     for path in &written {
         anstream::println!("  {GOOD}{}{GOOD:#}", path.display());
     }
-    try_next(out, &snippet("http://127.0.0.1:8080/", &info));
+    try_next(out, &info);
     Ok(())
 }
 
@@ -93,27 +94,30 @@ fn title(text: &str) {
 
 /// A line of the report: what, what came of it, and how long it took.
 fn step(name: &str, text: &str, time: Option<Duration>) {
-    let time = time.map(|time| format!("{:8.3} s", time.as_secs_f64())).unwrap_or_default();
-    anstream::println!("  {name:<11} {text:<58}{DIM}{time}{DIM:#}");
+    let time = time.map(|time| format!("{:6.2} s", time.as_secs_f64())).unwrap_or_default();
+    anstream::println!("  {name:<11} {text:<60}{DIM}{time}{DIM:#}");
 }
 
 /// What to do next, ready to be copied.
-fn try_next(out: &Path, snippet: &str) {
+fn try_next(out: &Path, info: &VaeInfo) {
     let program = program();
-    let latents = out.join("latents.safetensors");
-    let again = out.join("again.png");
-    let (latents, again) = (shell(&latents.display().to_string()), shell(&again.display().to_string()));
+    let path = |name| out.join(name).display().to_string();
+    let (latents, again) = (path("latents.safetensors"), path("again.png"));
+    let call = snippet("http://127.0.0.1:8080/", "latents", info);
     title("Try next");
     anstream::println!(
-        "  {BOLD}1.{BOLD:#} Decode without a server:\n\n    \
-             {program} decode {latents} -o {again}\n\n  \
-         {BOLD}2.{BOLD:#} Serve this model, and decode from Python with diffusers:\n\n    \
-             {program} serve\n\n\
-         {DIM}    from safetensors.torch import load_file\n    \
-             latents = load_file(\"{latents}\")[\"sample\"]\n\
-         {snippet}    image.save(\"picture.png\"){DIM:#}\n\n  \
-         {BOLD}3.{BOLD:#} Serve a real model (this one is a small demonstration) from a folder that diffusers saved:\n\n    \
-             {program} serve --model sdxl=path/to/sdxl-vae\n"
+        "  1. Serve this model ...\n\n       {BOLD}{program} serve{BOLD:#}\n\n     \
+              ... and decode from Python with diffusers:\n\n       \
+              {IMPORT}\n       \
+              from safetensors.torch import load_file\n\n       \
+              latents = load_file({latents:?})[\"latents\"]\n       \
+              {call}.show()\n\n  \
+           2. Decode without a server:\n\n       \
+              {BOLD}{program} decode {} -o {}{BOLD:#}\n\n  \
+           3. Serve a real model, from a folder that diffusers saved (this one is a small demonstration):\n\n       \
+              {BOLD}{program} serve --model sdxl=path/to/sdxl-vae{BOLD:#}\n",
+        shell(&latents),
+        shell(&again),
     );
 }
 

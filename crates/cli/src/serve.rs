@@ -1,7 +1,6 @@
 //! `remote-vae serve`.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::Instant;
 
 use anyhow::{Context, bail};
 use clap::builder::styling::Style;
@@ -43,7 +42,6 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<()> {
 pub(crate) struct Loaded {
     name: String,
     pub(crate) info: VaeInfo,
-    seconds: f64,
 }
 
 /// What the server needs to serve `model`; `loaded` hears of it when it is there.
@@ -58,11 +56,10 @@ pub(crate) fn served(
         name: name.clone(),
         source: source.to_string(),
         load: Box::new(move || {
-            let start = Instant::now();
             let vae = source.load(engine)?;
             let info = vae.info().clone();
             // Nobody may be listening any more, and that is fine.
-            let _ = loaded.send(Loaded { name, info, seconds: start.elapsed().as_secs_f64() });
+            let _ = loaded.send(Loaded { name, info });
             Ok(vae)
         }),
     })
@@ -80,29 +77,31 @@ async fn greet(url: String, mut to_come: UnboundedReceiver<Loaded>, count: usize
     }
     let bold = Style::new().bold();
     anstream::println!("{bold}remote-vae {}{bold:#} on {bold}{url}{bold:#}", env!("CARGO_PKG_VERSION"));
-    for (index, Loaded { name, info, seconds }) in models.iter().enumerate() {
+    for (index, Loaded { name, info }) in models.iter().enumerate() {
         let default = if index == 0 { " and /" } else { "" };
         anstream::println!(
-            "  at /{name}{default}: {}, {} latent channels, on {}, loaded in {seconds:.1} s",
+            "  at /{name}{default}: {} with {} latent channels, on {}",
             info.class_name,
             info.latent_channels,
             info.engine
         );
     }
     if let Some(Loaded { info, .. }) = models.first() {
-        anstream::println!("\nFrom Python, with diffusers:\n\n{}\nStop with Ctrl-C.", snippet(&url, info));
+        let call = snippet(&url, "latents", info);
+        anstream::println!(
+            "\nFrom Python, with diffusers:\n\n    {IMPORT}\n    image = {call}\n\nStop with Ctrl-C."
+        );
     }
 }
 
-/// Python that decodes with the model at `url`.
-pub(crate) fn snippet(url: &str, info: &VaeInfo) -> String {
+/// Python that decodes `latents`, an expression, with the model at `url`.
+pub(crate) fn snippet(url: &str, latents: &str, info: &VaeInfo) -> String {
     let shift = info.shift_factor.map(|shift| format!(", shift_factor={shift}")).unwrap_or_default();
-    let scaling = info.scaling_factor;
-    format!(
-        "    from diffusers.utils.remote_utils import remote_decode\n    \
-         image = remote_decode(\"{url}\", latents, scaling_factor={scaling}{shift})\n"
-    )
+    format!("remote_decode(\"{url}\", {latents}, scaling_factor={}{shift})", info.scaling_factor)
 }
+
+/// The line of Python that must come before a [`snippet`].
+pub(crate) const IMPORT: &str = "from diffusers.utils.remote_utils import remote_decode";
 
 /// The address for people: one that can be opened on this machine.
 pub(crate) fn url(mut address: SocketAddr) -> String {

@@ -174,7 +174,14 @@ fn help_names_what_there_is() {
     for (command, flags) in [
         (
             "serve",
-            &["--model <NAME=SOURCE>", "--host", "--port", "REMOTE_VAE_MODEL", "127.0.0.1", "8080"][..],
+            &[
+                "--model <NAME=SOURCE>",
+                "--host <HOST>",
+                "--port <PORT>",
+                "REMOTE_VAE_MODEL",
+                "127.0.0.1",
+                "8080",
+            ][..],
         ),
         (
             "decode",

@@ -7,21 +7,21 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use safetensors::tensor::{Dtype, TensorView};
 
 /// A run that is over.
-pub struct Finished {
+pub(crate) struct Finished {
     code: Option<i32>,
-    pub stdout: String,
-    pub stderr: String,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 impl Finished {
     /// Itself, if all went well.
-    pub fn ok(self) -> Self {
+    pub(crate) fn ok(self) -> Self {
         assert_eq!(self.code, Some(0), "stdout:\n{}\nstderr:\n{}", self.stdout, self.stderr);
         self
     }
 
     /// Checks that it failed with this code, and said so once, in these words.
-    pub fn fails(self, code: i32, sentence: &str) {
+    pub(crate) fn fails(self, code: i32, sentence: &str) {
         let Self { code: found, stdout, stderr } = self;
         assert_eq!(found, Some(code), "stdout:\n{stdout}\nstderr:\n{stderr}");
         assert!(stderr.contains(sentence), "{sentence:?} is missing in\n{stderr}");
@@ -44,29 +44,29 @@ fn command(arguments: &[&str], variables: &[(&str, &str)]) -> Command {
 }
 
 /// Runs it to its end.
-pub fn run(arguments: &[&str]) -> Finished {
+pub(crate) fn run(arguments: &[&str]) -> Finished {
     run_with(arguments, &[])
 }
 
 /// Runs it to its end, with these variables.
-pub fn run_with(arguments: &[&str], variables: &[(&str, &str)]) -> Finished {
+pub(crate) fn run_with(arguments: &[&str], variables: &[(&str, &str)]) -> Finished {
     let output = command(arguments, variables).output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     Finished { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
 }
 
 /// A running `remote-vae serve` on a free port.
-pub struct Serving {
+pub(crate) struct Serving {
     child: Child,
     /// What it told, until it said how to stop it.
-    pub greeting: String,
-    pub url: String,
+    pub(crate) greeting: String,
+    pub(crate) url: String,
     // Kept open: the server may say more.
     _stdout: BufReader<ChildStdout>,
 }
 
 impl Serving {
-    pub fn start(flags: &[&str], variables: &[(&str, &str)]) -> Self {
+    pub(crate) fn start(flags: &[&str], variables: &[(&str, &str)]) -> Self {
         let arguments = [&["--log=warn", "serve", "--port=0"], flags].concat();
         let mut command = command(&arguments, variables);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -90,7 +90,7 @@ impl Serving {
     }
 
     /// Asks it to stop, and gives its exit code and what it had to complain of.
-    pub fn stop(mut self) -> (Option<i32>, String) {
+    pub(crate) fn stop(mut self) -> (Option<i32>, String) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
         let code = self.child.wait().unwrap().code();
@@ -109,7 +109,7 @@ impl Drop for Serving {
 }
 
 /// Writes float16 latents `[1, 16, 3, 5]`, the same under each name, and gives the path.
-pub fn write_latents(folder: &Path, file: &str, names: &[&str]) -> String {
+pub(crate) fn write_latents(folder: &Path, file: &str, names: &[&str]) -> String {
     // Values in [-2, 2) from a linear congruential generator, which is as good as any.
     let mut state = 7u32;
     let data: Vec<u8> = (0..16 * 3 * 5)
