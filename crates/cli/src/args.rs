@@ -37,7 +37,7 @@ pub(crate) enum Command {
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "The first model answers at /, and each one at /NAME. Ctrl-C and SIGTERM stop the server \
-    when the requests that\nit has accepted are answered.\n\nExamples:\n  \
+    when the requests that it has accepted are answered.\n\nExamples:\n  \
     remote-vae serve\n      \
       the embedded demonstration model\n  \
     remote-vae serve --model sdxl=./sdxl-vae-fp16-fix --model flux=./FLUX.1-schnell\n      \
@@ -63,7 +63,7 @@ pub(crate) struct ServeArgs {
     #[arg(long, env = "REMOTE_VAE_PORT", hide_env_values = true, default_value_t = 8080)]
     pub(crate) port: u16,
     /// Requests that may wait while another is decoded; one more is told to come back later
-    #[arg(long, env = "REMOTE_VAE_MAX_QUEUE", hide_env_values = true, default_value_t = server::Config::default().max_queue)]
+    #[arg(long, env = "REMOTE_VAE_MAX_QUEUE", hide_env_values = true, default_value_t = server::Config::default().max_queue, value_name = "N")]
     pub(crate) max_queue: usize,
 }
 
@@ -74,7 +74,7 @@ pub(crate) struct ServeArgs {
       by a server, which scales as its model's configuration says\n  \
     remote-vae decode latents.npy -o picture.jpg --model ./sd-vae-ft-mse --scaling-factor 0.18215\n      \
       by a model on this machine, without a server\n  \
-    remote-vae decode all.safetensors:second -o pixels.npy --model ./FLUX.1-schnell --height 1024 --width 768\n      \
+    remote-vae decode all.safetensors:second -o pixels.npy --model ./FLUX.1 --height 768 --width 1024\n      \
       packed latents, one tensor of several in a file, to a float16 tensor")]
 pub(crate) struct DecodeArgs {
     /// File with the latents: .npy, or .safetensors with one tensor (or PATH:NAME to choose one of several)
@@ -137,7 +137,7 @@ pub(crate) struct OptionArgs {
 /// See the whole path work: server, client, pictures
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Starts a server with the embedded demonstration model on a free port, sends it a \
-    photograph's latents over HTTP,\nand writes what comes back. Needs no network and no files.")]
+    photograph's latents over HTTP, and writes what comes back. Needs no network and no files.")]
 pub(crate) struct QuickstartArgs {
     /// Folder for the pictures; made if it is not there
     #[arg(

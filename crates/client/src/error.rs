@@ -20,7 +20,7 @@ pub enum Error {
     #[error("{0}")]
     Options(String),
     /// The server could not be reached.
-    #[error("cannot connect to {endpoint}: {reason}; is a server running there?")]
+    #[error("cannot connect to {endpoint}: {reason}")]
     Connect {
         /// The endpoint, without keys.
         endpoint: String,
@@ -67,13 +67,25 @@ impl Error {
     pub(crate) fn transport(endpoint: &Endpoint, error: &reqwest::Error) -> Self {
         let endpoint = endpoint.public().to_owned();
         if error.is_connect() {
-            Self::Connect { endpoint, reason: innermost(error) }
+            let mut reason = innermost(error);
+            if is_refused(error) {
+                reason.push_str("; is a server running there?");
+            }
+            Self::Connect { endpoint, reason }
         } else if error.is_timeout() {
             Self::Timeout { endpoint }
         } else {
             Self::Connection { endpoint, reason: innermost(error) }
         }
     }
+}
+
+/// Whether nobody listens at the address.
+fn is_refused(error: &reqwest::Error) -> bool {
+    let causes = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
+    causes
+        .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
+        .any(|cause| cause.kind() == std::io::ErrorKind::ConnectionRefused)
 }
 
 /// The first cause of an error: the outer ones only say that there was one, and may contain the URL with its keys.

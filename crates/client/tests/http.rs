@@ -169,6 +169,7 @@ fn connections_that_fail() {
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let error = vae(address, long).decode(&latents(), &DecodeOptions::new()).unwrap_err();
     assert!(matches!(&error, Error::Connect { endpoint, .. } if *endpoint == format!("http://{address}/")));
+    assert!(error.to_string().ends_with("is a server running there?"), "{error}");
 
     // Somebody listens and says nothing.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
