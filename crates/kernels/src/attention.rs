@@ -12,7 +12,7 @@ use crate::context::Context;
 use crate::conv::unit_for;
 use crate::direct::{pack_panel, write_column};
 use crate::features::{Features, Storage};
-use crate::gemm::Tile;
+use crate::gemm::{NO_PREFETCH, Tile};
 use crate::norm::{Affine, GroupNorm};
 use crate::pool::Shared;
 use crate::simd::{Op, Simd};
@@ -293,6 +293,7 @@ impl<R: Read> Op for KeysAndValues<'_, R> {
                         c: if whole { target } else { spare },
                         ldc: S::NR,
                         accumulate: false,
+                        prefetch: NO_PREFETCH,
                     });
                     if !whole {
                         std::ptr::copy_nonoverlapping(spare.cast_const(), target, (w.count - row) * S::NR);
@@ -315,6 +316,7 @@ impl<R: Read> Op for KeysAndValues<'_, R> {
                         c: w.keys.get().add((panel * w.key_rows + row) * S::NR),
                         ldc: S::NR,
                         accumulate: false,
+                        prefetch: NO_PREFETCH,
                     });
                 }
             }
@@ -346,6 +348,7 @@ impl<R: Read> Op for Queries<'_, R> {
                         c: queries.add(row * columns + panel * S::NR),
                         ldc: columns,
                         accumulate: false,
+                        prefetch: NO_PREFETCH,
                     });
                 }
             }
@@ -373,6 +376,7 @@ impl<R: Read> Op for Queries<'_, R> {
                             c: scores.add(row * KEYS + panel * S::NR),
                             ldc: KEYS,
                             accumulate: false,
+                            prefetch: NO_PREFETCH,
                         });
                     }
                 }
@@ -399,6 +403,7 @@ impl<R: Read> Op for Queries<'_, R> {
                             c: sums.add(row * columns + panel * S::NR),
                             ldc: columns,
                             accumulate: true,
+                            prefetch: NO_PREFETCH,
                         });
                     }
                 }
@@ -420,6 +425,7 @@ impl<R: Read> Op for Queries<'_, R> {
                         c: results.add(row * S::NR),
                         ldc: S::NR,
                         accumulate: false,
+                        prefetch: NO_PREFETCH,
                     });
                 }
                 let begin = panel * S::NR;

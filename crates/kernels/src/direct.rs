@@ -6,11 +6,11 @@
 
 use crate::arena::OutOfMemory;
 use crate::conv::{Conv2d, Job, Ready};
-use crate::gemm::Tile;
+use crate::gemm::{NO_PREFETCH, Tile};
 use crate::pool::Shared;
 use crate::simd::{Op, Simd};
 use crate::sink::{Partials, PartialsWriter, Sink};
-use crate::source::{Read, View, with_reader};
+use crate::source::{Read, View, Window, with_reader};
 use crate::weights::WeightView;
 
 /// Output columns and rows of a patch: its staged inputs stay in the second-level cache for 128 channels.
@@ -223,26 +223,16 @@ impl Patch<'_> {
     #[inline(always)]
     unsafe fn stage<S: Simd, R: Read>(&self, simd: S) {
         let g = self.geometry;
-        let (height, width) = (self.view.height as isize, self.view.width as isize);
-        let rows = (PATCH_HEIGHT.min(g.grid_height - self.top) - 1) * g.stride + g.reach;
-        for row in 0..rows {
-            let y = (self.top * g.stride + row) as isize - g.pad_top as isize;
-            for column in 0..g.columns {
-                let x = (self.left * g.stride + column) as isize - g.pad_left as isize;
-                let inside = y >= 0 && y < height && x >= 0 && x < width;
-                for c in (0..g.depth).step_by(S::LANES) {
-                    // SAFETY: the pixel lies inside the image where it is read; the target inside the scratch.
-                    unsafe {
-                        let v = if inside {
-                            self.view.load::<S, R>(simd, (y * width + x) as usize, c)
-                        } else {
-                            simd.zero()
-                        };
-                        simd.store(self.scratch.get().add((row * g.columns + column) * g.depth + c), v);
-                    }
-                }
-            }
-        }
+        let window = Window {
+            top: (self.top * g.stride) as isize - g.pad_top as isize,
+            left: (self.left * g.stride) as isize - g.pad_left as isize,
+            rows: (PATCH_HEIGHT.min(g.grid_height - self.top) - 1) * g.stride + g.reach,
+            columns: g.columns,
+            first: 0,
+            channels: g.depth,
+        };
+        // SAFETY: the scratch has room for every row of the largest patch, and depth is the image's stride.
+        unsafe { self.view.stage::<S, R>(simd, window, self.scratch.get()) };
     }
 
     /// Computes and writes one phase of the patch.
@@ -279,6 +269,7 @@ impl Patch<'_> {
                             c: results.add(column * S::NR),
                             ldc: S::NR,
                             accumulate: false,
+                            prefetch: NO_PREFETCH,
                         });
                     }
                     let line = ((self.top + row) * g.upsample + phase.y) * self.sink.width

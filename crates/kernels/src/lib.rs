@@ -1,6 +1,10 @@
 //! CPU kernels of remote-vae: convolution, matrix product, normalisation and attention on plain slices.
 //!
 //! The only CPU crate with `unsafe`. It knows no model and no file format.
+#![allow(
+    clippy::needless_range_loop,
+    reason = "matrices read better by their indices than by zipped iterators"
+)]
 
 mod arena;
 mod attention;

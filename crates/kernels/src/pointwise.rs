@@ -8,7 +8,7 @@ use crate::context::Context;
 use crate::conv::Conv2d;
 use crate::direct::{pack_panel, write_column};
 use crate::features::Features;
-use crate::gemm::Tile;
+use crate::gemm::{NO_PREFETCH, Tile};
 use crate::norm::Affine;
 use crate::pool::Shared;
 use crate::simd::{Op, Simd};
@@ -184,6 +184,7 @@ impl<R: Read> Op for WithReader<'_, R> {
                         c: results.add(row * S::NR),
                         ldc: S::NR,
                         accumulate: false,
+                        prefetch: NO_PREFETCH,
                     });
                 }
                 let begin = panel * S::NR;

@@ -153,6 +153,12 @@ impl<'a> Sink<'a> {
         Self { data, storage: y.storage, stride: y.stride, width: y.width, bias, residual_unit, inverse_unit }
     }
 
+    /// Brings the line of channel `c` of `pixel` into the cache.
+    #[inline(always)]
+    pub(crate) fn prefetch<S: Simd>(&self, simd: S, pixel: usize, c: usize) {
+        simd.prefetch(self.data.wrapping_add((pixel * self.stride + c) * self.storage.size()).cast());
+    }
+
     /// Adds bias and residual to `v`, stores it as the channels from `c` on of `pixel`, and returns the sum.
     ///
     /// # Safety

@@ -122,3 +122,56 @@ impl View {
         }
     }
 }
+
+/// How many pixels ahead a window's lines are prefetched.
+const AHEAD: isize = 10;
+
+/// A window of an image, ready for a convolution: which pixels, and which channels of them.
+#[derive(Clone, Copy)]
+pub(crate) struct Window {
+    /// First row and column; may lie outside the image, where everything is zero.
+    pub(crate) top: isize,
+    pub(crate) left: isize,
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
+    /// First channel, and how many: multiples of 16.
+    pub(crate) first: usize,
+    pub(crate) channels: usize,
+}
+
+impl View {
+    /// Copies a window as `[rows][columns][channels]`, normalised and activated, with zeros around the image.
+    ///
+    /// # Safety
+    /// `to` has room for the window; its channels lie inside the image's; `R` is the reader that fits the source.
+    #[inline(always)]
+    pub(crate) unsafe fn stage<S: Simd, R: Read>(&self, simd: S, window: Window, to: *mut f32) {
+        let (height, width) = (self.height as isize, self.width as isize);
+        let mut to = to;
+        for row in 0..window.rows {
+            let y = window.top + row as isize;
+            for column in 0..window.columns {
+                let x = window.left + column as isize;
+                let inside = y >= 0 && y < height && x >= 0 && x < width;
+                // A window takes a few lines out of each pixel, which the hardware does not foresee.
+                for c in (0..window.channels).step_by(64 / R::STORAGE.size()) {
+                    let pixel = (y * width + x + AHEAD) as usize;
+                    let index = pixel.wrapping_mul(self.stride).wrapping_add(window.first + c);
+                    simd.prefetch(self.data.wrapping_add(index.wrapping_mul(R::STORAGE.size())).cast());
+                }
+                for c in (0..window.channels).step_by(S::LANES) {
+                    // SAFETY: the pixel lies inside the image where it is read; the target inside the window.
+                    unsafe {
+                        let v = if inside {
+                            self.load::<S, R>(simd, (y * width + x) as usize, window.first + c)
+                        } else {
+                            simd.zero()
+                        };
+                        simd.store(to.add(c), v);
+                    }
+                }
+                to = to.wrapping_add(window.channels);
+            }
+        }
+    }
+}

@@ -28,7 +28,7 @@ unsafe fn tile_shell(simd: Avx512, tile: &Tile) {
     unsafe { microkernel::<Avx512, 12, 2>(simd, tile) }
 }
 
-// SAFETY (all of this block): a value of Avx512 exists only where its features were detected, which is all that the
+// SAFETY: (all of this block) a value of Avx512 exists only where its features were detected, which is all that the
 // arithmetic intrinsics ask for; loads and stores forward the caller's promise about the pointer.
 unsafe impl Simd for Avx512 {
     type V = __m512;
@@ -45,6 +45,11 @@ unsafe impl Simd for Avx512 {
     unsafe fn tile(self, tile: &Tile) {
         // SAFETY: self proves the features; the caller keeps Tile's contract.
         unsafe { tile_shell(self, tile) }
+    }
+    #[inline(always)]
+    fn prefetch(self, p: *const f32) {
+        // SAFETY: a prefetch never faults, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
     }
     #[inline(always)]
     fn splat(self, x: f32) -> Self::V {

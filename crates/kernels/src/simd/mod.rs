@@ -82,6 +82,9 @@ pub(crate) unsafe trait Simd: Copy + Send + Sync + 'static {
     /// `LANES` values must be writable at `p`.
     unsafe fn store_f16(self, p: *mut u16, v: Self::V);
 
+    /// Brings the line at `p` into the second-level cache. Any address will do.
+    fn prefetch(self, p: *const f32);
+
     /// All zeros.
     #[inline(always)]
     fn zero(self) -> Self::V {

@@ -47,6 +47,8 @@ unsafe impl Simd for Neon {
         unsafe { tile_shell(self, tile) }
     }
     #[inline(always)]
+    fn prefetch(self, _: *const f32) {}
+    #[inline(always)]
     fn splat(self, x: f32) -> Self::V {
         // SAFETY: self proves the feature.
         unsafe { vdupq_n_f32(x) }

@@ -35,6 +35,8 @@ unsafe impl Simd for Scalar {
         unsafe { microkernel::<Self, 4, 2>(self, tile) }
     }
     #[inline(always)]
+    fn prefetch(self, _: *const f32) {}
+    #[inline(always)]
     fn splat(self, x: f32) -> Self::V {
         [x; LANES]
     }

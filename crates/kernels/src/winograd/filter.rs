@@ -19,7 +19,7 @@ pub(crate) struct Filters<'a> {
 /// How many input channels are read at a time.
 const BLOCK: usize = 32;
 
-/// Transforms one panel of `NR` output channels. `U` is `[panel][N * N][depth][NR]`.
+/// Transforms one panel of `NR` output channels.
 pub(crate) struct TransformPanel<'a, C: Scheme> {
     pub(crate) scheme: C,
     pub(crate) filters: Filters<'a>,
@@ -27,8 +27,10 @@ pub(crate) struct TransformPanel<'a, C: Scheme> {
     pub(crate) first: usize,
     /// The output phase of an upsampling convolution, `[y, x]`.
     pub(crate) phase: Option<[usize; 2]>,
-    /// Where the panel goes: `N * N * depth * NR` values.
+    /// Where the panel goes: `[depth][NR]` values for each of the `N * N` planes.
     pub(crate) out: *mut f32,
+    /// From one plane to the next.
+    pub(crate) plane_size: usize,
     /// Room for `BLOCK * 9 * (NR + 1)` values.
     pub(crate) scratch: &'a mut Vec<f32>,
 }
@@ -84,8 +86,8 @@ impl<C: Scheme> Op for TransformPanel<'_, C> {
                             for x in 1..C::R {
                                 sum = simd.fma(half[n][x], simd.splat(C::G[m][x]), sum);
                             }
-                            let at = ((n * C::N + m) * depth + begin + i) * S::NR + v * S::LANES;
-                            // SAFETY: `out` has room for `N * N * depth * NR` values, and `begin + i < depth`.
+                            let at = (n * C::N + m) * self.plane_size + (begin + i) * S::NR + v * S::LANES;
+                            // SAFETY: `out` has room for `depth * NR` values in each plane; `begin + i < depth`.
                             unsafe { simd.store(self.out.add(at), sum) };
                         }
                     }

@@ -7,7 +7,7 @@
 //! 2. *product*: for some output channels at a time, `M[N * N][tiles][chunk] = V · U`, in register tiles;
 //! 3. *output*: transforms `M` back, adds bias and residual, gathers statistics, writes the image.
 //!
-//! `V` and `M` are scratch of the worker: no transformed image ever exists. The filters `U[panel][N * N][in][NR]`
+//! `V` and `M` are scratch of the worker: no transformed image ever exists. The filters `U[chunk][N * N][panel][in][NR]`
 //! are transformed before, by all workers (see [`filter`]).
 //!
 //! A nearest 2× upsampling followed by a 3×3 convolution is four 2×2 convolutions on the small image, one for each
@@ -20,18 +20,26 @@ mod scheme;
 
 use crate::arena::OutOfMemory;
 use crate::conv::{Job, Ready};
-use crate::gemm::Tile;
+use crate::gemm::{Tile, prefetched_lines};
 use crate::pool::Shared;
 use crate::simd::{Op, Simd};
 use crate::sink::{Partials, PartialsWriter, Sink};
-use crate::source::{Read, View, with_reader};
+use crate::source::{Read, View, Window, with_reader};
 use filter::{Filters, TransformPanel};
 pub(crate) use scheme::{F4x3, F5x2, F6x3, F7x2, MAX, Scheme};
 
 /// Output channels of one product: `M` of a block stays in the second-level cache.
 const CHUNK: usize = 64;
-/// Tiles of one block: enough that the filters' way from memory is hidden behind the products.
-const TILES: usize = 96;
+/// Rows and columns of tiles, and channels, whose inputs are staged together: they stay in the second-level cache, so
+/// that each value is read, normalised and activated about once though neighbouring tiles overlap.
+const STAGED: [usize; 2] = [4, 6];
+const STAGED_CHANNELS: usize = 32;
+/// f32 values in a line of the cache.
+const LINE: usize = 16;
+/// The most tiles of one block. Many tiles hide the filters' way from memory behind the products; few keep `V` near.
+/// With fewer output channels there are fewer filters to fetch, and fewer tiles are better: a quarter of the channels
+/// was best, or close to it, at every layer of the SD v1 decoder.
+const TILES: std::ops::RangeInclusive<usize> = 24..=96;
 
 /// Runs `job` with scheme `C`: a 3×3 convolution, or an upsampling one if `C::R` is 2.
 pub(crate) fn run<C: Scheme>(job: &mut Job<'_>, scheme: C) -> Result<Ready, OutOfMemory> {
@@ -42,10 +50,12 @@ pub(crate) fn run<C: Scheme>(job: &mut Job<'_>, scheme: C) -> Result<Ready, OutO
     // An upsampling convolution's odd phase starts one input earlier, hence the additional one.
     let extra = usize::from(C::R == 2);
     let (tiles_y, tiles_x) = ((x.height + extra).div_ceil(C::M), (x.width + extra).div_ceil(C::M));
-    let tiles = tiles_y * tiles_x;
     let depth = x.stride;
     let panels = job.y.stride.div_ceil(nr);
     let columns = panels * nr;
+
+    let chunk = CHUNK.next_multiple_of(nr).min(columns);
+    let per_chunk = chunk / nr;
 
     // Filters.
     let panel_size = C::N * C::N * depth * nr;
@@ -55,14 +65,18 @@ pub(crate) fn run<C: Scheme>(job: &mut Job<'_>, scheme: C) -> Result<Ready, OutO
         Filters { weight: job.weight, out_channels: job.y.channels, in_channels: x.channels, depth };
     context.pool.run(phases * panels, |_, index| {
         let (phase, panel) = (index / panels, index % panels);
+        let begin = panel / per_chunk * per_chunk;
+        let count = per_chunk.min(panels - begin);
         // SAFETY: the buffer has room for every panel, and each task writes its own.
-        let out = unsafe { u_ptr.get().add(index * panel_size) };
+        let out =
+            unsafe { u_ptr.get().add((phase * panels + begin) * panel_size + (panel - begin) * depth * nr) };
         context.isa.run(TransformPanel {
             scheme,
             filters,
             first: panel * nr,
             phase: (phases == 4).then_some([phase / 2, phase % 2]),
             out,
+            plane_size: count * depth * nr,
             scratch: &mut Vec::new(),
         });
     });
@@ -70,14 +84,14 @@ pub(crate) fn run<C: Scheme>(job: &mut Job<'_>, scheme: C) -> Result<Ready, OutO
     // Blocks of tiles of about equal size, the same number for each worker.
     let threads = context.pool.threads();
     let mr = context.isa.tile_shape().0;
-    let blocks = tiles.div_ceil(TILES).next_multiple_of(threads).min(tiles.div_ceil(mr));
+    let most = (phases * columns / 4).clamp(*TILES.start(), *TILES.end());
+    let grid = Grid::new([tiles_y, tiles_x], most, threads);
+    let blocks = grid.blocks();
     // Where there are fewer blocks than workers, they share a block's output channels.
-    let chunk = CHUNK.next_multiple_of(nr).min(columns);
     let chunks = phases * columns.div_ceil(chunk);
     let groups = if blocks * x.batch >= threads { 1 } else { threads.div_ceil(blocks * x.batch).min(chunks) };
 
-    let most = tiles.div_ceil(blocks).next_multiple_of(mr);
-    let layout = Layout::new(most, depth, chunk, C::N * C::N);
+    let layout = Layout::new::<C>(grid.most().next_multiple_of(mr), depth, chunk);
     let scratch = (0..threads).map(|_| context.arena.take(layout.bytes())).collect::<Result<Vec<_>, _>>()?;
     let scratch: Vec<Shared> = scratch.iter().map(|b| Shared::new(b.ptr().cast())).collect();
 
@@ -95,9 +109,7 @@ pub(crate) fn run<C: Scheme>(job: &mut Job<'_>, scheme: C) -> Result<Ready, OutO
             u: u_ptr,
             scratch: scratch[worker],
             layout,
-            tiles_x,
-            first: tiles * block / blocks,
-            last: tiles * (block + 1) / blocks,
+            tiles: grid.block(block),
             phases,
             panels,
             chunks: chunks * group / groups..chunks * (group + 1) / groups,
@@ -112,11 +124,85 @@ pub(crate) fn run<C: Scheme>(job: &mut Job<'_>, scheme: C) -> Result<Ready, OutO
     Ok(Ready { stats })
 }
 
-/// Where `V` and `M` lie in a worker's scratch, in f32 values.
+/// Some rows and columns of tiles.
+#[derive(Clone, Copy)]
+struct Patch {
+    top: usize,
+    left: usize,
+    height: usize,
+    width: usize,
+}
+
+impl Patch {
+    fn count(&self) -> usize {
+        self.height * self.width
+    }
+
+    /// The row and column of its tile `index`.
+    #[inline(always)]
+    fn tile(&self, index: usize) -> (usize, usize) {
+        (self.top + index / self.width, self.left + index % self.width)
+    }
+}
+
+/// How an image's tiles are cut into blocks: `rows × columns` blocks of about equal size.
+#[derive(Clone, Copy)]
+struct Grid {
+    tiles: [usize; 2],
+    cuts: [usize; 2],
+}
+
+impl Grid {
+    /// The cut into blocks of at most `most` tiles that makes the least idle time and the squarest blocks.
+    fn new(tiles: [usize; 2], most: usize, threads: usize) -> Self {
+        let mut best = (f64::INFINITY, [1, 1]);
+        for rows in 1..=tiles[0] {
+            for columns in 1..=tiles[1] {
+                let (height, width) = (tiles[0].div_ceil(rows), tiles[1].div_ceil(columns));
+                if height * width > most {
+                    continue;
+                }
+                let blocks = rows * columns;
+                // Rounds in which every worker does a largest block, each with its own filters to fetch (worth about
+                // a dozen tiles), and inputs that neighbouring blocks both read.
+                let rounds = blocks.div_ceil(threads) as f64;
+                let edges = 0.1 * (height + width) as f64;
+                let cost = rounds * ((height * width) as f64 + 12.0 + edges);
+                if cost < best.0 {
+                    best = (cost, [rows, columns]);
+                }
+                break;
+            }
+        }
+        Self { tiles, cuts: best.1 }
+    }
+
+    fn blocks(&self) -> usize {
+        self.cuts[0] * self.cuts[1]
+    }
+
+    /// Tiles of the largest block.
+    fn most(&self) -> usize {
+        self.tiles[0].div_ceil(self.cuts[0]) * self.tiles[1].div_ceil(self.cuts[1])
+    }
+
+    fn block(&self, index: usize) -> Patch {
+        let part = |axis: usize, i: usize| {
+            let begin = self.tiles[axis] * i / self.cuts[axis];
+            (begin, self.tiles[axis] * (i + 1) / self.cuts[axis] - begin)
+        };
+        let (top, height) = part(0, index / self.cuts[1]);
+        let (left, width) = part(1, index % self.cuts[1]);
+        Patch { top, left, height, width }
+    }
+}
+
+/// Where the staged input, `V` and `M` lie in a worker's scratch, in f32 values.
 #[derive(Clone, Copy)]
 struct Layout {
     depth: usize,
     chunk: usize,
+    v: usize,
     /// From one of the `N * N` planes of `V` to the next.
     v_plane: usize,
     m_plane: usize,
@@ -125,12 +211,15 @@ struct Layout {
 }
 
 impl Layout {
-    fn new(tiles: usize, depth: usize, chunk: usize, planes: usize) -> Self {
+    fn new<C: Scheme>(tiles: usize, depth: usize, chunk: usize) -> Self {
+        let planes = C::N * C::N;
         // Planes a multiple of 4 KiB apart would all fall into the same few lines of the cache.
         let apart = |size: usize| size.next_multiple_of(1024) + 16;
         let (v_plane, m_plane) = (apart(tiles * depth), apart(tiles * chunk));
-        let m = planes * v_plane;
-        Self { depth, chunk, v_plane, m_plane, m, end: m + planes * m_plane }
+        let side = |tiles: usize| tiles * C::M + C::N - C::M;
+        let v = side(STAGED[0]) * side(STAGED[1]) * STAGED_CHANNELS;
+        let m = v + planes * v_plane;
+        Self { depth, chunk, v, v_plane, m_plane, m, end: m + planes * m_plane }
     }
 
     fn bytes(&self) -> usize {
@@ -145,10 +234,7 @@ struct Block<'a, C: Scheme> {
     u: Shared,
     scratch: Shared,
     layout: Layout,
-    tiles_x: usize,
-    /// Tiles `first..last` of the image.
-    first: usize,
-    last: usize,
+    tiles: Patch,
     phases: usize,
     panels: usize,
     /// Which chunks of output channels, over all phases.
@@ -169,7 +255,7 @@ impl<C: Scheme, R: Read> Op for WithReader<'_, C, R> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let b = &self.work;
-        // SAFETY: the scratch holds what `layout` says for `last - first` tiles rounded up to MR; U holds all panels.
+        // SAFETY: the scratch holds what `layout` says for the block's tiles rounded up to MR; U holds all panels.
         unsafe {
             b.input::<S, R>(simd);
             for chunk in b.chunks.clone() {
@@ -188,46 +274,81 @@ impl<C: Scheme> Block<'_, C> {
     /// The scratch holds what `layout` says.
     #[inline(always)]
     unsafe fn input<S: Simd, R: Read>(&self, simd: S) {
-        // Half a cache line or a whole one at a time, so that every line is read and written once.
-        const GROUP: usize = 16;
-        let (height, width) = (self.view.height as isize, self.view.width as isize);
-        for tile in self.first..self.last {
-            let top = (tile / self.tiles_x * C::M) as isize - 1;
-            let left = (tile % self.tiles_x * C::M) as isize - 1;
-            let v = self.scratch.get();
-            let row = (tile - self.first) * self.layout.depth;
-            for c in (0..self.layout.depth).step_by(GROUP) {
-                let mut tmp = [[[simd.zero(); MAX]; MAX]; 4];
-                let vectors = GROUP / S::LANES;
-                for y in 0..C::N {
-                    let mut d = [[simd.zero(); MAX]; 4];
-                    let py = top + y as isize;
-                    if py >= 0 && py < height {
-                        for x in 0..C::N {
-                            let px = left + x as isize;
-                            if px >= 0 && px < width {
-                                let pixel = (py * width + px) as usize;
-                                for j in 0..vectors {
-                                    // SAFETY: the pixel lies inside the image; c + GROUP <= stride = depth.
-                                    d[j][x] =
-                                        unsafe { self.view.load::<S, R>(simd, pixel, c + j * S::LANES) };
-                                }
-                            }
+        let block = self.tiles;
+        let staged = self.scratch.get();
+        for top in (0..block.height).step_by(STAGED[0]) {
+            for left in (0..block.width).step_by(STAGED[1]) {
+                let height = STAGED[0].min(block.height - top);
+                let width = STAGED[1].min(block.width - left);
+                for first in (0..self.layout.depth).step_by(STAGED_CHANNELS) {
+                    let channels = STAGED_CHANNELS.min(self.layout.depth - first);
+                    let window = Window {
+                        top: ((block.top + top) * C::M) as isize - 1,
+                        left: ((block.left + left) * C::M) as isize - 1,
+                        rows: height * C::M + C::N - C::M,
+                        columns: width * C::M + C::N - C::M,
+                        first,
+                        channels,
+                    };
+                    // SAFETY: the scratch begins with room for the largest window.
+                    unsafe { self.view.stage::<S, R>(simd, window, staged) };
+                    for tile in 0..height * width {
+                        let (y, x) = (tile / width, tile % width);
+                        let corner = (y * C::M * window.columns + x * C::M) * channels;
+                        let row = (top + y) * block.width + left + x;
+                        // SAFETY: the tile lies inside the window, its row inside V.
+                        unsafe {
+                            let from = staged.add(corner).cast_const();
+                            let to = staged.add(self.layout.v + row * self.layout.depth + first);
+                            self.transform(simd, from, window.columns, channels, to);
                         }
-                    }
-                    for j in 0..vectors {
-                        tmp[j][y] = C::input(simd, d[j]);
                     }
                 }
-                for x in 0..C::N {
-                    for j in 0..vectors {
-                        let column = C::input(simd, std::array::from_fn(|y| tmp[j][y][x]));
-                        for (y, &value) in column.iter().enumerate().take(C::N) {
-                            let at = (y * C::N + x) * self.layout.v_plane + row + c + j * S::LANES;
-                            // SAFETY: inside V: plane < N * N, row of one of the block's tiles, c inside depth.
-                            unsafe { simd.store(v.add(at), value) };
-                        }
-                    }
+            }
+        }
+    }
+
+    /// `Bᵀ d B` of one tile, channel by channel.
+    ///
+    /// # Safety
+    /// `from` is readable for `N` rows of `N` pixels of `channels` values, rows `columns` pixels apart; `to` is writable
+    /// for `channels` values in each plane of V.
+    #[inline(always)]
+    unsafe fn transform<S: Simd>(
+        &self,
+        simd: S,
+        from: *const f32,
+        columns: usize,
+        channels: usize,
+        to: *mut f32,
+    ) {
+        for c in (0..channels).step_by(S::LANES) {
+            if c % LINE == 0 {
+                // The lines written next, which lie in as many pages as there are planes: this tile's, or those of
+                // the tile after it.
+                let next = if c + LINE < channels {
+                    to.wrapping_add(c + LINE)
+                } else {
+                    to.wrapping_add(self.layout.depth)
+                };
+                for plane in 0..C::N * C::N {
+                    simd.prefetch(next.wrapping_add(plane * self.layout.v_plane));
+                }
+            }
+            let mut tmp = [[simd.zero(); MAX]; MAX];
+            for (y, row) in tmp.iter_mut().enumerate().take(C::N) {
+                let mut d = [simd.zero(); MAX];
+                for (x, d) in d.iter_mut().enumerate().take(C::N) {
+                    // SAFETY: by the caller's promise.
+                    *d = unsafe { simd.load(from.add((y * columns + x) * channels + c)) };
+                }
+                *row = C::input(simd, d);
+            }
+            for x in 0..C::N {
+                let column = C::input(simd, std::array::from_fn(|y| tmp[y][x]));
+                for (y, &value) in column.iter().enumerate().take(C::N) {
+                    // SAFETY: by the caller's promise.
+                    unsafe { simd.store(to.add((y * C::N + x) * self.layout.v_plane + c), value) };
                 }
             }
         }
@@ -250,32 +371,35 @@ impl<C: Scheme> Block<'_, C> {
     unsafe fn product<S: Simd>(&self, simd: S, chunk: usize) {
         let planes = C::N * C::N;
         let (phase, first, count) = self.chunk_panels(chunk, S::NR);
-        let tiles = self.last - self.first;
+        let tiles = self.tiles.count();
+        let depth = self.layout.depth;
+        let panel_size = depth * S::NR;
+        let u = self.u.get().wrapping_add((phase * self.panels + first) * planes * panel_size).cast_const();
+        // Values that one tile prefetches.
+        let ahead = prefetched_lines(depth) * 16;
         for plane in 0..planes {
-            for panel in 0..count {
-                let index = phase * self.panels + first + panel;
-                for row in (0..tiles).step_by(S::MR) {
+            let u = u.wrapping_add(plane * count * panel_size);
+            let v = self.scratch.get().wrapping_add(self.layout.v + plane * self.layout.v_plane).cast_const();
+            let m = self.scratch.get().wrapping_add(self.layout.m + plane * self.layout.m_plane);
+            // What the next plane needs comes in while this one is computed: its panels follow this one's.
+            let mut next = [v.wrapping_add(self.layout.v_plane), u.wrapping_add(count * panel_size)];
+            for row in (0..tiles).step_by(S::MR) {
+                for panel in 0..count {
                     // SAFETY: V has MR rows from `row` on (its tiles are rounded up to MR), M too; the panel is
                     // one of U's.
                     unsafe {
-                        let v = self.scratch.get().add(plane * self.layout.v_plane + row * self.layout.depth);
-                        let m = self.scratch.get().add(
-                            self.layout.m
-                                + plane * self.layout.m_plane
-                                + row * self.layout.chunk
-                                + panel * S::NR,
-                        );
-                        let b = self.u.get().add((index * planes + plane) * self.layout.depth * S::NR);
                         simd.tile(&Tile {
-                            segments: &[v.cast_const()],
-                            lda: self.layout.depth,
-                            k: self.layout.depth,
-                            b: b.cast_const(),
-                            c: m,
+                            segments: &[v.add(row * depth)],
+                            lda: depth,
+                            k: depth,
+                            b: u.add(panel * panel_size),
+                            c: m.add(row * self.layout.chunk + panel * S::NR),
                             ldc: self.layout.chunk,
                             accumulate: false,
+                            prefetch: next,
                         });
                     }
+                    next = next.map(|p| p.wrapping_add(ahead));
                 }
             }
         }
@@ -294,18 +418,35 @@ impl<C: Scheme> Block<'_, C> {
         let begin = first_panel * S::NR;
         let end = (begin + count * S::NR).min(self.sink.stride);
         let mut seen = 0u32;
-        for tile in self.first..self.last {
+        for tile in 0..self.tiles.count() {
+            let (tile_y, tile_x) = self.tiles.tile(tile);
             // An odd phase's first output comes before the image.
-            let top = (tile / self.tiles_x * C::M) as isize - py as isize;
-            let left = (tile % self.tiles_x * C::M) as isize - px as isize;
+            let top = (tile_y * C::M) as isize - py as isize;
+            let left = (tile_x * C::M) as isize - px as isize;
             let ys = inside(top, C::M, self.view.height);
             let xs = inside(left, C::M, self.view.width);
             let pixels = (ys.len() * xs.len()) as u32;
             if pixels == 0 {
                 continue;
             }
-            let row = (tile - self.first) * self.layout.chunk;
+            let row = tile * self.layout.chunk;
             for c in (begin..end).step_by(S::LANES) {
+                if c % LINE == 0 {
+                    // The lines read and written next: this tile's next channels; of M, or else those of the tile after.
+                    let m = self.layout.m
+                        + row
+                        + if c + LINE < end { c + LINE - begin } else { self.layout.chunk };
+                    for plane in 0..C::N * C::N {
+                        simd.prefetch(self.scratch.get().wrapping_add(m + plane * self.layout.m_plane));
+                    }
+                    for y in ys.clone() {
+                        let line = (top + y as isize) as usize * step + py;
+                        for x in xs.clone() {
+                            let pixel = line * self.sink.width + (left + x as isize) as usize * step + px;
+                            self.sink.prefetch(simd, pixel, c + LINE);
+                        }
+                    }
+                }
                 let mut tmp = [[simd.zero(); MAX]; MAX];
                 for x in 0..C::N {
                     let column = std::array::from_fn(|y| {
