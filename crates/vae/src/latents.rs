@@ -99,7 +99,7 @@ fn unpack(packed: &HostTensor, rows: usize, columns: usize) -> HostTensor {
     HostTensor::new(vec![batch, channels, height, width], data)
 }
 
-/// How latents become what the decoder was trained on.
+/// How latents become what the decoder was trained on. Which of these a request asks for is the caller's to know.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Scaling {
     /// Not at all: the caller has done it.
@@ -116,22 +116,6 @@ pub enum Scaling {
 }
 
 impl Scaling {
-    /// What a request asks for, by precedence: its own `scaling_factor` (with its `shift_factor`), its `do_scaling`,
-    /// and `otherwise` when it says neither. A `shift_factor` alone says nothing.
-    pub fn from_request(
-        scaling_factor: Option<f32>,
-        shift_factor: Option<f32>,
-        do_scaling: Option<bool>,
-        otherwise: Self,
-    ) -> Self {
-        match (scaling_factor, do_scaling) {
-            (Some(scaling_factor), _) => Self::Factors { scaling_factor, shift_factor },
-            (None, Some(true)) => Self::Model,
-            (None, Some(false)) => Self::Unchanged,
-            (None, None) => otherwise,
-        }
-    }
-
     /// Scales latents `[B, C, ...]` in place, with the operations of diffusers' pipelines in their order, in f32:
     /// `latents / scaling_factor + shift_factor`, or for a configuration that has `latents_mean` and `latents_std`,
     /// `latents * latents_std / scaling_factor + latents_mean` (`StableDiffusionXLPipeline`).
@@ -286,19 +270,6 @@ mod tests {
         assert_eq!(shape(&[16, 3, 4, 5]).unwrap(), [1, 16, 3, 4, 5]);
         assert!(shape(&[1, 16, 4, 5]).is_err());
         assert!(shape(&[16, 4, 5]).is_err());
-    }
-
-    #[test]
-    fn precedence_of_what_a_request_says() {
-        let factors = Scaling::Factors { scaling_factor: 0.5, shift_factor: Some(1.0) };
-        for do_scaling in [None, Some(true), Some(false)] {
-            assert_eq!(Scaling::from_request(Some(0.5), Some(1.0), do_scaling, Scaling::Unchanged), factors);
-        }
-        assert_eq!(Scaling::from_request(None, None, Some(true), Scaling::Unchanged), Scaling::Model);
-        assert_eq!(Scaling::from_request(None, Some(1.0), Some(true), Scaling::Unchanged), Scaling::Model);
-        assert_eq!(Scaling::from_request(None, None, Some(false), Scaling::Model), Scaling::Unchanged);
-        assert_eq!(Scaling::from_request(None, None, None, Scaling::Unchanged), Scaling::Unchanged);
-        assert_eq!(Scaling::from_request(None, None, None, Scaling::Model), Scaling::Model);
     }
 
     #[test]
