@@ -5,7 +5,7 @@ use crate::context::Context;
 use crate::direct;
 use crate::features::{ChannelStats, Features, PAD, Storage};
 use crate::norm::{Affine, GroupNorm};
-use crate::plan::{self, Algorithm};
+use crate::plan::{self, Algorithm, Plan};
 use crate::pointwise;
 use crate::sink::Sink;
 use crate::source::Source;
@@ -91,16 +91,28 @@ impl Conv2d<'_> {
         residual: Option<Features>,
     ) -> Result<Features, OutOfMemory> {
         let affine = affine(x, pre);
-        let algorithm = if self.is_same3x3() {
-            plan::choose(context, self, x, affine.as_ref(), false).algorithm
-        } else {
-            Algorithm::Direct
-        };
+        let algorithm = self.plan_with(context, x, affine.as_ref()).algorithm;
         self.with(context, x, pre.silu, affine.as_ref(), residual, 1, |job| match algorithm {
             Algorithm::Winograd6 => winograd::run(job, winograd::F6x3),
             Algorithm::Winograd4 => winograd::run(job, winograd::F4x3),
             Algorithm::Direct => direct::run(job, self, 1),
         })
+    }
+
+    /// How [`Conv2d::run`] and [`Conv2d::run_upsampled`] would do it, and why.
+    pub fn plan(&self, context: &Context, x: &Features, pre: Pre<'_>) -> Plan {
+        self.plan_with(context, x, affine(x, pre).as_ref())
+    }
+
+    fn plan_with(&self, context: &Context, x: &Features, affine: Option<&Affine>) -> Plan {
+        if self.is_same3x3() {
+            plan::choose(context, self, x, affine)
+        } else {
+            Plan {
+                algorithm: Algorithm::Direct,
+                reason: "Winograd's filtering is for 3×3 kernels with stride 1",
+            }
+        }
     }
 
     /// `conv(nearest_upsample_2x(x))` for a 3×3 convolution that keeps the size.
@@ -110,7 +122,7 @@ impl Conv2d<'_> {
     pub fn run_upsampled(&self, context: &Context, x: &Features) -> Result<Features, OutOfMemory> {
         assert!(self.is_same3x3());
         let affine = affine(x, Pre::default());
-        let algorithm = plan::choose(context, self, x, affine.as_ref(), true).algorithm;
+        let algorithm = self.plan_with(context, x, affine.as_ref()).algorithm;
         self.with(context, x, false, affine.as_ref(), None, 2, |job| match algorithm {
             Algorithm::Winograd6 => winograd::run(job, winograd::F7x2),
             Algorithm::Winograd4 => winograd::run(job, winograd::F5x2),

@@ -25,6 +25,8 @@ pub(crate) struct Affine {
     pub(crate) shift: Vec<f32>,
     /// The largest magnitude that each channel of any image can have afterwards, `[stride]`.
     pub(crate) bound: Vec<f32>,
+    /// Whether it normalises; otherwise it only turns stored values into true ones.
+    pub(crate) normed: bool,
 }
 
 impl Affine {
@@ -36,7 +38,7 @@ impl Affine {
                 *b = b.max(m);
             }
         }
-        Self { scale: x.unit.repeat(x.batch), shift: vec![0.0; x.batch * x.stride], bound }
+        Self { scale: x.unit.repeat(x.batch), shift: vec![0.0; x.batch * x.stride], bound, normed: false }
     }
 
     /// Group normalisation of `x`: `(x - mean) / sqrt(var + eps) * weight + bias`, variance over `H * W * C / groups`
@@ -66,6 +68,6 @@ impl Affine {
                 }
             }
         }
-        Self { scale, shift, bound }
+        Self { scale, shift, bound, normed: true }
     }
 }

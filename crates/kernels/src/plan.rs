@@ -1,4 +1,15 @@
 //! Which algorithm does a convolution, and why.
+//!
+//! Winograd's transforms spread a tile's largest value over the whole tile, so their rounding error goes with the
+//! largest input where a direct convolution's goes with the inputs under the filter. Against a signal of a certain
+//! deviation, the error of one layer is at most about
+//!
+//! `coefficient * sqrt(Σ n_c max_c²  /  Σ n_c var_c)`
+//!
+//! of the output's deviation, with `n_c` the squared norm of the weights that read channel `c`, `max_c` the largest
+//! magnitude in it and `var_c` its variance. All of this is known before the layer runs: the layer before has gathered
+//! it. Images with single bright spots or with channels far from zero step down to smaller tiles, then to direct
+//! convolution.
 
 use crate::context::{Context, Numerics};
 use crate::conv::Conv2d;
@@ -17,7 +28,7 @@ pub enum Algorithm {
 }
 
 /// A choice and its reason.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
     /// The choice.
     pub algorithm: Algorithm,
@@ -25,26 +36,98 @@ pub struct Plan {
     pub reason: &'static str,
 }
 
-/// Fewer output channels than this leave most of a register tile idle in the Winograd domain, where only the
-/// transforms would be left.
+/// Fewer channels than this leave most of a register tile idle in the Winograd domain, where only the transforms
+/// would be left.
 const FEW_CHANNELS: usize = 16;
 
-pub(crate) fn choose(
-    context: &Context,
-    conv: &Conv2d<'_>,
-    x: &Features,
-    affine: Option<&Affine>,
-    upsampled: bool,
-) -> Plan {
-    let _ = (x, affine, upsampled);
+/// The error of one layer that is allowed, in deviations of its output.
+const TOLERANCE: f64 = 1e-3;
+
+/// Largest errors seen, in deviations of the output, for inputs whose largest magnitude is one deviation; the tests
+/// hold them.
+const COEFFICIENT_6: f64 = 4.5e-5;
+const COEFFICIENT_4: f64 = 1e-5;
+
+pub(crate) fn choose(context: &Context, conv: &Conv2d<'_>, x: &Features, affine: Option<&Affine>) -> Plan {
+    let plan = |algorithm, reason| Plan { algorithm, reason };
     if context.numerics == Numerics::Strict {
-        return Plan { algorithm: Algorithm::Direct, reason: "strict numerics were asked for" };
+        return plan(Algorithm::Direct, "strict numerics were asked for");
     }
     if conv.out_channels < FEW_CHANNELS || conv.in_channels < FEW_CHANNELS {
-        return Plan {
-            algorithm: Algorithm::Direct,
-            reason: "too few channels to gain from fewer multiplications",
-        };
+        return plan(Algorithm::Direct, "too few channels to gain from fewer multiplications");
     }
-    Plan { algorithm: Algorithm::Winograd6, reason: "the fewest multiplications" }
+    let peak = peak(context, conv, x, affine);
+    if COEFFICIENT_6 * peak <= TOLERANCE {
+        plan(Algorithm::Winograd6, "the fewest multiplications")
+    } else if COEFFICIENT_4 * peak <= TOLERANCE {
+        plan(Algorithm::Winograd4, "bright spots or offsets in the input: smaller tiles lose fewer bits")
+    } else {
+        plan(
+            Algorithm::Direct,
+            "extreme spots or offsets in the input: only a direct convolution keeps the bits",
+        )
+    }
+}
+
+/// `sqrt(Σ n_c max_c² / Σ n_c var_c)` of the input as the convolution sees it, for the worst image.
+///
+/// SiLU is left out: it makes nothing larger, and takes from the deviation at most about as much as from the peak.
+fn peak(context: &Context, conv: &Conv2d<'_>, x: &Features, affine: Option<&Affine>) -> f64 {
+    let pixels = (x.height * x.width) as f64;
+    let normed = affine.filter(|a| a.normed);
+    let ratio = |norms: &dyn Fn(usize) -> f64| {
+        let mut worst = 0.0f64;
+        for (image, stats) in x.stats.iter().enumerate() {
+            let (mut largest, mut variance) = (0.0, 0.0);
+            for c in 0..x.channels {
+                let deviation = (stats.m2[c] / pixels).sqrt();
+                let max = f64::from(stats.abs_max[c]);
+                let (max, deviation) = match normed {
+                    Some(affine) => {
+                        let at = image * x.stride + c;
+                        let scale = f64::from(affine.scale[at] / x.unit[c]);
+                        let shift = f64::from(affine.shift[at]);
+                        // The value furthest from zero has one sign or the other; the mean says which is likelier.
+                        let sign = if stats.mean[c] < 0.0 { -1.0 } else { 1.0 };
+                        ((sign * max * scale + shift).abs(), deviation * scale.abs())
+                    }
+                    None => (max, deviation),
+                };
+                largest += norms(c) * max * max;
+                variance += norms(c) * deviation * deviation;
+            }
+            // A constant image has no signal to lose.
+            if variance > 0.0 {
+                worst = worst.max((largest / variance).sqrt());
+            }
+        }
+        worst
+    };
+    // Most layers are far from the limit whatever their weights are, which saves reading them.
+    let unweighted = ratio(&|_| 1.0);
+    if COEFFICIENT_6 * unweighted <= TOLERANCE {
+        return unweighted;
+    }
+    let norms = squared_norms(context, conv);
+    ratio(&|c| norms[c])
+}
+
+/// The squared norm of the weights that read each input channel.
+fn squared_norms(context: &Context, conv: &Conv2d<'_>) -> Vec<f64> {
+    let taps = conv.kernel * conv.kernel;
+    let total = std::sync::Mutex::new(vec![0.0; conv.in_channels]);
+    const ROWS: usize = 32;
+    context.pool.run(conv.out_channels.div_ceil(ROWS), |_, block| {
+        let mut row = vec![0.0f32; conv.in_channels * taps];
+        let mut sums = vec![0.0; conv.in_channels];
+        for out in block * ROWS..((block + 1) * ROWS).min(conv.out_channels) {
+            conv.weight.read(out * row.len(), &mut row);
+            for (sum, weights) in sums.iter_mut().zip(row.chunks_exact(taps)) {
+                *sum += weights.iter().map(|&w| f64::from(w) * f64::from(w)).sum::<f64>();
+            }
+        }
+        let mut total = total.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        total.iter_mut().zip(&sums).for_each(|(t, s)| *t += s);
+    });
+    total.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

@@ -3,3 +3,4 @@
 mod attention;
 mod common;
 mod conv;
+mod outliers;
