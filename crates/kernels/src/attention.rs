@@ -17,7 +17,7 @@ use crate::norm::{Affine, GroupNorm};
 use crate::pool::Shared;
 use crate::simd::{Op, Simd};
 use crate::sink::{Partials, PartialsWriter, Sink};
-use crate::source::{Read, Source, View, with_reader};
+use crate::source::{Source, View, Window};
 use crate::weights::WeightView;
 
 /// Queries of a block, and positions of a block of keys.
@@ -104,7 +104,7 @@ impl Attention<'_> {
             let writer = partials.writer();
             let sink = Sink::new(&y, image, &bias_out, Some(&x.unit), &inverse_unit);
             let work = |worker: usize, block: usize| Work {
-                view: source.view(image),
+                view: source.view(image).flat(),
                 sink,
                 first: block * queries,
                 count: queries.min(tokens - block * queries),
@@ -125,12 +125,10 @@ impl Attention<'_> {
                 part: block,
             };
             context.pool.run(blocks, |worker, block| {
-                let work = work(worker, block);
-                with_reader!(source, Reader => context.isa.run(KeysAndValues::<Reader>(work, std::marker::PhantomData)));
+                context.isa.run(KeysAndValues(work(worker, block)));
             });
             context.pool.run(blocks, |worker, block| {
-                let work = work(worker, block);
-                with_reader!(source, Reader => context.isa.run(Queries::<Reader>(work, std::marker::PhantomData)));
+                context.isa.run(Queries(work(worker, block)));
             });
             y.stats.push(partials.merge(0..blocks));
         }
@@ -207,9 +205,9 @@ struct Work<'a> {
 }
 
 /// The first pass: keys and values of a block.
-struct KeysAndValues<'a, R: Read>(Work<'a>, std::marker::PhantomData<R>);
+struct KeysAndValues<'a>(Work<'a>);
 /// The second pass: everything else.
-struct Queries<'a, R: Read>(Work<'a>, std::marker::PhantomData<R>);
+struct Queries<'a>(Work<'a>);
 
 impl Work<'_> {
     /// Where the scratch's matrices begin: staged input and sums (`[queries][columns]`), queries, scores, results of
@@ -236,26 +234,23 @@ impl Work<'_> {
         self.panels * S::NR
     }
 
-    /// Stages the normalised input as `[queries][columns]`; rows past the block are zero.
+    /// Stages the normalised input, rows `columns` values apart; rows past the image are zero.
     ///
     /// # Safety
-    /// `to` has room for `queries * columns` values; `R` fits the view.
+    /// `to` has room for `queries * columns` values.
     #[inline(always)]
-    unsafe fn stage<S: Simd, R: Read>(&self, simd: S, to: *mut f32) {
-        let columns = self.columns::<S>();
-        for i in 0..self.queries {
-            for c in (0..columns).step_by(S::LANES) {
-                // SAFETY: the pixel and channel lie inside the image where they are read.
-                unsafe {
-                    let v = if i < self.count && c < self.stride {
-                        self.view.load::<S, R>(simd, self.first + i, c)
-                    } else {
-                        simd.zero()
-                    };
-                    simd.store(to.add(i * columns + c), v);
-                }
-            }
-        }
+    unsafe fn stage<S: Simd>(&self, simd: S, to: *mut f32) {
+        let window = Window {
+            top: 0,
+            left: self.first as isize,
+            rows: 1,
+            columns: self.queries,
+            first: 0,
+            channels: self.stride,
+            pitch: self.columns::<S>(),
+        };
+        // SAFETY: by the caller's promise.
+        unsafe { self.view.stage(simd, window, to) };
     }
 
     /// The packed weights of panel `panel` of the query's (0), the value's (1) or the output's (2) layer.
@@ -266,7 +261,7 @@ impl Work<'_> {
     }
 }
 
-impl<R: Read> Op for KeysAndValues<'_, R> {
+impl Op for KeysAndValues<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -278,7 +273,7 @@ impl<R: Read> Op for KeysAndValues<'_, R> {
         // `queries` is a multiple of MR and NR, so register tiles stay inside scratch and, with the padding of
         // `values` and `key_rows`, inside the outputs, where rows past the end are this block's alone.
         unsafe {
-            w.stage::<S, R>(simd, staged);
+            w.stage(simd, staged);
             for panel in 0..w.panels {
                 for row in (0..w.count).step_by(S::MR) {
                     // The tile's rows past the block would fall on the next block's, so they go elsewhere.
@@ -324,7 +319,7 @@ impl<R: Read> Op for KeysAndValues<'_, R> {
     }
 }
 
-impl<R: Read> Op for Queries<'_, R> {
+impl Op for Queries<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -337,7 +332,7 @@ impl<R: Read> Op for Queries<'_, R> {
         // SAFETY: scratch, keys and values were taken for these layouts; the block's pixels are its own, and
         // `queries` is a multiple of MR.
         unsafe {
-            w.stage::<S, R>(simd, sums);
+            w.stage(simd, sums);
             for panel in 0..w.panels {
                 for row in (0..w.count).step_by(S::MR) {
                     simd.tile(&Tile {

@@ -10,7 +10,7 @@ use crate::gemm::{NO_PREFETCH, Tile};
 use crate::pool::Shared;
 use crate::simd::{Op, Simd};
 use crate::sink::{Partials, PartialsWriter, Sink};
-use crate::source::{Read, View, Window, with_reader};
+use crate::source::{View, Window};
 use crate::weights::WeightView;
 
 /// Output columns and rows of a patch: its staged inputs stay in the second-level cache for 128 channels.
@@ -95,7 +95,7 @@ pub(crate) fn run(job: &mut Job<'_>, conv: &Conv2d<'_>, upsample: usize) -> Resu
     let source = job.source;
     context.pool.run(x.batch * patches, |worker, index| {
         let (image, patch) = (index / patches, index % patches);
-        let work = Patch {
+        context.isa.run(Patch {
             view: source.view(image),
             sink: sinks[image],
             geometry,
@@ -108,8 +108,7 @@ pub(crate) fn run(job: &mut Job<'_>, conv: &Conv2d<'_>, upsample: usize) -> Resu
             left: patch % patches_x * PATCH_WIDTH,
             partials: writer,
             part: index * phases.len(),
-        };
-        with_reader!(source, Reader => context.isa.run(WithReader::<Reader> { work, reader: std::marker::PhantomData }));
+        });
     });
     let stats =
         (0..x.batch).map(|i| partials.merge(i * parts_per_image..(i + 1) * parts_per_image)).collect();
@@ -195,21 +194,16 @@ struct Patch<'a> {
     part: usize,
 }
 
-struct WithReader<'a, R: Read> {
-    work: Patch<'a>,
-    reader: std::marker::PhantomData<R>,
-}
-
-impl<R: Read> Op for WithReader<'_, R> {
+impl Op for Patch<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         // SAFETY: the scratch holds `staged` values and a row of register tiles; `packed` holds all panels.
         unsafe {
-            self.work.stage::<S, R>(simd);
-            for phase in 0..self.work.phases.len() {
-                self.work.phase(simd, phase);
+            self.stage(simd);
+            for phase in 0..self.phases.len() {
+                self.phase(simd, phase);
             }
         }
     }
@@ -221,7 +215,7 @@ impl Patch<'_> {
     /// # Safety
     /// The scratch holds `rows * columns * depth` values.
     #[inline(always)]
-    unsafe fn stage<S: Simd, R: Read>(&self, simd: S) {
+    unsafe fn stage<S: Simd>(&self, simd: S) {
         let g = self.geometry;
         let window = Window {
             top: (self.top * g.stride) as isize - g.pad_top as isize,
@@ -230,9 +224,10 @@ impl Patch<'_> {
             columns: g.columns,
             first: 0,
             channels: g.depth,
+            pitch: g.depth,
         };
         // SAFETY: the scratch has room for every row of the largest patch, and depth is the image's stride.
-        unsafe { self.view.stage::<S, R>(simd, window, self.scratch.get()) };
+        unsafe { self.view.stage(simd, window, self.scratch.get()) };
     }
 
     /// Computes and writes one phase of the patch.

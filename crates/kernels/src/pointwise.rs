@@ -13,7 +13,7 @@ use crate::norm::Affine;
 use crate::pool::Shared;
 use crate::simd::{Op, Simd};
 use crate::sink::{Partials, PartialsWriter, Sink};
-use crate::source::{Read, Source, View, with_reader};
+use crate::source::{Source, View, Window};
 
 /// Pixels of a block.
 const PIXELS: usize = 96;
@@ -113,8 +113,8 @@ pub(crate) fn run(
         };
         context.pool.run(end - begin, |worker, index| {
             let block = blocks[begin + index];
-            let work = Work {
-                view: source.view(block.image),
+            context.isa.run(Work {
+                view: source.view(block.image).flat(),
                 sink: sinks[block.image],
                 block,
                 depth,
@@ -124,8 +124,7 @@ pub(crate) fn run(
                 rows,
                 partials: writer,
                 part: begin + index,
-            };
-            with_reader!(source, Reader => context.isa.run(WithReader::<Reader> { work, reader: std::marker::PhantomData }));
+            });
         });
         begin = end;
     }
@@ -152,28 +151,28 @@ struct Work<'a> {
     part: usize,
 }
 
-struct WithReader<'a, R: Read> {
-    work: Work<'a>,
-    reader: std::marker::PhantomData<R>,
-}
-
-impl<R: Read> Op for WithReader<'_, R> {
+impl Op for Work<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let w = &self.work;
+        let w = &self;
         let Block { first, count, .. } = w.block;
         // SAFETY: the scratch holds `rows * (depth + NR)` values; the block's pixels lie inside the image, and
         // the whole block is staged before any of its outputs is written.
         unsafe {
             let staged = w.scratch.get();
             let results = staged.add(w.rows * w.depth);
-            for i in 0..count {
-                for c in (0..w.depth).step_by(S::LANES) {
-                    simd.store(staged.add(i * w.depth + c), w.view.load::<S, R>(simd, first + i, c));
-                }
-            }
+            let window = Window {
+                top: 0,
+                left: first as isize,
+                rows: 1,
+                columns: count,
+                first: 0,
+                channels: w.depth,
+                pitch: w.depth,
+            };
+            w.view.stage(simd, window, staged);
             for panel in 0..w.panels {
                 for row in (0..count).step_by(S::MR) {
                     simd.tile(&Tile {

@@ -14,7 +14,7 @@ pub(crate) struct Source<'a> {
 }
 
 /// How values are read, known when the kernel is compiled.
-pub(crate) trait Read: Copy + Send + Sync + 'static {
+trait Read: Copy + Send + Sync + 'static {
     const STORAGE: Storage;
     const AFFINE: bool;
     const SILU: bool;
@@ -23,7 +23,7 @@ pub(crate) trait Read: Copy + Send + Sync + 'static {
 macro_rules! readers {
     ($($name:ident $storage:ident $affine:literal $silu:literal)*) => {$(
         #[derive(Clone, Copy)]
-        pub(crate) struct $name;
+        struct $name;
         impl Read for $name {
             const STORAGE: Storage = Storage::$storage;
             const AFFINE: bool = $affine;
@@ -39,38 +39,11 @@ readers! {
     NormSilu16 F16 true true
 }
 
-/// Calls a generic function with the reader that fits a source.
-macro_rules! with_reader {
-    ($source:expr, $reader:ident => $body:expr) => {
-        match ($source.x.storage, $source.affine.is_some(), $source.silu) {
-            (crate::features::Storage::F32, false, _) => {
-                type $reader = crate::source::Plain32;
-                $body
-            }
-            (crate::features::Storage::F32, true, false) => {
-                type $reader = crate::source::Norm32;
-                $body
-            }
-            (crate::features::Storage::F32, true, true) => {
-                type $reader = crate::source::NormSilu32;
-                $body
-            }
-            (crate::features::Storage::F16, _, false) => {
-                type $reader = crate::source::Norm16;
-                $body
-            }
-            (crate::features::Storage::F16, _, true) => {
-                type $reader = crate::source::NormSilu16;
-                $body
-            }
-        }
-    };
-}
-pub(crate) use with_reader;
-
 /// One image of a source, as raw parts that many workers may read at once.
 #[derive(Clone, Copy)]
 pub(crate) struct View {
+    storage: Storage,
+    silu: bool,
     data: *const u8,
     scale: *const f32,
     shift: *const f32,
@@ -94,31 +67,15 @@ impl Source<'_> {
         };
         // SAFETY: the buffer holds `batch` images of that size.
         let data = unsafe { self.x.buffer.ptr().cast_const().add(image * self.x.image_bytes()) };
-        View { data, scale, shift, stride: self.x.stride, height: self.x.height, width: self.x.width }
-    }
-}
-
-impl View {
-    /// The vector of channels from `c` on of pixel `pixel`, normalised and activated.
-    ///
-    /// # Safety
-    /// `pixel < height * width`, `c + LANES <= stride`, and `R` is the reader that fits the source.
-    #[inline(always)]
-    pub(crate) unsafe fn load<S: Simd, R: Read>(&self, simd: S, pixel: usize, c: usize) -> S::V {
-        // SAFETY: inside the image by the caller's promise; scale and shift hold `stride` values when AFFINE.
-        unsafe {
-            let index = pixel * self.stride + c;
-            let mut v = match R::STORAGE {
-                Storage::F32 => simd.load(self.data.cast::<f32>().add(index)),
-                Storage::F16 => simd.load_f16(self.data.cast::<u16>().add(index)),
-            };
-            if R::AFFINE {
-                v = simd.fma(v, simd.load(self.scale.add(c)), simd.load(self.shift.add(c)));
-            }
-            if R::SILU {
-                v = simd.silu(v);
-            }
-            v
+        View {
+            storage: self.x.storage,
+            silu: self.silu,
+            data,
+            scale,
+            shift,
+            stride: self.x.stride,
+            height: self.x.height,
+            width: self.x.width,
         }
     }
 }
@@ -137,15 +94,38 @@ pub(crate) struct Window {
     /// First channel, and how many: multiples of 16.
     pub(crate) first: usize,
     pub(crate) channels: usize,
+    /// Values from one staged pixel to the next.
+    pub(crate) pitch: usize,
 }
 
 impl View {
-    /// Copies a window as `[rows][columns][channels]`, normalised and activated, with zeros around the image.
+    /// The image as one row of all its pixels.
+    pub(crate) fn flat(self) -> Self {
+        Self { height: 1, width: self.height * self.width, ..self }
+    }
+
+    /// Copies a window as `[rows][columns][pitch]`, normalised and activated, with zeros around the image.
     ///
     /// # Safety
-    /// `to` has room for the window; its channels lie inside the image's; `R` is the reader that fits the source.
+    /// `to` has room for the window, whose channels lie inside the image's stride.
     #[inline(always)]
-    pub(crate) unsafe fn stage<S: Simd, R: Read>(&self, simd: S, window: Window, to: *mut f32) {
+    pub(crate) unsafe fn stage<S: Simd>(&self, simd: S, window: Window, to: *mut f32) {
+        // SAFETY: by the caller's promise; each reader is the one that fits.
+        unsafe {
+            match (self.storage, self.scale.is_null(), self.silu) {
+                (Storage::F32, true, _) => self.stage_with::<S, Plain32>(simd, window, to),
+                (Storage::F32, false, false) => self.stage_with::<S, Norm32>(simd, window, to),
+                (Storage::F32, false, true) => self.stage_with::<S, NormSilu32>(simd, window, to),
+                (Storage::F16, _, false) => self.stage_with::<S, Norm16>(simd, window, to),
+                (Storage::F16, _, true) => self.stage_with::<S, NormSilu16>(simd, window, to),
+            }
+        }
+    }
+
+    /// # Safety
+    /// As for `stage`, and `R` is the reader that fits the source.
+    #[inline(always)]
+    unsafe fn stage_with<S: Simd, R: Read>(&self, simd: S, window: Window, to: *mut f32) {
         let (height, width) = (self.height as isize, self.width as isize);
         let mut to = to;
         for row in 0..window.rows {
@@ -170,8 +150,30 @@ impl View {
                         simd.store(to.add(c), v);
                     }
                 }
-                to = to.wrapping_add(window.channels);
+                to = to.wrapping_add(window.pitch);
             }
+        }
+    }
+    /// The vector of channels from `c` on of pixel `pixel`, normalised and activated.
+    ///
+    /// # Safety
+    /// `pixel < height * width`, `c + LANES <= stride`, and `R` is the reader that fits the source.
+    #[inline(always)]
+    unsafe fn load<S: Simd, R: Read>(&self, simd: S, pixel: usize, c: usize) -> S::V {
+        // SAFETY: inside the image by the caller's promise; scale and shift hold `stride` values when AFFINE.
+        unsafe {
+            let index = pixel * self.stride + c;
+            let mut v = match R::STORAGE {
+                Storage::F32 => simd.load(self.data.cast::<f32>().add(index)),
+                Storage::F16 => simd.load_f16(self.data.cast::<u16>().add(index)),
+            };
+            if R::AFFINE {
+                v = simd.fma(v, simd.load(self.scale.add(c)), simd.load(self.shift.add(c)));
+            }
+            if R::SILU {
+                v = simd.silu(v);
+            }
+            v
         }
     }
 }

@@ -24,7 +24,7 @@ use crate::gemm::{Tile, prefetched_lines};
 use crate::pool::Shared;
 use crate::simd::{Op, Simd};
 use crate::sink::{Partials, PartialsWriter, Sink};
-use crate::source::{Read, View, Window, with_reader};
+use crate::source::{View, Window};
 use filter::{Filters, TransformPanel};
 pub(crate) use scheme::{F4x3, F5x2, F6x3, F7x2, MAX, Scheme};
 
@@ -102,7 +102,7 @@ pub(crate) fn run<C: Scheme>(job: &mut Job<'_>, scheme: C) -> Result<Ready, OutO
     context.pool.run(x.batch * blocks * groups, |worker, index| {
         let (part, group) = (index / groups, index % groups);
         let (image, block) = (part / blocks, part % blocks);
-        let work = Block::<C> {
+        context.isa.run(Block::<C> {
             scheme,
             view: source.view(image),
             sink: sinks[image],
@@ -115,8 +115,7 @@ pub(crate) fn run<C: Scheme>(job: &mut Job<'_>, scheme: C) -> Result<Ready, OutO
             chunks: chunks * group / groups..chunks * (group + 1) / groups,
             partials: writer,
             part: part * phases,
-        };
-        with_reader!(source, Reader => context.isa.run(WithReader::<C, Reader> { work, reader: std::marker::PhantomData }));
+        });
     });
     let stats = (0..x.batch)
         .map(|image| partials.merge(image * blocks * phases..(image + 1) * blocks * phases))
@@ -244,26 +243,20 @@ struct Block<'a, C: Scheme> {
     part: usize,
 }
 
-struct WithReader<'a, C: Scheme, R: Read> {
-    work: Block<'a, C>,
-    reader: std::marker::PhantomData<R>,
-}
-
-impl<C: Scheme, R: Read> Op for WithReader<'_, C, R> {
+impl<C: Scheme> Op for Block<'_, C> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let b = &self.work;
         // SAFETY: the scratch holds what `layout` says for the block's tiles rounded up to MR; U holds all panels.
         unsafe {
-            b.input::<S, R>(simd);
-            for chunk in b.chunks.clone() {
-                b.product(simd, chunk);
-                b.output(simd, chunk);
+            self.input(simd);
+            for chunk in self.chunks.clone() {
+                self.product(simd, chunk);
+                self.output(simd, chunk);
             }
         }
-        let _ = b.scheme;
+        let _ = self.scheme;
     }
 }
 
@@ -273,7 +266,7 @@ impl<C: Scheme> Block<'_, C> {
     /// # Safety
     /// The scratch holds what `layout` says.
     #[inline(always)]
-    unsafe fn input<S: Simd, R: Read>(&self, simd: S) {
+    unsafe fn input<S: Simd>(&self, simd: S) {
         let block = self.tiles;
         let staged = self.scratch.get();
         for top in (0..block.height).step_by(STAGED[0]) {
@@ -289,9 +282,10 @@ impl<C: Scheme> Block<'_, C> {
                         columns: width * C::M + C::N - C::M,
                         first,
                         channels,
+                        pitch: channels,
                     };
                     // SAFETY: the scratch begins with room for the largest window.
-                    unsafe { self.view.stage::<S, R>(simd, window, staged) };
+                    unsafe { self.view.stage(simd, window, staged) };
                     for tile in 0..height * width {
                         let (y, x) = (tile / width, tile % width);
                         let corner = (y * C::M * window.columns + x * C::M) * channels;
