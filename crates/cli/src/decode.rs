@@ -32,7 +32,7 @@ pub(crate) fn run(args: DecodeArgs) -> anyhow::Result<()> {
     };
     output::write(&args.out, &decoded)?;
     let (out, what, seconds) = (args.out.display(), output::describe(&decoded), time.as_secs_f64());
-    anstream::println!("{out}: {what}, decoded by {by} in {seconds:.2} s");
+    say!("{out}: {what}, decoded by {by} in {seconds:.2} s");
     Ok(())
 }
 

@@ -1,6 +1,13 @@
 //! The remote-vae command line: the one place of this project that reads the environment, prints and exits.
 #![forbid(unsafe_code)]
 
+/// Prints a line for a person. That nobody reads any more (`remote-vae quickstart | head`) is no reason to fail.
+macro_rules! say {
+    ($($text:tt)*) => {{
+        let _ = std::io::Write::write_fmt(&mut anstream::stdout(), format_args!("{}\n", format_args!($($text)*)));
+    }};
+}
+
 mod args;
 mod decode;
 mod demo;

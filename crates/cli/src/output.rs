@@ -39,6 +39,7 @@ impl Ending {
 pub(crate) fn plan(out: &Path, args: &OptionArgs) -> anyhow::Result<(OutputType, ImageFormat)> {
     let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     ensure!(folder.is_dir(), "cannot write {}: there is no folder {}", out.display(), folder.display());
+    ensure!(!out.is_dir(), "cannot write {}: it is a folder", out.display());
 
     let ending = Ending::of(out);
     let by_name = match ending {
@@ -184,6 +185,7 @@ mod tests {
             ("a.jpg", &["--partial-postprocess"], ".safetensors or .npy"),
             ("a.npy", &["--output-type=pil"], ".jpg or .png"),
             ("no/such/folder/a.png", &[], "there is no folder no/such/folder"),
+            ("/", &[], "it is a folder"),
         ] {
             let error = planned(out, flags).unwrap_err();
             assert!(error.contains(word), "{out} {flags:?}: {error}");

@@ -82,20 +82,20 @@ async fn show(out: &Path, latents: Tensor) -> anyhow::Result<()> {
 
     title("Written");
     for path in &written {
-        anstream::println!("  {GOOD}{}{GOOD:#}", path.display());
+        say!("  {GOOD}{}{GOOD:#}", path.display());
     }
     try_next(out, &info);
     Ok(())
 }
 
 fn title(text: &str) {
-    anstream::println!("\n{BOLD}{text}{BOLD:#}");
+    say!("\n{BOLD}{text}{BOLD:#}");
 }
 
 /// A line of the report: what, what came of it, and how long it took.
 fn step(name: &str, text: &str, time: Option<Duration>) {
     let time = time.map(|time| format!("{:6.2} s", time.as_secs_f64())).unwrap_or_default();
-    anstream::println!("  {name:<11} {text:<60}{DIM}{time}{DIM:#}");
+    say!("  {name:<11} {text:<60}{DIM}{time}{DIM:#}");
 }
 
 /// What to do next, ready to be copied.
@@ -105,7 +105,7 @@ fn try_next(out: &Path, info: &VaeInfo) {
     let (latents, again) = (path("latents.safetensors"), path("again.png"));
     let call = snippet("http://127.0.0.1:8080/", "latents", info);
     title("Try next");
-    anstream::println!(
+    say!(
         "  1. Serve this model ...\n\n       {BOLD}{program} serve{BOLD:#}\n\n     \
               ... and decode from Python with diffusers:\n\n       \
               {IMPORT}\n       \

@@ -76,10 +76,10 @@ async fn greet(url: String, mut to_come: UnboundedReceiver<Loaded>, count: usize
         }
     }
     let bold = Style::new().bold();
-    anstream::println!("{bold}remote-vae {}{bold:#} on {bold}{url}{bold:#}", env!("CARGO_PKG_VERSION"));
+    say!("{bold}remote-vae {}{bold:#} on {bold}{url}{bold:#}", env!("CARGO_PKG_VERSION"));
     for (index, Loaded { name, info }) in models.iter().enumerate() {
         let default = if index == 0 { " and /" } else { "" };
-        anstream::println!(
+        say!(
             "  at /{name}{default}: {} with {} latent channels, on {}",
             info.class_name,
             info.latent_channels,
@@ -88,9 +88,7 @@ async fn greet(url: String, mut to_come: UnboundedReceiver<Loaded>, count: usize
     }
     if let Some(Loaded { info, .. }) = models.first() {
         let call = snippet(&url, "latents", info);
-        anstream::println!(
-            "\nFrom Python, with diffusers:\n\n    {IMPORT}\n    image = {call}\n\nStop with Ctrl-C."
-        );
+        say!("\nFrom Python, with diffusers:\n\n    {IMPORT}\n    image = {call}\n\nStop with Ctrl-C.");
     }
 }
 

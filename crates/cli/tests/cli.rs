@@ -166,6 +166,18 @@ fn the_servers_refusal_is_printed_in_its_words() {
 }
 
 #[test]
+fn nobody_has_to_read_what_is_printed() {
+    let folder = tempfile::tempdir().unwrap();
+    let latents = write_latents(folder.path(), "latents.safetensors", &["latents"]);
+    let out = folder.path().join("out.png");
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = program::command(&["decode", &latents, "-o", out.to_str().unwrap()], &[]);
+    let status = command.stdout(writer).status().unwrap();
+    assert!(status.success() && out.exists(), "{status}");
+}
+
+#[test]
 fn help_names_what_there_is() {
     let help = run(&["--help"]).ok().stdout;
     for word in ["serve", "decode", "quickstart", "REMOTE_VAE_PORT"] {

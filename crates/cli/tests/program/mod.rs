@@ -32,7 +32,8 @@ impl Finished {
     }
 }
 
-fn command(arguments: &[&str], variables: &[(&str, &str)]) -> Command {
+/// The program with these arguments and variables.
+pub(crate) fn command(arguments: &[&str], variables: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_remote-vae"));
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("REMOTE_VAE_") {
