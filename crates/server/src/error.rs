@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use tracing::debug;
 use vae::VaeError;
 use wire::{ErrorBody, WireError};
 
@@ -108,6 +109,7 @@ impl From<VaeError> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
+        debug!(status = self.status.as_u16(), reason = self.message, "refused");
         let body = ErrorBody { error: self.message }.to_json();
         let mut response = (self.status, [(header::CONTENT_TYPE, wire::JSON)], body).into_response();
         if let Some(wait) = self.retry_after {

@@ -9,7 +9,7 @@ use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::Response;
-use tracing::{Instrument, info, info_span};
+use tracing::{Instrument, debug, info, info_span};
 
 /// Names a request, for people who look for it in logs. A client or a proxy may give one.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -51,6 +51,8 @@ impl Drop for End {
         let Self { start, method, path, status } = self;
         let ms = start.elapsed().as_millis();
         match status {
+            // Probes come every few seconds, for ever.
+            Some(status) if *method == Method::GET => debug!(%method, path, status, ms, "request"),
             Some(status) => info!(%method, path, status, ms, "request"),
             None => info!(%method, path, ms, "the client left"),
         }
