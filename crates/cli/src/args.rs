@@ -9,6 +9,7 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, Value
 use client::{DecodeOptions, ImageFormat, OutputType};
 use tracing_subscriber::filter::Targets;
 
+use crate::engine::{EngineArgs, FLAGS as ENGINE_FLAGS};
 use crate::source::{ModelArgs, Source};
 
 /// Decode the latents of diffusion models over HTTP, compatible with diffusers' remote_decode
@@ -65,6 +66,8 @@ pub(crate) struct ServeArgs {
     /// Requests that may wait while another is decoded; one more is told to come back later
     #[arg(long, env = "REMOTE_VAE_MAX_QUEUE", hide_env_values = true, default_value_t = server::Config::default().max_queue, value_name = "N")]
     pub(crate) max_queue: usize,
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
 }
 
 /// Decode latents to a picture or a tensor, with a server or without one
@@ -90,6 +93,8 @@ pub(crate) struct DecodeArgs {
     pub(crate) model: Option<ModelArgs>,
     #[command(flatten)]
     pub(crate) options: OptionArgs,
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
 }
 
 /// The options of `remote_decode`, under its names.
@@ -148,6 +153,8 @@ pub(crate) struct QuickstartArgs {
         default_value = "remote-vae-quickstart"
     )]
     pub(crate) out: PathBuf,
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
 }
 
 /// `--output-type`.
@@ -218,7 +225,7 @@ impl DecodeArgs {
     /// A server and a model exclude each other. Said in one place, that is an error; said in both, the command line
     /// goes before the environment, which may be meant for other commands
     fn settle(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
-        let said = |id| matches.value_source(id);
+        let said = |id: &str| matches.value_source(id);
         match (said("endpoint"), said("model")) {
             (Some(ValueSource::CommandLine), Some(ValueSource::EnvVariable)) => self.model = None,
             (Some(ValueSource::EnvVariable), Some(ValueSource::CommandLine)) => self.endpoint = None,
@@ -230,6 +237,15 @@ impl DecodeArgs {
                 ));
             }
             _ => {}
+        }
+        let by_server = self.endpoint.is_some() && self.model.is_none();
+        if let Some(flag) =
+            ENGINE_FLAGS.iter().find(|flag| by_server && said(flag) == Some(ValueSource::CommandLine))
+        {
+            return Err(Args::command().error(
+                ErrorKind::ArgumentConflict,
+                format!("--{flag} is for decoding on this machine, but --endpoint decodes with a server; drop one of them"),
+            ));
         }
         Ok(())
     }
@@ -254,6 +270,19 @@ mod tests {
     #[test]
     fn the_definition_is_sound() {
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn a_server_is_not_told_how_this_machine_computes() {
+        let parse = |flags: &[&str]| {
+            let arguments = [&["remote-vae", "decode", "a.npy", "-o", "b.png"], flags].concat();
+            Args::from_matches(&Args::command().get_matches_from(arguments)).map_err(|error| error.to_string())
+        };
+        assert!(parse(&["--model=demo", "--threads=2"]).is_ok());
+        for flag in ["--threads=2", "--isa=scalar", "--numerics=fast", "--storage=f32"] {
+            let error = parse(&["--endpoint=http://localhost", flag]).unwrap_err();
+            assert!(error.contains("drop one of them"), "{flag}: {error}");
+        }
     }
 
     #[test]

@@ -6,7 +6,8 @@ use client::{DecodeOptions, Decoded, Image, Tensor, blocking::RemoteVae};
 use wire::{DecodeRequest, Limits};
 
 use crate::args::DecodeArgs;
-use crate::source::{Source, engine};
+use crate::engine::EngineArgs;
+use crate::source::Source;
 use crate::{latents, output};
 
 pub(crate) fn run(args: DecodeArgs) -> anyhow::Result<()> {
@@ -26,7 +27,7 @@ pub(crate) fn run(args: DecodeArgs) -> anyhow::Result<()> {
         (source, _) => {
             let source = source.unwrap_or(Source::Demo);
             let by = source.to_string();
-            let (decoded, time) = decode_here(source, latents, &options)?;
+            let (decoded, time) = decode_here(source, args.engine, latents, &options)?;
             (decoded, by, time)
         }
     };
@@ -40,10 +41,11 @@ pub(crate) fn run(args: DecodeArgs) -> anyhow::Result<()> {
 /// decode alone.
 fn decode_here(
     source: Source,
+    engine: EngineArgs,
     latents: Tensor,
     options: &DecodeOptions,
 ) -> anyhow::Result<(Decoded, Duration)> {
-    let mut vae = source.load(engine()?)?;
+    let mut vae = source.load(engine.engine()?)?;
     let request = DecodeRequest { latents, params: options.params()? };
     // Whoever decodes on their own machine sets their own limits.
     let limits = Limits {

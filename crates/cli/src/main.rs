@@ -11,6 +11,7 @@ macro_rules! say {
 mod args;
 mod decode;
 mod demo;
+mod engine;
 mod latents;
 mod output;
 mod quickstart;

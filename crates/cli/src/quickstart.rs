@@ -12,8 +12,9 @@ use tokio::sync::oneshot;
 use vae::VaeInfo;
 
 use crate::args::QuickstartArgs;
+use crate::engine::EngineArgs;
 use crate::serve::{IMPORT, Loaded, served, snippet, url};
-use crate::source::{ModelArg, engine};
+use crate::source::ModelArg;
 use crate::{demo, latents, output};
 
 const BOLD: Style = Style::new().bold();
@@ -24,14 +25,18 @@ pub(crate) fn run(args: QuickstartArgs) -> anyhow::Result<()> {
     let out = args.out;
     std::fs::create_dir_all(&out).with_context(|| format!("cannot make the folder {}", out.display()))?;
     let latents = latents::from_safetensors(demo::LATENTS, None)?;
-    tokio::runtime::Runtime::new().context("cannot start the event loop")?.block_on(show(&out, latents))
+    tokio::runtime::Runtime::new().context("cannot start the event loop")?.block_on(show(
+        &out,
+        args.engine,
+        latents,
+    ))
 }
 
-async fn show(out: &Path, latents: Tensor) -> anyhow::Result<()> {
+async fn show(out: &Path, engine: EngineArgs, latents: Tensor) -> anyhow::Result<()> {
     let (loaded, mut to_come) = unbounded_channel();
     let start = Instant::now();
     let config = Config { port: 0, ..Config::default() };
-    let server = Server::bind(config, vec![served(&ModelArg::demo(), engine()?, loaded)?]).await?;
+    let server = Server::bind(config, vec![served(&ModelArg::demo(), engine.engine()?, loaded)?]).await?;
     let url = url(server.local_addr());
     let vae = RemoteVae::new(&url)?;
     let (stop, stopped) = oneshot::channel();

@@ -10,11 +10,11 @@ use vae::VaeInfo;
 use vae::engine::cpu::CpuEngine;
 
 use crate::args::ServeArgs;
-use crate::source::{ModelArg, engine};
+use crate::source::ModelArg;
 
 pub(crate) fn run(args: ServeArgs) -> anyhow::Result<()> {
     let (loaded, to_come) = unbounded_channel();
-    let engine = engine()?;
+    let engine = args.engine.engine()?;
     let models = args
         .models
         .iter()

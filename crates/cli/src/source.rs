@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use anyhow::{Context, bail};
-use vae::engine::cpu::{CpuEngine, CpuOptions};
-use vae::{EngineError, LoadError, Vae};
+use vae::engine::cpu::CpuEngine;
+use vae::{LoadError, Vae};
 
 use crate::demo;
 
@@ -17,11 +17,6 @@ pub(crate) enum Source {
     Demo,
     /// A folder as diffusers saves it.
     Folder(PathBuf),
-}
-
-/// The engine that runs all models of this process: its clones share threads and memory.
-pub(crate) fn engine() -> Result<CpuEngine, EngineError> {
-    CpuEngine::new(CpuOptions::default())
 }
 
 impl Source {

@@ -1,0 +1,143 @@
+//! The flags that say how models are run on this machine, shared by every command that runs them.
+
+use clap::ValueEnum;
+use vae::EngineError;
+use vae::engine::cpu::{CpuEngine, CpuOptions, Isa, Numerics, Storage};
+
+/// How the processor is used.
+#[derive(Clone, Copy, Debug, clap::Args)]
+#[command(next_help_heading = "Engine")]
+pub(crate) struct EngineArgs {
+    /// Threads that compute [default: as many as the process may use]
+    #[arg(long, env = "REMOTE_VAE_THREADS", hide_env_values = true, value_name = "N", value_parser = threads)]
+    pub(crate) threads: Option<usize>,
+    /// Instruction set, for tests and comparisons [default: the best that this machine has]
+    #[arg(long, env = "REMOTE_VAE_ISA", hide_env_values = true, value_name = "ISA")]
+    pub(crate) isa: Option<IsaArg>,
+    /// Convolutions by fewer multiplications (fast), or term by term as they are defined (strict)
+    #[arg(
+        long,
+        env = "REMOTE_VAE_NUMERICS",
+        hide_env_values = true,
+        value_name = "HOW",
+        default_value = "fast"
+    )]
+    pub(crate) numerics: NumericsArg,
+    /// How values lie in memory between layers: f16 takes half of the memory and rounds them
+    #[arg(
+        long,
+        env = "REMOTE_VAE_STORAGE",
+        hide_env_values = true,
+        value_name = "TYPE",
+        default_value = "f32"
+    )]
+    pub(crate) storage: StorageArg,
+}
+
+/// Names of the flags of [`EngineArgs`].
+pub(crate) const FLAGS: [&str; 4] = ["threads", "isa", "numerics", "storage"];
+
+/// More threads than any machine has cores are a slip of the keyboard, and each one takes memory.
+const MAX_THREADS: usize = 1024;
+
+/// `--threads`.
+fn threads(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(threads @ 1..=MAX_THREADS) => Ok(threads),
+        _ => Err(format!("expected a whole number from 1 to {MAX_THREADS}")),
+    }
+}
+
+/// `--isa`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum IsaArg {
+    Scalar,
+    Avx2,
+    Avx512,
+    Neon,
+}
+
+/// `--numerics`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum NumericsArg {
+    Fast,
+    Strict,
+}
+
+/// `--storage`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StorageArg {
+    F32,
+    F16,
+}
+
+impl EngineArgs {
+    /// The engine that runs all models of this process: its clones share threads and memory.
+    pub(crate) fn engine(self) -> Result<CpuEngine, EngineError> {
+        CpuEngine::new(self.options())
+    }
+
+    /// What the flags say, for the engine.
+    pub(crate) fn options(self) -> CpuOptions {
+        CpuOptions {
+            threads: self.threads,
+            isa: self.isa.map(|isa| match isa {
+                IsaArg::Scalar => Isa::Scalar,
+                IsaArg::Avx2 => Isa::Avx2,
+                IsaArg::Avx512 => Isa::Avx512,
+                IsaArg::Neon => Isa::Neon,
+            }),
+            numerics: match self.numerics {
+                NumericsArg::Fast => Numerics::Fast,
+                NumericsArg::Strict => Numerics::Strict,
+            },
+            storage: match self.storage {
+                StorageArg::F32 => Storage::F32,
+                StorageArg::F16 => Storage::F16,
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Args as _, FromArgMatches};
+
+    use super::*;
+
+    fn parse(flags: &[&str]) -> Result<CpuOptions, String> {
+        let command = EngineArgs::augment_args(clap::Command::new("test"));
+        let matches = command.try_get_matches_from([&["test"], flags].concat()).map_err(|e| e.to_string())?;
+        Ok(EngineArgs::from_arg_matches(&matches).unwrap().options())
+    }
+
+    #[test]
+    fn flags_become_options() {
+        let CpuOptions { threads, isa, storage, numerics } = parse(&[]).unwrap();
+        assert_eq!((threads, isa, storage, numerics), (None, None, Storage::F32, Numerics::Fast));
+        let flags = ["--threads=3", "--isa=scalar", "--numerics=strict", "--storage=f16"];
+        let CpuOptions { threads, isa, storage, numerics } = parse(&flags).unwrap();
+        assert_eq!(
+            (threads, isa, storage, numerics),
+            (Some(3), Some(Isa::Scalar), Storage::F16, Numerics::Strict)
+        );
+        for (name, isa) in [("avx2", Isa::Avx2), ("avx512", Isa::Avx512), ("neon", Isa::Neon)] {
+            assert_eq!(parse(&["--isa", name]).unwrap().isa, Some(isa));
+        }
+    }
+
+    #[test]
+    fn the_list_of_flags_is_complete() {
+        let command = EngineArgs::augment_args(clap::Command::new("test"));
+        let flags: Vec<_> = command.get_arguments().map(|arg| arg.get_id().as_str()).collect();
+        assert_eq!(flags, FLAGS);
+    }
+
+    #[test]
+    fn threads_are_counted_from_one() {
+        for text in ["0", "-1", "many", "1025"] {
+            let error = parse(&[&format!("--threads={text}")]).unwrap_err();
+            assert!(error.contains("from 1 to 1024"), "{error}");
+        }
+    }
+}
