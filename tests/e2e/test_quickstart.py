@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 from compare import assert_bytes, assert_floats, assert_jpeg_like_pillow, pixels, psnr
-from place import PHOTOGRAPH, binary, clean_environment
+from place import PHOTOGRAPH, PHOTOGRAPH_PSNR, binary, clean_environment
 from safetensors.torch import load_file
 
 
@@ -32,7 +32,7 @@ def test_the_pictures(quickstart, demo):
     png = pixels((folder / "here" / "picture.png").read_bytes(), "PNG")
     assert_bytes(png[None], reference)
     likeness = psnr(png, pixels(PHOTOGRAPH.read_bytes(), "PNG"))
-    assert likeness >= 27, f"the photograph comes back with {likeness:.2f} dB"
+    assert likeness >= PHOTOGRAPH_PSNR, f"the photograph comes back with {likeness:.2f} dB"
 
     assert_jpeg_like_pillow((folder / "here" / "picture.jpg").read_bytes(), png)
     (tensor,) = load_file(folder / "here" / "picture.safetensors").values()
