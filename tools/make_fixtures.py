@@ -8,7 +8,7 @@ f32 from the weights as they are in the file:
 * `pipeline_latents`, as a sampler puts them out, and for some cases `packed_latents`, the same in Flux's layout;
 * `latents`, scaled as the pipelines do just before decoding;
 * the output of every observed layer under its checkpoint name (`decoder.conv_in`, `decoder.up_blocks.0`, ...);
-* `sample`, what `AutoencoderKL.decode` returns.
+* `sample`, what `AutoencoderKL.decode` returns, and for some cases `tiled_sample`, the same after `enable_tiling()`.
 
 `fixtures/vae/manifest.json` lists the cases with what each one covers.
 """
@@ -27,7 +27,7 @@ FIXTURES = Path(__file__).parent.parent / "fixtures" / "vae"
 # Stages worth a tensor in every case, with the up blocks; the others are added by `every_stage`.
 STAGES = ("post_quant_conv", "decoder.conv_in", "decoder.mid_block")
 
-NOT_STAGES = ("pipeline_latents", "packed_latents", "latents", "sample")
+NOT_STAGES = ("pipeline_latents", "packed_latents", "latents", "sample", "tiled_sample")
 
 
 def config(blocks: list[int], layers: int = 1, groups: int = 4, **settings) -> dict:
@@ -110,6 +110,13 @@ CASES = {
         latents=(1, 4, 13, 9),
         dtype="float16",
     ),
+    "tiled": dict(
+        covers="tiles of 8 latents: a batch, last tiles of every kind, one of them smaller than what is blended",
+        config=config([8, 16], sample_size=16),
+        latents=(2, 4, 13, 22),
+        only=("post_quant_conv",),
+        tiled=True,
+    ),
 }
 
 
@@ -145,6 +152,10 @@ def golden(folder: Path, case: dict, seed: int) -> dict[str, torch.Tensor]:
         tensors["packed_latents"] = diffusers.FluxPipeline._pack_latents(latents, *case["latents"])
     tensors["latents"] = scale(latents, model.config)
     with torch.no_grad():
+        if case.get("tiled"):  # first, so that the layers' outputs that stay are those of the whole picture
+            model.enable_tiling()
+            tensors["tiled_sample"] = model.decode(tensors["latents"]).sample
+            model.disable_tiling()
         tensors["sample"] = model.decode(tensors["latents"]).sample
     return {name: value.contiguous() for name, value in tensors.items()}
 

@@ -57,6 +57,14 @@ impl Config {
         self.list(key, default, |value| as_size(value, max), expected)
     }
 
+    /// A whole number from 1 to `max`, or the first of a list of them.
+    pub(crate) fn first_size(&self, key: &str, default: usize, max: usize) -> Result<usize, LoadError> {
+        match self.get(key) {
+            Some(Value::Array(_)) => Ok(self.sizes(key, &[default], max)?[0]),
+            _ => self.size(key, default, max),
+        }
+    }
+
     /// A finite number.
     pub(crate) fn number(&self, key: &str, default: f32) -> Result<f32, LoadError> {
         Ok(self.optional_number(key)?.unwrap_or(default))
@@ -162,6 +170,7 @@ mod tests {
             let config = config(text);
             assert_eq!(config.size("n", 7, 9).unwrap(), 7);
             assert_eq!(config.sizes("l", &[64], 9).unwrap(), [64]);
+            assert_eq!(config.first_size("n", 7, 9).unwrap(), 7);
             assert_eq!(config.number("x", 0.5).unwrap(), 0.5);
             assert_eq!(config.optional_number("x").unwrap(), None);
             assert_eq!(config.optional_numbers("l", 3).unwrap(), None);
@@ -184,6 +193,8 @@ mod tests {
         };
         expect(config.size("n", 7, 9).map(drop), &["`n` is 12", "from 1 to 9"]);
         expect(config.sizes("l", &[64], 9).map(drop), &[r#"`l` is [1,"x"]"#, "from 1 to 9"]);
+        expect(config.first_size("l", 7, 9).map(drop), &[r#"`l` is [1,"x"]"#, "from 1 to 9"]);
+        assert_eq!(config.first_size("m", 7, 9).unwrap(), 1);
         expect(config.number("x", 0.5).map(drop), &[r#"`x` is "0.5""#, "finite number"]);
         expect(config.number("huge", 0.5).map(drop), &["`huge` is 1e+300", "finite number"]);
         expect(config.optional_numbers("m", 3).map(drop), &["`m` is [1,2]", "3 numbers"]);

@@ -40,6 +40,26 @@ pub trait Vae: Send {
     /// A shape that this model cannot take, a cancelled observer, or a failure of the engine.
     fn decode(&mut self, latents: HostTensor, observer: &mut dyn Observer) -> Result<HostTensor, VaeError>;
 
+    /// Decodes as diffusers does after `enable_tiling()`: in overlapping tiles that are blended where they meet, unless
+    /// the latents fit one tile. Needs less memory and gives a slightly different picture, with faint seams.
+    ///
+    /// # Errors
+    /// Those of [`Vae::decode`], and [`VaeError::Input`] when [`Vae::tile_latent_min_size`] is `None`.
+    fn decode_tiled(
+        &mut self,
+        latents: HostTensor,
+        observer: &mut dyn Observer,
+    ) -> Result<HostTensor, VaeError> {
+        let _ = (latents, observer);
+        Err(VaeError::Input("this model cannot be decoded in tiles".to_owned()))
+    }
+
+    /// Height and width, in latents, of the largest latents that [`Vae::decode_tiled`] decodes as one tile; `None` for
+    /// a model that is not decoded in tiles.
+    fn tile_latent_min_size(&self) -> Option<usize> {
+        None
+    }
+
     /// Gives back memory kept from earlier work. The next call takes it anew.
     fn release(&mut self);
 }

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Recorder, cases, engines, error};
+use common::{Recorder, case, cases, engines, error};
 use remote_vae_vae::Silent;
 use remote_vae_vae::latents::{Scaling, arrange};
 
@@ -52,6 +52,42 @@ fn pipeline_latents_become_the_scaled_latents_of_diffusers_bit_for_bit() {
         }
     }
     assert!(packed > 0, "no case has packed latents");
+}
+
+#[test]
+fn tiles_are_cut_and_blended_as_diffusers_does() {
+    let mut tiled = 0;
+    for case in cases() {
+        let Some(expected) = case.golden.get("tiled_sample") else { continue };
+        tiled += 1;
+        assert!(error(&case.golden["sample"], expected) > 100.0 * TOLERANCE, "tiling changes the picture");
+        for (engine, load) in engines() {
+            let mut vae = load(case.source()).unwrap();
+            let mut recorder = Recorder::default();
+            let sample = vae.decode_tiled(case.latents(), &mut recorder).unwrap();
+            let error = error(&sample, expected);
+            assert!(error <= TOLERANCE, "{} on {engine} is off by {error}", case.name);
+
+            let (first, last) = (recorder.progress[0], recorder.progress[recorder.progress.len() - 1]);
+            assert_eq!((first, last), ((0, first.1), (first.1, first.1)), "{} on {engine}", case.name);
+            assert!(recorder.progress.is_sorted_by(|a, b| a.0 < b.0), "{} on {engine}", case.name);
+        }
+    }
+    assert!(tiled > 0, "no case is tiled");
+}
+
+#[test]
+fn what_fits_one_tile_is_decoded_whole() {
+    let case = case("tiled");
+    for (engine, load) in engines() {
+        let mut vae = load(case.source()).unwrap();
+        let side = vae.tile_latent_min_size().unwrap();
+        let mut latents = case.latents();
+        latents.shape = vec![1, 4, side, side];
+        latents.data.truncate(4 * side * side);
+        let tiled = vae.decode_tiled(latents.clone(), &mut Silent).unwrap();
+        assert_eq!(tiled, vae.decode(latents, &mut Silent).unwrap(), "{engine}");
+    }
 }
 
 #[test]

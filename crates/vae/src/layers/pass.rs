@@ -17,23 +17,15 @@ pub(crate) struct Pass<'a, E> {
 }
 
 impl<'a, E: Engine> Pass<'a, E> {
-    /// A run of a model of this `cost` over `batch` images whose latents have `positions` each. The observer may
-    /// cancel it before it starts.
-    pub(crate) fn new(
-        engine: &'a E,
-        observer: &'a mut dyn Observer,
-        cost: Cost,
-        positions: usize,
-        batch: usize,
-    ) -> Result<Self, VaeError> {
-        let total = cost.of_image(positions).saturating_mul(batch);
+    /// A run that costs `total` in all. The observer may cancel it before it starts.
+    pub(crate) fn new(engine: &'a E, observer: &'a mut dyn Observer, total: usize) -> Result<Self, VaeError> {
         observer.progress(0, total)?;
-        Ok(Self { engine, observer, positions, images: batch, done: 0, total })
+        Ok(Self { engine, observer, positions: 0, images: 0, done: 0, total })
     }
 
-    /// From here on, tensors hold this many images.
-    pub(crate) fn set_images(&mut self, images: usize) {
-        self.images = images;
+    /// From here on, tensors hold this many images, whose latents have `positions` each.
+    pub(crate) fn set_input(&mut self, images: usize, positions: usize) {
+        (self.images, self.positions) = (images, positions);
     }
 
     /// `conv(x)`.

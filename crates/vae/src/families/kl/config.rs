@@ -7,6 +7,7 @@ use crate::config::Config;
 const MAX_CHANNELS: usize = 1 << 14;
 const MAX_LAYERS: usize = 64;
 const MAX_BLOCKS: usize = 8;
+const MAX_SAMPLE_SIZE: usize = 1 << 20;
 
 /// What `config.json` says of an `AutoencoderKL`.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,6 +24,8 @@ pub(super) struct AutoencoderKLConfig {
     pub(super) shift_factor: Option<f32>,
     pub(super) latents_mean: Option<Vec<f32>>,
     pub(super) latents_std: Option<Vec<f32>>,
+    /// Side of the pictures that the model was trained on; of use for tiling only.
+    pub(super) sample_size: usize,
 }
 
 impl AutoencoderKLConfig {
@@ -41,6 +44,7 @@ impl AutoencoderKLConfig {
             shift_factor: config.optional_number("shift_factor")?,
             latents_mean: config.optional_numbers("latents_mean", latent_channels)?,
             latents_std: config.optional_numbers("latents_std", latent_channels)?,
+            sample_size: config.first_size("sample_size", 32, MAX_SAMPLE_SIZE)?,
         };
         this.check(config)?;
         Ok(this)
@@ -104,6 +108,7 @@ mod tests {
             shift_factor: None,
             latents_mean: None,
             latents_std: None,
+            sample_size: 32,
         };
         assert_eq!(expected.spatial_factor(), 1);
         assert_eq!(read("{}").unwrap(), expected);
@@ -117,12 +122,15 @@ mod tests {
         let sd = read("sd-v1");
         assert_eq!((sd.latent_channels, sd.scaling_factor, sd.shift_factor), (4, 0.18215, None));
         assert!(sd.use_post_quant_conv && sd.spatial_factor() == 8);
-        assert_eq!(AutoencoderKLConfig { scaling_factor: 0.13025, ..sd.clone() }, read("sdxl"));
+        assert_eq!(sd.sample_size, 256);
+        let sdxl = AutoencoderKLConfig { scaling_factor: 0.13025, sample_size: 512, ..sd.clone() };
+        assert_eq!(sdxl, read("sdxl"));
         let flux = AutoencoderKLConfig {
             latent_channels: 16,
             scaling_factor: 0.3611,
             shift_factor: Some(0.1159),
             use_post_quant_conv: false,
+            sample_size: 1024,
             ..sd
         };
         assert_eq!(flux, read("flux"));

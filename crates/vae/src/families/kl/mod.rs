@@ -1,10 +1,12 @@
 //! `AutoencoderKL`: the autoencoder of SD v1, SDXL, Flux and their kin. They differ in configuration only.
 
 mod config;
+mod tiling;
 
 use std::cell::Cell;
 
 use self::config::AutoencoderKLConfig;
+use self::tiling::Tiling;
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::engine::{Conv2dSpec, Engine};
@@ -25,6 +27,7 @@ pub(super) struct AutoencoderKL<E: Engine> {
     post_quant_conv: Option<Conv2d<E>>,
     decoder: Decoder<E>,
     workload: Workload,
+    tiling: Option<Tiling>,
 }
 
 impl<E: Engine> AutoencoderKL<E> {
@@ -47,6 +50,7 @@ impl<E: Engine> AutoencoderKL<E> {
             config.norm_num_groups,
             config.mid_block_add_attention,
         )?;
+        let tiling = Tiling::new(&config);
         let info = VaeInfo {
             class_name: CLASS_NAME.to_owned(),
             engine: engine.describe(),
@@ -59,7 +63,7 @@ impl<E: Engine> AutoencoderKL<E> {
             latents_mean: config.latents_mean,
             latents_std: config.latents_std,
         };
-        Ok(Self { engine, info, post_quant_conv, decoder, workload: workload.get() })
+        Ok(Self { engine, info, post_quant_conv, decoder, workload: workload.get(), tiling })
     }
 
     /// The batch and the positions of each image, `(B, h * w)`, of latents that this model can decode.
@@ -108,12 +112,13 @@ impl<E: Engine> Vae for AutoencoderKL<E> {
     fn decode(&mut self, latents: HostTensor, observer: &mut dyn Observer) -> Result<HostTensor, VaeError> {
         let (batch, positions) = self.check_latents(&latents.shape)?;
         let together = (BATCH_POSITIONS / positions).max(1);
-        let mut pass = Pass::new(&self.engine, observer, self.workload.cost, positions, batch)?;
+        let total = self.workload.cost.of_image(positions).saturating_mul(batch);
+        let mut pass = Pass::new(&self.engine, observer, total)?;
         let (mut shape, mut data) = (Vec::new(), Vec::new());
         for part in latents.data.chunks(together * self.info.latent_channels * positions) {
             let images = part.len() / (self.info.latent_channels * positions);
             let part_shape = vec![images, latents.shape[1], latents.shape[2], latents.shape[3]];
-            pass.set_images(images);
+            pass.set_input(images, positions);
             let decoded = self.decode_batch(&HostTensor::new(part_shape, part.to_vec()), &mut pass)?;
             if data.is_empty() {
                 (shape, data) = (decoded.shape, decoded.data);
@@ -126,6 +131,45 @@ impl<E: Engine> Vae for AutoencoderKL<E> {
         }
         shape[0] = batch;
         Ok(HostTensor::new(shape, data))
+    }
+
+    fn decode_tiled(
+        &mut self,
+        latents: HostTensor,
+        observer: &mut dyn Observer,
+    ) -> Result<HostTensor, VaeError> {
+        let Some(tiling) = self.tiling else {
+            return Err(VaeError::Input(
+                "this model cannot be decoded in tiles: its `sample_size` does not divide into tiles that overlap by a \
+                 quarter"
+                    .to_owned(),
+            ));
+        };
+        let (batch, positions) = self.check_latents(&latents.shape)?;
+        let [channels, height, width] = [1, 2, 3].map(|axis| latents.shape[axis]);
+        if !tiling.cuts(height, width) {
+            return self.decode(latents, observer);
+        }
+        let cost = |positions| self.workload.cost.of_image(positions);
+        let total = tiling.positions(height, width).map(cost).fold(0, usize::saturating_add);
+        let mut pass = Pass::new(&self.engine, observer, total.saturating_mul(batch))?;
+        let (mut shape, mut data) = (Vec::new(), Vec::new());
+        // Image by image, which needs less memory and gives the same: nothing of one is seen by another.
+        for image in latents.data.chunks_exact(channels * positions) {
+            let image = HostTensor::new(vec![1, channels, height, width], image.to_vec());
+            let decoded = tiling.decode(&image, |tile| {
+                pass.set_input(1, tile.shape[2] * tile.shape[3]);
+                self.decode_batch(&tile, &mut pass)
+            })?;
+            shape = decoded.shape;
+            data.extend_from_slice(&decoded.data);
+        }
+        shape[0] = batch;
+        Ok(HostTensor::new(shape, data))
+    }
+
+    fn tile_latent_min_size(&self) -> Option<usize> {
+        self.tiling.map(|tiling| tiling.tile_latent_min_size)
     }
 
     fn release(&mut self) {

@@ -1,0 +1,207 @@
+//! Tiled decoding, exactly as diffusers does it after `AutoencoderKL.enable_tiling()`.
+//!
+//! Large latents are cut into overlapping tiles, each is decoded by itself, and where two tiles meet they are blended
+//! linearly. It bounds the memory, but it is not the same picture: every tile has norms and attention of its own. This
+//! crate does not need it for memory; it is here to compare with.
+
+use super::config::AutoencoderKLConfig;
+use crate::HostTensor;
+
+/// `tile_overlap_factor` of diffusers is a quarter.
+const OVERLAP_DIVISOR: usize = 4;
+
+/// How tiles lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Tiling {
+    /// `tile_latent_min_size`: the side of a tile in latents. What is not larger is decoded whole.
+    pub(super) tile_latent_min_size: usize,
+    /// `overlap_size`: latents from one tile to the next.
+    overlap_size: usize,
+    /// Pixels over which a tile is blended into the one before it.
+    blend_extent: usize,
+    /// Pixels that are kept of a tile.
+    row_limit: usize,
+}
+
+/// One tile: rows and columns of the latents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Tile {
+    top: usize,
+    left: usize,
+    height: usize,
+    width: usize,
+}
+
+impl Tiling {
+    /// The tiling of this model. `None` where diffusers' arithmetic leaves gaps or overlaps between the tiles that it
+    /// keeps, because `sample_size` is too small or odd: the picture would have the wrong size.
+    pub(super) fn new(config: &AutoencoderKLConfig) -> Option<Self> {
+        let tile_sample_min_size = config.sample_size;
+        let tile_latent_min_size = tile_sample_min_size / config.spatial_factor();
+        let overlap_size = tile_latent_min_size - tile_latent_min_size.div_ceil(OVERLAP_DIVISOR);
+        let blend_extent = tile_sample_min_size / OVERLAP_DIVISOR;
+        let row_limit = tile_sample_min_size - blend_extent;
+        (overlap_size > 0 && overlap_size * config.spatial_factor() == row_limit).then_some(Self {
+            tile_latent_min_size,
+            overlap_size,
+            blend_extent,
+            row_limit,
+        })
+    }
+
+    /// Whether latents of this size are cut at all.
+    pub(super) fn cuts(&self, height: usize, width: usize) -> bool {
+        height.max(width) > self.tile_latent_min_size
+    }
+
+    /// The positions in each tile of latents of this size, in the order in which [`Tiling::decode`] decodes them.
+    pub(super) fn positions(&self, height: usize, width: usize) -> impl Iterator<Item = usize> {
+        let this = *self;
+        this.starts(height)
+            .flat_map(move |top| this.starts(width).map(move |left| this.tile(top, left, height, width)))
+            .map(|tile| tile.height * tile.width)
+    }
+
+    /// Decodes `latents`, `[1, C, h, w]`, tile by tile with `decode`, which takes such a tensor to pixels.
+    pub(super) fn decode<E>(
+        &self,
+        latents: &HostTensor,
+        mut decode: impl FnMut(HostTensor) -> Result<HostTensor, E>,
+    ) -> Result<HostTensor, E> {
+        let (height, width) = (latents.shape[2], latents.shape[3]);
+        let mut rows: Vec<HostTensor> = Vec::new();
+        let mut above: Vec<HostTensor> = Vec::new();
+        for top in self.starts(height) {
+            let mut row: Vec<HostTensor> = Vec::new();
+            for left in self.starts(width) {
+                let Tile { height, width, .. } = self.tile(top, left, height, width);
+                let mut tile = decode(crop(latents, [top, left], [height, width]))?;
+                // What a tile is blended with is blended already, as diffusers does it in place.
+                if let Some(above) = above.get(row.len()) {
+                    blend_v(above, &mut tile, self.blend_extent);
+                }
+                if let Some(left) = row.last() {
+                    blend_h(left, &mut tile, self.blend_extent);
+                }
+                row.push(tile);
+            }
+            let kept: Vec<_> = row
+                .iter()
+                .map(|tile| {
+                    let size = [tile.shape[2], tile.shape[3]].map(|side| side.min(self.row_limit));
+                    crop(tile, [0, 0], size)
+                })
+                .collect();
+            rows.push(concatenate(&kept, 3));
+            above = row;
+        }
+        Ok(concatenate(&rows, 2))
+    }
+
+    /// Where tiles start along an axis of this length.
+    fn starts(&self, length: usize) -> impl Iterator<Item = usize> + use<> {
+        (0..length).step_by(self.overlap_size)
+    }
+
+    /// The tile that starts here in latents of this size.
+    fn tile(&self, top: usize, left: usize, height: usize, width: usize) -> Tile {
+        let side = self.tile_latent_min_size;
+        Tile { top, left, height: side.min(height - top), width: side.min(width - left) }
+    }
+}
+
+/// The part of a `[B, C, H, W]` tensor that begins at `[top, left]` and has `[height, width]`.
+fn crop(x: &HostTensor, [top, left]: [usize; 2], [height, width]: [usize; 2]) -> HostTensor {
+    let (planes, (rows, columns)) = (x.shape[0] * x.shape[1], (x.shape[2], x.shape[3]));
+    let mut data = Vec::with_capacity(planes * height * width);
+    for row in (0..planes).flat_map(|plane| (top..top + height).map(move |y| plane * rows + y)) {
+        data.extend_from_slice(&x.data[row * columns + left..][..width]);
+    }
+    HostTensor::new(vec![x.shape[0], x.shape[1], height, width], data)
+}
+
+/// `torch.cat` along `axis`; `parts` is not empty, and their other axes are equal.
+fn concatenate(parts: &[HostTensor], axis: usize) -> HostTensor {
+    let mut shape = parts[0].shape.clone();
+    shape[axis] = parts.iter().map(|part| part.shape[axis]).sum();
+    let mut data = Vec::with_capacity(shape.iter().product());
+    for outer in 0..shape[..axis].iter().product() {
+        for part in parts {
+            let length: usize = part.shape[axis..].iter().product();
+            data.extend_from_slice(&part.data[outer * length..][..length]);
+        }
+    }
+    HostTensor::new(shape, data)
+}
+
+/// diffusers' `blend_v`: the first rows of `b` become a fade from the last rows of `a`, which is above it.
+fn blend_v(a: &HostTensor, b: &mut HostTensor, blend_extent: usize) {
+    let (planes, width) = (b.shape[0] * b.shape[1], b.shape[3]);
+    let (above, below) = (a.shape[2], b.shape[2]);
+    let extent = blend_extent.min(above).min(below);
+    for plane in 0..planes {
+        for y in 0..extent {
+            let a = &a.data[(plane * above + above - extent + y) * width..][..width];
+            let b = &mut b.data[(plane * below + y) * width..][..width];
+            for (b, &a) in b.iter_mut().zip(a) {
+                *b = fade(a, *b, y, extent);
+            }
+        }
+    }
+}
+
+/// diffusers' `blend_h`: the first columns of `b` become a fade from the last columns of `a`, which is left of it.
+fn blend_h(a: &HostTensor, b: &mut HostTensor, blend_extent: usize) {
+    let (left, right) = (a.shape[3], b.shape[3]);
+    let extent = blend_extent.min(left).min(right);
+    for (a, b) in a.data.chunks_exact(left).zip(b.data.chunks_exact_mut(right)) {
+        for x in 0..extent {
+            b[x] = fade(a[left - extent + x], b[x], x, extent);
+        }
+    }
+}
+
+/// From `a` at step 0 towards `b`, which would be reached at step `extent`.
+fn fade(a: f32, b: f32, step: usize, extent: usize) -> f32 {
+    let share = step as f64 / extent as f64;
+    a * (1.0 - share) as f32 + b * share as f32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    fn tiling(sample_size: usize, blocks: usize) -> Option<Tiling> {
+        let types = |name: &str| {
+            vec![name; blocks].iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(",")
+        };
+        let text = format!(
+            r#"{{"sample_size": {sample_size}, "block_out_channels": {:?}, "up_block_types": [{}], "down_block_types": [{}]}}"#,
+            vec![32; blocks],
+            types("UpDecoderBlock2D"),
+            types("DownEncoderBlock2D"),
+        );
+        Tiling::new(&AutoencoderKLConfig::read(&Config::parse("config.json", &text).unwrap()).unwrap())
+    }
+
+    #[test]
+    fn real_models_have_the_tiles_of_diffusers() {
+        let sd = tiling(512, 4).unwrap();
+        let expected =
+            Tiling { tile_latent_min_size: 64, overlap_size: 48, blend_extent: 128, row_limit: 384 };
+        assert_eq!(sd, expected);
+        assert!(!sd.cuts(64, 64) && sd.cuts(1, 65) && sd.cuts(65, 1));
+        assert_eq!(sd.positions(65, 48).collect::<Vec<_>>(), [64 * 48, 17 * 48]);
+    }
+
+    #[test]
+    fn tiles_that_do_not_fit_together_are_not_laid() {
+        // Tiles of 6 latents start every 4, which is 32 pixels, but 36 would be kept of each.
+        assert_eq!(tiling(48, 4), None);
+        // A tile of one latent would start where the one before it does; one of none is none.
+        for too_small in [8, 7, 1] {
+            assert_eq!(tiling(too_small, 4), None, "{too_small}");
+        }
+    }
+}
