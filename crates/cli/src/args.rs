@@ -276,7 +276,8 @@ mod tests {
     fn a_server_is_not_told_how_this_machine_computes() {
         let parse = |flags: &[&str]| {
             let arguments = [&["remote-vae", "decode", "a.npy", "-o", "b.png"], flags].concat();
-            Args::from_matches(&Args::command().get_matches_from(arguments)).map_err(|error| error.to_string())
+            Args::from_matches(&Args::command().get_matches_from(arguments))
+                .map_err(|error| error.to_string())
         };
         assert!(parse(&["--model=demo", "--threads=2"]).is_ok());
         for flag in ["--threads=2", "--isa=scalar", "--numerics=fast", "--storage=f32"] {
