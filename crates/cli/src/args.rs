@@ -32,6 +32,7 @@ pub(crate) enum Command {
     Serve(ServeArgs),
     Decode(DecodeArgs),
     Quickstart(QuickstartArgs),
+    Bench(BenchArgs),
 }
 
 /// Serve models over HTTP
@@ -155,6 +156,51 @@ pub(crate) struct QuickstartArgs {
     pub(crate) out: PathBuf,
     #[command(flatten)]
     pub(crate) engine: EngineArgs,
+}
+
+/// Measure how fast this machine decodes, and in how much memory
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "The result is checked first. A time is the median of several runs, after one to warm up; \
+    memory is the peak of the whole process. Tiles are those of diffusers' enable_tiling().\n\nExample:\n  \
+    remote-vae bench --model ./sdxl-vae-fp16-fix --sizes 512,1024"
+)]
+pub(crate) struct BenchArgs {
+    /// The model: a folder as diffusers saves it, or `demo` for the embedded demonstration model
+    #[arg(
+        long,
+        env = "REMOTE_VAE_MODEL",
+        hide_env_values = true,
+        value_name = "SOURCE",
+        default_value = "demo"
+    )]
+    pub(crate) model: ModelArgs,
+    /// Sides of the square pictures, in pixels
+    #[arg(
+        long,
+        env = "REMOTE_VAE_SIZES",
+        hide_env_values = true,
+        value_name = "N,N",
+        value_delimiter = ',',
+        default_value = "512,1024"
+    )]
+    pub(crate) sizes: Vec<usize>,
+    /// Runs of each size that are timed
+    #[arg(long, env = "REMOTE_VAE_RUNS", hide_env_values = true, value_name = "N", default_value = "3", value_parser = runs)]
+    pub(crate) runs: usize,
+    /// Print JSON instead of a table
+    #[arg(long, env = "REMOTE_VAE_JSON", hide_env_values = true, value_parser = BoolishValueParser::new())]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
+}
+
+/// `--runs`.
+fn runs(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(runs @ 1..=1000) => Ok(runs),
+        _ => Err("expected a whole number from 1 to 1000".to_owned()),
+    }
 }
 
 /// `--output-type`.

@@ -9,10 +9,12 @@ macro_rules! say {
 }
 
 mod args;
+mod bench;
 mod decode;
 mod demo;
 mod engine;
 mod latents;
+mod machine;
 mod output;
 mod quickstart;
 mod serve;
@@ -33,6 +35,7 @@ fn main() -> ExitCode {
         Command::Serve(args) => serve::run(args),
         Command::Decode(args) => decode::run(args),
         Command::Quickstart(args) => quickstart::run(args),
+        Command::Bench(args) => bench::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,0 +1,330 @@
+//! `remote-vae bench`: how fast this machine decodes, and in how much memory. The result is checked before it is timed.
+
+use std::io::{IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+use anyhow::{bail, ensure};
+use serde_json::{Value, json};
+use vae::engine::cpu::{CpuEngine, CpuOptions, Isa, Numerics, Storage};
+use vae::latents::Scaling;
+use vae::{Cancelled, HostTensor, Observer, Silent, Vae, VaeError, VaeInfo};
+
+use crate::args::BenchArgs;
+use crate::machine;
+use crate::source::Source;
+
+/// Height and width of the latents that the result is checked with: odd, so that no tile of a kernel fits evenly.
+const CHECKED: [usize; 2] = [8, 11];
+
+/// The largest difference that is accepted of f32 storage, relative to max(1, |x|): what the server promises of its
+/// answers against diffusers'.
+const MAX_ERROR: f64 = 1.5e-3;
+
+/// The least that is accepted of f16 storage: the ratio of peak signal to noise, in dB.
+const MIN_PSNR: f64 = 52.0;
+
+/// How a picture is decoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum How {
+    Whole,
+    Tiled,
+}
+
+/// What was measured of one resolution.
+#[derive(Debug)]
+struct Measured {
+    /// Of all runs, in rising order; not empty.
+    times: Vec<Duration>,
+    peak_memory: Option<u64>,
+}
+
+/// How near the engine's result is to the reference's.
+#[derive(Debug)]
+struct Checked {
+    /// Largest difference, relative to max(1, |x|).
+    error: f64,
+    /// In dB; infinite when nothing differs.
+    psnr: f64,
+}
+
+pub(crate) fn run(args: BenchArgs) -> anyhow::Result<()> {
+    let [model] = args.model.0.as_slice() else {
+        bail!("--model names {} models, but one is measured", args.model.0.len());
+    };
+    let source = model.source.clone();
+    let mut vae = source.clone().load(args.engine.engine()?)?;
+    let info = vae.info().clone();
+    ensure!(
+        info.temporal_factor.is_none(),
+        "{source} is a model of videos; bench measures models of pictures"
+    );
+    let factor = info.spatial_factor;
+    for size in &args.sizes {
+        ensure!(
+            size % factor == 0 && (1..=MAX_SIZE).contains(size),
+            "--sizes has {size}, expected multiples of {factor}, the pixels of one latent, up to {MAX_SIZE}"
+        );
+    }
+
+    let checked = check(&source, vae.as_mut(), args.engine.options())?;
+    let mut rows = Vec::new();
+    for &size in &args.sizes {
+        let side = size / factor;
+        let whole = measure(vae.as_mut(), How::Whole, size, args.runs)?;
+        let cut = vae.tile_latent_min_size().is_some_and(|tile| side > tile);
+        let tiled = cut.then(|| measure(vae.as_mut(), How::Tiled, size, args.runs)).transpose()?;
+        rows.push((size, whole, tiled));
+    }
+    if args.json {
+        say!("{:#}", as_json(&source, &info, &checked, &rows));
+    } else {
+        print(&source, &info, &checked, &rows);
+    }
+    Ok(())
+}
+
+/// Larger pictures than this are no benchmark.
+const MAX_SIZE: usize = 1 << 14;
+
+/// Decodes something small, and again with plain scalar arithmetic term by term in f32, which shares no fast path.
+fn check(source: &Source, vae: &mut dyn Vae, options: CpuOptions) -> anyhow::Result<Checked> {
+    let plain = CpuOptions {
+        isa: Some(Isa::Scalar),
+        numerics: Numerics::Strict,
+        storage: Storage::F32,
+        threads: options.threads,
+    };
+    let mut reference = source.clone().load(CpuEngine::new(plain)?)?;
+    let latents = latents(vae.info(), CHECKED)?;
+    let mut progress = Progress::new("checking the result".to_owned());
+    let expected = reference.decode(latents.clone(), &mut progress)?;
+    let found = vae.decode(latents, &mut Silent)?;
+    progress.end();
+
+    let checked = compare(&found, &expected);
+    let good = match options.storage {
+        Storage::F32 => checked.error <= MAX_ERROR,
+        Storage::F16 => checked.psnr >= MIN_PSNR,
+    };
+    ensure!(
+        good,
+        "the result is wrong: it differs by {:.1e} (PSNR {:.1} dB) from that of strict arithmetic; please report it \
+         with the model, and with `{}`",
+        checked.error,
+        checked.psnr,
+        vae.info().engine
+    );
+    Ok(checked)
+}
+
+fn compare(found: &HostTensor, expected: &HostTensor) -> Checked {
+    let (mut error, mut squares, mut peak) = (0.0f64, 0.0, 1.0f64);
+    for (&found, &expected) in found.data.iter().zip(&expected.data) {
+        let (found, expected) = (f64::from(found), f64::from(expected));
+        let difference = (found - expected).abs();
+        // What is no number is as wrong as can be.
+        let difference = if difference.is_nan() { f64::INFINITY } else { difference };
+        error = error.max(difference / expected.abs().max(1.0));
+        squares += difference * difference;
+        peak = peak.max(expected.abs());
+    }
+    if found.shape != expected.shape {
+        error = f64::INFINITY;
+        squares = f64::INFINITY;
+    }
+    // Pictures are in [-1, 1], so that their range is twice their peak.
+    let psnr = 10.0 * ((2.0 * peak).powi(2) * expected.data.len() as f64 / squares).log10();
+    Checked { error, psnr }
+}
+
+/// Latents as a sampler puts them out, nearly normally distributed and the same each time, scaled for the model.
+fn latents(info: &VaeInfo, [height, width]: [usize; 2]) -> Result<HostTensor, VaeError> {
+    let shape = vec![1, info.latent_channels, height, width];
+    // A linear congruential generator with the constants of Numerical Recipes.
+    let mut state = 1u32;
+    let mut uniform = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as f32 / (1 << 24) as f32
+    };
+    // Twelve uniform values have variance 1 in sum.
+    let data = (0..shape.iter().product()).map(|_| (0..12).map(|_| uniform()).sum::<f32>() - 6.0).collect();
+    let mut latents = HostTensor::new(shape, data);
+    Scaling::Model.apply(&mut latents, info)?;
+    Ok(latents)
+}
+
+/// Decodes pictures of `size` × `size` pixels: once to warm up, then `runs` times.
+fn measure(vae: &mut dyn Vae, how: How, size: usize, runs: usize) -> anyhow::Result<Measured> {
+    let side = size / vae.info().spatial_factor;
+    let latents = latents(vae.info(), [side, side])?;
+    vae.release();
+    machine::reset_peak_memory();
+    let mut times = Vec::with_capacity(runs);
+    for run in 0..=runs {
+        let what = match how {
+            How::Whole => "",
+            How::Tiled => " in tiles",
+        };
+        let which = if run == 0 { "warming up".to_owned() } else { format!("run {run} of {runs}") };
+        let mut progress = Progress::new(format!("{size} x {size}{what}, {which}"));
+        let latents = latents.clone();
+        let start = Instant::now();
+        match how {
+            How::Whole => vae.decode(latents, &mut progress)?,
+            How::Tiled => vae.decode_tiled(latents, &mut progress)?,
+        };
+        if run > 0 {
+            times.push(start.elapsed());
+        }
+        progress.end();
+    }
+    times.sort_unstable();
+    Ok(Measured { times, peak_memory: machine::peak_memory() })
+}
+
+impl Measured {
+    /// The median and the bounds, in seconds.
+    fn seconds(&self) -> [f64; 3] {
+        let times: Vec<f64> = self.times.iter().map(Duration::as_secs_f64).collect();
+        let (last, half) = (times.len() - 1, times.len() / 2);
+        let median = if times.len() % 2 == 1 { times[half] } else { (times[half - 1] + times[half]) / 2.0 };
+        [median, times[0], times[last]]
+    }
+
+    fn json(&self) -> Value {
+        let [median, least, most] = self.seconds();
+        json!({
+            "seconds": {"median": median, "min": least, "max": most, "runs": self.times.len()},
+            "peak_memory_bytes": self.peak_memory,
+        })
+    }
+}
+
+type Row = (usize, Measured, Option<Measured>);
+
+fn as_json(source: &Source, info: &VaeInfo, checked: &Checked, rows: &[Row]) -> Value {
+    let results = rows.iter().map(|(size, whole, tiled)| {
+        json!({
+            "height": size,
+            "width": size,
+            "whole": whole.json(),
+            "tiled": tiled.as_ref().map(Measured::json),
+        })
+    });
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "model": source.to_string(),
+        "class": info.class_name,
+        "engine": info.engine,
+        "processor": machine::processor(),
+        "memory_bytes": machine::memory(),
+        // No JSON number is infinite: where nothing differs there is no PSNR.
+        "checked": {"max_error": checked.error, "psnr_db": checked.psnr.is_finite().then_some(checked.psnr)},
+        "results": results.collect::<Vec<_>>(),
+    })
+}
+
+fn print(source: &Source, info: &VaeInfo, checked: &Checked, rows: &[Row]) {
+    let [height, width] = CHECKED.map(|side| side * info.spatial_factor);
+    let memory = machine::memory().map(|bytes| format!(", {:.1} GB of memory", bytes as f64 / 1e9));
+    say!("remote-vae {}, {} from {source}", env!("CARGO_PKG_VERSION"), info.class_name);
+    say!("{}{}; {}", machine::processor(), memory.unwrap_or_default(), info.engine);
+    say!(
+        "checked: {height} x {width} pixels are those of strict arithmetic within {:.1e} (PSNR {:.1} dB)\n",
+        checked.error,
+        checked.psnr
+    );
+    say!(
+        "{:>13}  {:>22}  {:>17}  {:>22}  {:>17}",
+        "resolution",
+        "time (min - max)",
+        "peak memory",
+        "tiled time",
+        "tiled memory"
+    );
+    for (size, whole, tiled) in rows {
+        let [time, memory] = cells(Some(whole));
+        let [tiled_time, tiled_memory] = cells(tiled.as_ref());
+        let resolution = format!("{size} x {size}");
+        say!("{resolution:>13}  {time:>22}  {memory:>17}  {tiled_time:>22}  {tiled_memory:>17}");
+    }
+}
+
+/// Time and memory for people; a dash for what was not measured.
+fn cells(measured: Option<&Measured>) -> [String; 2] {
+    let Some(measured) = measured else { return ["-", "-"].map(str::to_owned) };
+    let [median, least, most] = measured.seconds();
+    let memory = measured.peak_memory.map_or_else(
+        || "unknown".to_owned(),
+        |peak| {
+            let share = machine::memory().map(|all| format!(" ({:.1} %)", 100.0 * peak as f64 / all as f64));
+            format!("{:.0} MB{}", peak as f64 / 1e6, share.unwrap_or_default())
+        },
+    );
+    [format!("{median:.2} s ({least:.2} - {most:.2})"), memory]
+}
+
+/// Says on stderr what is done: on a terminal how far it is, elsewhere once.
+struct Progress {
+    label: String,
+    terminal: bool,
+    percent: Option<usize>,
+}
+
+impl Progress {
+    fn new(label: String) -> Self {
+        let terminal = std::io::stderr().is_terminal();
+        if !terminal {
+            anstream::eprintln!("{label}");
+        }
+        Self { label, terminal, percent: None }
+    }
+
+    /// Leaves nothing of it on a terminal.
+    fn end(self) {
+        if self.terminal {
+            let _ = write!(anstream::stderr(), "\r{:width$}\r", "", width = self.label.len() + 8);
+        }
+    }
+}
+
+impl Observer for Progress {
+    fn progress(&mut self, done: usize, total: usize) -> Result<(), Cancelled> {
+        let percent = (100.0 * done as f64 / total.max(1) as f64) as usize;
+        if self.terminal && self.percent != Some(percent) {
+            self.percent = Some(percent);
+            let _ = write!(anstream::stderr(), "\r{}: {percent:3} %", self.label);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_result_is_seen() {
+        let tensor = |data: &[f32]| HostTensor::new(vec![data.len()], data.to_vec());
+        let expected = tensor(&[0.5, -4.0, 0.0, 1.0]);
+        let same = compare(&expected, &expected);
+        assert_eq!((same.error, same.psnr), (0.0, f64::INFINITY));
+        let off = compare(&tensor(&[0.5, -4.4, 0.0, 1.0]), &expected);
+        assert!((off.error - 0.1).abs() < 1e-6 && (off.psnr - 32.04).abs() < 0.01, "{off:?}");
+        for found in [tensor(&[0.5, -4.0, f32::NAN, 1.0]), tensor(&[0.5])] {
+            let wrong = compare(&found, &expected);
+            assert_eq!((wrong.error, wrong.psnr), (f64::INFINITY, f64::NEG_INFINITY));
+        }
+    }
+
+    #[test]
+    fn the_median_is_in_the_middle() {
+        let seconds = |times: &[u64]| {
+            let times = times.iter().map(|&time| Duration::from_secs(time)).collect();
+            Measured { times, peak_memory: None }.seconds()
+        };
+        assert_eq!(seconds(&[3]), [3.0, 3.0, 3.0]);
+        assert_eq!(seconds(&[1, 4]), [2.5, 1.0, 4.0]);
+        assert_eq!(seconds(&[1, 2, 9]), [2.0, 1.0, 9.0]);
+    }
+}
