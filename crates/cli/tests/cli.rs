@@ -178,6 +178,33 @@ fn nobody_has_to_read_what_is_printed() {
 }
 
 #[test]
+fn bench_checks_and_measures() {
+    let small = ["bench", "--sizes", "64,24", "--runs", "2", "--threads", "1"];
+    let json = run(&[&small[..], &["--json"]].concat()).ok().stdout;
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert!(json["engine"].as_str().unwrap().contains("1 thread"), "{json}");
+    assert!(json["checked"]["max_error"].as_f64().unwrap() < 1.5e-3, "{json}");
+    let results = json["results"].as_array().unwrap();
+    assert_eq!(results.len(), 2);
+    for (result, size) in results.iter().zip([64, 24]) {
+        let seconds = &result["whole"]["seconds"];
+        assert_eq!(
+            (&result["height"], &result["width"], &seconds["runs"]),
+            (&size.into(), &size.into(), &2.into())
+        );
+        assert!(seconds["median"].as_f64().unwrap() > 0.0, "{json}");
+        assert!(result["tiled"].is_null(), "pictures that fit one tile are not cut");
+    }
+
+    let finished = run(&small).ok();
+    for word in ["checked: ", "64 x 64", "24 x 24", "tiled memory"] {
+        assert!(finished.stdout.contains(word), "{word} is missing in\n{}", finished.stdout);
+    }
+    assert!(finished.stderr.contains("run 2 of 2"), "{}", finished.stderr);
+    run(&["bench", "--sizes", "100"]).fails(1, "multiples of 8");
+}
+
+#[test]
 fn help_names_what_there_is() {
     let help = run(&["--help"]).ok().stdout;
     for word in ["serve", "decode", "quickstart", "REMOTE_VAE_PORT"] {
