@@ -23,6 +23,9 @@ const MAX_ERROR: f64 = 1.5e-3;
 /// The least that is accepted of f16 storage: the ratio of peak signal to noise, in dB.
 const MIN_PSNR: f64 = 52.0;
 
+/// The commit that this was built from, with `-dirty` where files had been changed; see `build.rs`.
+const COMMIT: Option<&str> = option_env!("REMOTE_VAE_COMMIT");
+
 /// How a picture is decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum How {
@@ -213,6 +216,7 @@ fn as_json(source: &Source, info: &VaeInfo, checked: &Checked, rows: &[Row]) -> 
     });
     json!({
         "version": env!("CARGO_PKG_VERSION"),
+        "commit": COMMIT,
         "model": source.to_string(),
         "class": info.class_name,
         "engine": info.engine,
@@ -227,7 +231,8 @@ fn as_json(source: &Source, info: &VaeInfo, checked: &Checked, rows: &[Row]) -> 
 fn print(source: &Source, info: &VaeInfo, checked: &Checked, rows: &[Row]) {
     let [height, width] = CHECKED.map(|side| side * info.spatial_factor);
     let memory = machine::memory().map(|bytes| format!(", {:.1} GB of memory", bytes as f64 / 1e9));
-    say!("remote-vae {}, {} from {source}", env!("CARGO_PKG_VERSION"), info.class_name);
+    let commit = COMMIT.map(|commit| format!(" ({commit})")).unwrap_or_default();
+    say!("remote-vae {}{commit}, {} from {source}", env!("CARGO_PKG_VERSION"), info.class_name);
     say!("{}{}; {}", machine::processor(), memory.unwrap_or_default(), info.engine);
     say!(
         "checked: {height} x {width} pixels are those of strict arithmetic within {:.1e} (PSNR {:.1} dB)\n",
