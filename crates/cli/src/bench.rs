@@ -7,7 +7,7 @@ use anyhow::{bail, ensure};
 use serde_json::{Value, json};
 use vae::engine::cpu::{CpuEngine, CpuOptions, Isa, Numerics, Storage};
 use vae::latents::Scaling;
-use vae::{Cancelled, HostTensor, Observer, Silent, Vae, VaeError, VaeInfo};
+use vae::{Cancelled, DecodeOptions, HostTensor, Observer, Silent, Vae, VaeError, VaeInfo};
 
 use crate::args::BenchArgs;
 use crate::machine;
@@ -100,8 +100,8 @@ fn check(source: &Source, vae: &mut dyn Vae, options: CpuOptions) -> anyhow::Res
     let mut reference = source.clone().load(CpuEngine::new(plain)?)?;
     let latents = latents(vae.info(), CHECKED)?;
     let mut progress = Progress::new("checking the result".to_owned());
-    let expected = reference.decode(latents.clone(), &mut progress)?;
-    let found = vae.decode(latents, &mut Silent)?;
+    let expected = reference.decode(latents.clone(), &DecodeOptions::default(), &mut progress)?;
+    let found = vae.decode(latents, &DecodeOptions::default(), &mut Silent)?;
     progress.end();
 
     let checked = compare(&found, &expected);
@@ -172,10 +172,8 @@ fn measure(vae: &mut dyn Vae, how: How, size: usize, runs: usize) -> anyhow::Res
         let mut progress = Progress::new(format!("{size} x {size}{what}, {which}"));
         let latents = latents.clone();
         let start = Instant::now();
-        match how {
-            How::Whole => vae.decode(latents, &mut progress)?,
-            How::Tiled => vae.decode_tiled(latents, &mut progress)?,
-        };
+        let options = DecodeOptions { tiling: how == How::Tiled, ..DecodeOptions::default() };
+        vae.decode(latents, &options, &mut progress)?;
         if run > 0 {
             times.push(start.elapsed());
         }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
-use vae::{Cancelled, HostTensor, Observer, Silent, Vae, VaeError, VaeInfo};
+use vae::{Cancelled, DecodeOptions, HostTensor, Observer, Silent, Vae, VaeError, VaeInfo};
 
 use crate::Model;
 use crate::error::{ApiError, ServeError};
@@ -206,7 +206,7 @@ impl Shared {
         let result = guarded(|| {
             // The first look at whether anybody still waits, in case the client left just now.
             observer.progress(0, 1).map_err(VaeError::from)?;
-            vae.decode(job.latents, &mut observer)
+            vae.decode(job.latents, &DecodeOptions::default(), &mut observer)
         });
         let now = Instant::now();
         self.lock().queue.finish(matches!(result, Ok(Ok(_))), now);
@@ -253,7 +253,7 @@ fn load(model: Model) -> Result<Box<dyn Vae>, ServeError> {
         Some(_) => vec![1, info.latent_channels, 1, 2, 2],
     };
     let latents = HostTensor::new(shape.clone(), vec![0.0; shape.iter().product()]);
-    let warm = guarded(|| vae.decode(latents, &mut Silent)).map_err(crashed)?;
+    let warm = guarded(|| vae.decode(latents, &DecodeOptions::default(), &mut Silent)).map_err(crashed)?;
     if let Err(source) = warm {
         return Err(ServeError::WarmUp { name, origin, source });
     }

@@ -1,7 +1,7 @@
 //! A decode without the server: the same rooms, without HTTP, queue and thread.
 
 use bytes::Bytes;
-use vae::{Silent, Vae};
+use vae::{DecodeOptions, Silent, Vae};
 use wire::{Answer, DecodeRequest, Limits, Tensor};
 
 use crate::decode::for_model;
@@ -35,7 +35,7 @@ impl From<ApiError> for DecodeError {
 pub fn decode(vae: &mut dyn Vae, request: DecodeRequest, limits: &Limits) -> Result<Decoded, DecodeError> {
     let DecodeRequest { latents, params } = request;
     let (latents, _) = for_model(latents, &params, vae.info(), limits)?;
-    let pixels = vae.decode(latents, &mut Silent).map_err(ApiError::from)?;
+    let pixels = vae.decode(latents, &DecodeOptions::default(), &mut Silent).map_err(ApiError::from)?;
     match params.answer {
         Answer::Tensor { values, dtype, .. } => {
             Ok(Decoded::Tensor(postprocess::tensor(pixels, values, dtype).map_err(ApiError::from)?))

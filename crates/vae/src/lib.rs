@@ -21,5 +21,5 @@ pub use error::{EngineError, LoadError, VaeError};
 pub use load::{Source, load};
 pub use observe::{Cancelled, Observer, Silent};
 pub use tensor::HostTensor;
-pub use vae::{Vae, VaeInfo};
+pub use vae::{DecodeOptions, Vae, VaeInfo};
 pub use weight::{DType, Weight};

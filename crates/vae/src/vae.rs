@@ -27,6 +27,23 @@ pub struct VaeInfo {
     pub latents_std: Option<Vec<f32>>,
 }
 
+/// How latents are decoded. The default is what diffusers does when it is told nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DecodeOptions {
+    /// As diffusers does after `enable_tiling()`: in overlapping tiles that are blended where they meet, unless the
+    /// latents fit one tile. Needs less memory and gives a slightly different picture, with faint seams.
+    pub tiling: bool,
+    /// Video only, diffusers' `use_framewise_decoding`: a few latent frames at a time, blended where they meet. Its
+    /// memory does not grow with the length of the video; without it the whole video is decoded in one exact pass.
+    pub framewise: bool,
+}
+
+impl Default for DecodeOptions {
+    fn default() -> Self {
+        Self { tiling: false, framewise: true }
+    }
+}
+
 /// A loaded autoencoder. One thread owns it; it may be sent to that thread.
 pub trait Vae: Send {
     /// What this model is.
@@ -34,27 +51,20 @@ pub trait Vae: Send {
 
     /// Decodes latents that are already scaled for the model.
     ///
-    /// Images: `[B, C, h, w]` to `[B, 3, h * 8, w * 8]`, nominally in [-1, 1], not clamped.
+    /// Images: `[B, C, h, w]` to `[B, 3, h * 8, w * 8]`; video: `[B, C, f, h, w]` to
+    /// `[B, 3, (f - 1) * 4 + 1, h * 8, w * 8]`. Nominally in [-1, 1], not clamped.
     ///
     /// # Errors
-    /// A shape that this model cannot take, a cancelled observer, or a failure of the engine.
-    fn decode(&mut self, latents: HostTensor, observer: &mut dyn Observer) -> Result<HostTensor, VaeError>;
-
-    /// Decodes as diffusers does after `enable_tiling()`: in overlapping tiles that are blended where they meet, unless
-    /// the latents fit one tile. Needs less memory and gives a slightly different picture, with faint seams.
-    ///
-    /// # Errors
-    /// Those of [`Vae::decode`], and [`VaeError::Input`] when [`Vae::tile_latent_min_size`] is `None`.
-    fn decode_tiled(
+    /// A shape that this model cannot take, a cancelled observer, a failure of the engine, or [`VaeError::Input`] for
+    /// tiles when [`Vae::tile_latent_min_size`] is `None`.
+    fn decode(
         &mut self,
         latents: HostTensor,
+        options: &DecodeOptions,
         observer: &mut dyn Observer,
-    ) -> Result<HostTensor, VaeError> {
-        let _ = (latents, observer);
-        Err(VaeError::Input("this model cannot be decoded in tiles".to_owned()))
-    }
+    ) -> Result<HostTensor, VaeError>;
 
-    /// Height and width, in latents, of the largest latents that [`Vae::decode_tiled`] decodes as one tile; `None` for
+    /// Height and width, in latents, of the largest latents that are one tile when they are decoded in tiles; `None` for
     /// a model that is not decoded in tiles.
     fn tile_latent_min_size(&self) -> Option<usize> {
         None

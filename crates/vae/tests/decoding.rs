@@ -3,14 +3,17 @@
 mod common;
 
 use common::{Recorder, case, cases, engines};
-use remote_vae_vae::{HostTensor, Silent, VaeError};
+use remote_vae_vae::{DecodeOptions, HostTensor, Silent, VaeError};
 
 #[test]
 fn progress_grows_from_nothing_to_everything() {
     for case in cases() {
         for (engine, load) in engines() {
             let mut recorder = Recorder::default();
-            load(case.source()).unwrap().decode(case.latents(), &mut recorder).unwrap();
+            load(case.source())
+                .unwrap()
+                .decode(case.latents(), &DecodeOptions::default(), &mut recorder)
+                .unwrap();
             let total = recorder.progress[0].1;
             assert_eq!(recorder.progress.first(), Some(&(0, total)), "{} on {engine}", case.name);
             assert_eq!(recorder.progress.last(), Some(&(total, total)), "{} on {engine}", case.name);
@@ -31,15 +34,15 @@ fn a_decode_stops_wherever_it_is_cancelled_and_the_next_one_works() {
     for (_, load) in engines() {
         let mut vae = load(case.source()).unwrap();
         let mut whole = Recorder::default();
-        let expected = vae.decode(case.latents(), &mut whole).unwrap();
+        let expected = vae.decode(case.latents(), &DecodeOptions::default(), &mut whole).unwrap();
         for cancel_at in [1, 2, whole.progress.len() / 2 + 1, whole.progress.len()] {
             let mut recorder = Recorder { cancel_at: Some(cancel_at), ..Recorder::default() };
-            let result = vae.decode(case.latents(), &mut recorder);
+            let result = vae.decode(case.latents(), &DecodeOptions::default(), &mut recorder);
             assert!(matches!(result, Err(VaeError::Cancelled)));
             assert_eq!(recorder.progress.len(), cancel_at);
         }
         vae.release();
-        assert_eq!(vae.decode(case.latents(), &mut Silent).unwrap(), expected);
+        assert_eq!(vae.decode(case.latents(), &DecodeOptions::default(), &mut Silent).unwrap(), expected);
     }
 }
 
@@ -57,7 +60,8 @@ fn shapes_that_a_model_cannot_decode_are_refused() {
             vec![1, 4, 1, 5, 3],
         ] {
             let latents = HostTensor::new(shape.clone(), vec![0.0; shape.iter().product()]);
-            let message = vae.decode(latents, &mut Silent).unwrap_err().to_string();
+            let message =
+                vae.decode(latents, &DecodeOptions::default(), &mut Silent).unwrap_err().to_string();
             assert!(message.contains(&format!("{shape:?}")) && message.contains("[B, 4, h, w]"), "{message}");
         }
     }
@@ -72,12 +76,12 @@ fn latents_that_are_no_numbers_are_decoded_to_something() {
                 let mut latents = case.latents();
                 let middle = latents.data.len() / 2;
                 latents.data[middle] = poison;
-                let sample = vae.decode(latents, &mut Silent).unwrap();
+                let sample = vae.decode(latents, &DecodeOptions::default(), &mut Silent).unwrap();
                 let expected = &case.golden["sample"].shape;
                 assert_eq!(&sample.shape, expected, "{} on {engine} with {poison}", case.name);
             }
             // Nothing of it stays behind in buffers that are used again.
-            let sample = vae.decode(case.latents(), &mut Silent).unwrap();
+            let sample = vae.decode(case.latents(), &DecodeOptions::default(), &mut Silent).unwrap();
             assert!(sample.data.iter().all(|x| x.is_finite()), "{} on {engine}", case.name);
         }
     }

@@ -3,12 +3,14 @@
 mod common;
 
 use common::{Recorder, case, cases, engines, error};
-use remote_vae_vae::Silent;
 use remote_vae_vae::latents::{Scaling, arrange};
+use remote_vae_vae::{DecodeOptions, Silent};
 
 /// The outer promise is 1.5e-3 for values rounded to float16. In f32, a model a few dozen layers deep stays well below
 /// this; a wrong padding, eps or index does not.
 const TOLERANCE: f32 = 1e-4;
+
+const TILED: DecodeOptions = DecodeOptions { tiling: true, framewise: true };
 
 #[test]
 fn every_stage_is_what_diffusers_computes() {
@@ -17,7 +19,7 @@ fn every_stage_is_what_diffusers_computes() {
             let mut vae =
                 load(case.source()).unwrap_or_else(|error| panic!("{} on {engine}: {error}", case.name));
             let mut recorder = Recorder { stages: case.stages.clone(), ..Recorder::default() };
-            let sample = vae.decode(case.latents(), &mut recorder).unwrap();
+            let sample = vae.decode(case.latents(), &DecodeOptions::default(), &mut recorder).unwrap();
 
             let mut worst = ("sample", error(&sample, &case.golden["sample"]));
             for stage in &case.stages {
@@ -64,7 +66,7 @@ fn tiles_are_cut_and_blended_as_diffusers_does() {
         for (engine, load) in engines() {
             let mut vae = load(case.source()).unwrap();
             let mut recorder = Recorder::default();
-            let sample = vae.decode_tiled(case.latents(), &mut recorder).unwrap();
+            let sample = vae.decode(case.latents(), &TILED, &mut recorder).unwrap();
             let error = error(&sample, expected);
             assert!(error <= TOLERANCE, "{} on {engine} is off by {error}", case.name);
 
@@ -85,8 +87,8 @@ fn what_fits_one_tile_is_decoded_whole() {
         let mut latents = case.latents();
         latents.shape = vec![1, 4, side, side];
         latents.data.truncate(4 * side * side);
-        let tiled = vae.decode_tiled(latents.clone(), &mut Silent).unwrap();
-        assert_eq!(tiled, vae.decode(latents, &mut Silent).unwrap(), "{engine}");
+        let tiled = vae.decode(latents.clone(), &TILED, &mut Silent).unwrap();
+        assert_eq!(tiled, vae.decode(latents, &DecodeOptions::default(), &mut Silent).unwrap(), "{engine}");
     }
 }
 
@@ -101,7 +103,7 @@ fn a_batch_is_its_images() {
             let size = latents.data.len() / latents.shape[0];
             latents.shape[0] = 1;
             latents.data = latents.data.split_off(latents.data.len() - size);
-            let alone = vae.decode(latents, &mut Silent).unwrap();
+            let alone = vae.decode(latents, &DecodeOptions::default(), &mut Silent).unwrap();
 
             let mut expected = case.golden["sample"].clone();
             expected.shape[0] = 1;

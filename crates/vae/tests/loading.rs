@@ -8,7 +8,7 @@ use std::path::Path;
 
 use common::{Case, case, error};
 use remote_vae_vae::engine::reference::Reference;
-use remote_vae_vae::{LoadError, Silent, Source, load};
+use remote_vae_vae::{DecodeOptions, LoadError, Silent, Source, load};
 use safetensors::tensor::{Dtype, TensorView};
 use safetensors::{SafeTensors, serialize_to_file};
 use tempfile::{TempDir, tempdir};
@@ -45,7 +45,7 @@ fn copy(case: &Case) -> TempDir {
 /// Loads `folder` and checks that it decodes as the golden case does.
 fn assert_decodes(folder: &Path, case: &Case) {
     let mut vae = load(Source::Folder(folder.to_path_buf()), Reference).unwrap();
-    let sample = vae.decode(case.latents(), &mut Silent).unwrap();
+    let sample = vae.decode(case.latents(), &DecodeOptions::default(), &mut Silent).unwrap();
     assert!(error(&sample, &case.golden["sample"]) < 1e-4);
 }
 
@@ -127,7 +127,7 @@ fn an_embedded_model_needs_no_file() {
     let config = str::from_utf8(leak("config.json")).unwrap();
     let weights = leak("diffusion_pytorch_model.fp16.safetensors");
     let mut vae = load(Source::Embedded { config, weights }, Reference).unwrap();
-    let sample = vae.decode(case.latents(), &mut Silent).unwrap();
+    let sample = vae.decode(case.latents(), &DecodeOptions::default(), &mut Silent).unwrap();
     assert!(error(&sample, &case.golden["sample"]) < 1e-4);
 
     let result = load(Source::Embedded { config, weights: &weights[..weights.len() - 1] }, Reference);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use vae::{EngineError, HostTensor, Observer, Vae, VaeError, VaeInfo};
+use vae::{DecodeOptions, EngineError, HostTensor, Observer, Vae, VaeError, VaeInfo};
 
 use crate::Model;
 
@@ -62,7 +62,12 @@ impl Vae for FakeVae {
         &self.info
     }
 
-    fn decode(&mut self, latents: HostTensor, observer: &mut dyn Observer) -> Result<HostTensor, VaeError> {
+    fn decode(
+        &mut self,
+        latents: HostTensor,
+        _options: &DecodeOptions,
+        observer: &mut dyn Observer,
+    ) -> Result<HostTensor, VaeError> {
         let state = &self.handle.0;
         state.started.fetch_add(1, Ordering::SeqCst);
         match latents.data[0] {

@@ -11,7 +11,7 @@ use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::engine::{Conv2dSpec, Engine};
 use crate::layers::{Conv2d, Decoder, Pass, VarBuilder, Workload};
-use crate::{EngineError, HostTensor, LoadError, Observer, Vae, VaeError, VaeInfo};
+use crate::{DecodeOptions, EngineError, HostTensor, LoadError, Observer, Vae, VaeError, VaeInfo};
 
 /// Its name in `config.json`.
 pub(super) const CLASS_NAME: &str = "AutoencoderKL";
@@ -102,14 +102,13 @@ impl<E: Engine> AutoencoderKL<E> {
         let x = self.decoder.forward(x, pass)?;
         Ok(self.engine.download(&x)?)
     }
-}
 
-impl<E: Engine> Vae for AutoencoderKL<E> {
-    fn info(&self) -> &VaeInfo {
-        &self.info
-    }
-
-    fn decode(&mut self, latents: HostTensor, observer: &mut dyn Observer) -> Result<HostTensor, VaeError> {
+    /// Decodes latents as they are, as many images at once as fit in memory.
+    fn decode_whole(
+        &self,
+        latents: &HostTensor,
+        observer: &mut dyn Observer,
+    ) -> Result<HostTensor, VaeError> {
         let (batch, positions) = self.check_latents(&latents.shape)?;
         let together = (BATCH_POSITIONS / positions).max(1);
         let total = self.workload.cost.of_image(positions).saturating_mul(batch);
@@ -133,9 +132,10 @@ impl<E: Engine> Vae for AutoencoderKL<E> {
         Ok(HostTensor::new(shape, data))
     }
 
+    /// Decodes latents in tiles, unless they fit one.
     fn decode_tiled(
-        &mut self,
-        latents: HostTensor,
+        &self,
+        latents: &HostTensor,
         observer: &mut dyn Observer,
     ) -> Result<HostTensor, VaeError> {
         let Some(tiling) = self.tiling else {
@@ -148,7 +148,7 @@ impl<E: Engine> Vae for AutoencoderKL<E> {
         let (batch, positions) = self.check_latents(&latents.shape)?;
         let [channels, height, width] = [1, 2, 3].map(|axis| latents.shape[axis]);
         if !tiling.cuts(height, width) {
-            return self.decode(latents, observer);
+            return self.decode_whole(latents, observer);
         }
         let cost = |positions| self.workload.cost.of_image(positions);
         let total = tiling.positions(height, width).map(cost).fold(0, usize::saturating_add);
@@ -166,6 +166,25 @@ impl<E: Engine> Vae for AutoencoderKL<E> {
         }
         shape[0] = batch;
         Ok(HostTensor::new(shape, data))
+    }
+}
+
+impl<E: Engine> Vae for AutoencoderKL<E> {
+    fn info(&self) -> &VaeInfo {
+        &self.info
+    }
+
+    fn decode(
+        &mut self,
+        latents: HostTensor,
+        options: &DecodeOptions,
+        observer: &mut dyn Observer,
+    ) -> Result<HostTensor, VaeError> {
+        if options.tiling {
+            self.decode_tiled(&latents, observer)
+        } else {
+            self.decode_whole(&latents, observer)
+        }
     }
 
     fn tile_latent_min_size(&self) -> Option<usize> {
