@@ -8,7 +8,10 @@ f32 from the weights as they are in the file:
 * `pipeline_latents`, as a sampler puts them out, and for some cases `packed_latents`, the same in Flux's layout;
 * `latents`, scaled as the pipelines do just before decoding;
 * the output of every observed layer under its checkpoint name (`decoder.conv_in`, `decoder.up_blocks.0`, ...);
-* `sample`, what `AutoencoderKL.decode` returns, and for some cases `tiled_sample`, the same after `enable_tiling()`.
+* `sample`, what `AutoencoderKL.decode` returns, and for some cases `tiled_sample`, the same after `enable_tiling()`;
+* for cases that encode, `pixels`, the output of every observed layer of the encoder, `moments`, which is what
+  `AutoencoderKL.encode` makes its distribution of, `scaled_mode`, its mode as the pipelines scale it, and for some cases
+  `tiled_moments`. Other cases have no encoder in their checkpoint.
 
 `fixtures/vae/manifest.json` lists the cases with what each one covers.
 """
@@ -24,10 +27,21 @@ from safetensors.torch import load_file, save_file
 
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "vae"
 
-# Stages worth a tensor in every case, with the up blocks; the others are added by `every_stage`.
-STAGES = ("post_quant_conv", "decoder.conv_in", "decoder.mid_block")
+# Stages worth a tensor in every case, with the up and down blocks; the others are added by `every_stage`.
+STAGES = (
+    "post_quant_conv",
+    "decoder.conv_in",
+    "decoder.mid_block",
+    "encoder.conv_in",
+    "encoder.mid_block",
+    "encoder.conv_out",
+    "quant_conv",
+)
+BLOCKS = ("UpDecoderBlock2D", "DownEncoderBlock2D")
+LAYERS = ("ResnetBlock2D", "Attention", "Upsample2D", "Downsample2D")
 
-NOT_STAGES = ("pipeline_latents", "packed_latents", "latents", "sample", "tiled_sample")
+DECODER_TENSORS = ("pipeline_latents", "packed_latents", "latents", "sample", "tiled_sample")
+ENCODER_TENSORS = ("pixels", "moments", "scaled_mode", "tiled_moments")
 
 
 def config(blocks: list[int], layers: int = 1, groups: int = 4, **settings) -> dict:
@@ -48,6 +62,7 @@ CASES = {
         covers="4 latent channels, quant convs, 4 blocks, a batch, odd sizes, every stage, old attention names",
         config=config([8, 8, 16, 16], layers=2),
         latents=(2, 4, 5, 2),
+        pixels=(2, 3, 45, 30),
         old_attention_names=True,
         every_stage=True,
     ),
@@ -64,6 +79,7 @@ CASES = {
             latents_std=None,
         ),
         latents=(1, 16, 6, 8),
+        pixels=(1, 3, 20, 33),
         packed=True,
         dtype="float16",
         variant="fp16",
@@ -72,6 +88,7 @@ CASES = {
         covers="a mid block without attention, three layers a block, swish, bf16 file",
         config=config([12, 24], layers=3, groups=6, mid_block_add_attention=False, act_fn="swish"),
         latents=(1, 4, 9, 5),
+        pixels=(1, 3, 11, 18),
         dtype="bfloat16",
     ),
     "conv-attention": dict(
@@ -83,6 +100,7 @@ CASES = {
             latents_std=[1.5, 0.5, 2.0, 1.0],
         ),
         latents=(1, 4, 7, 11),
+        pixels=(2, 3, 14, 22),
         old_attention_names=True,
         conv_attention=True,
     ),
@@ -90,6 +108,7 @@ CASES = {
         covers="no upsampling at all, 2 latent channels, one pixel, a batch",
         config=config([16], groups=4, latent_channels=2, use_post_quant_conv=False),
         latents=(3, 2, 1, 1),
+        pixels=(3, 3, 1, 1),
         every_stage=True,
     ),
     "many-positions": dict(
@@ -102,32 +121,38 @@ CASES = {
         covers="activations so small that every norm's eps matters",
         config=config([8, 16]),
         latents=(1, 4, 5, 4),
+        pixels=(1, 3, 9, 8),
         faint=True,
     ),
     "wide": dict(
         covers="channel counts like the real ones: wide enough for every blocked path of a fast kernel",
         config=config([32, 64], groups=32),
         latents=(1, 4, 13, 9),
+        pixels=(1, 3, 27, 19),
         dtype="float16",
     ),
     "tiled": dict(
         covers="tiles of 8 latents: a batch, last tiles of every kind, one of them smaller than what is blended",
         config=config([8, 16], sample_size=16),
         latents=(2, 4, 13, 22),
-        only=("post_quant_conv",),
+        pixels=(2, 3, 26, 45),
+        only=("post_quant_conv", "quant_conv"),
         tiled=True,
     ),
 }
 
 
 def observed_modules(model: torch.nn.Module, every_stage: bool, only: tuple[str, ...] | None):
-    """The decoder's layers whose outputs are kept, by their names in the checkpoint."""
+    """The layers whose outputs are kept, by their names in the checkpoint."""
     for name, module in model.named_modules():
         kind = type(module).__name__
-        coarse = name in STAGES or (name.startswith("decoder.up_blocks.") and kind == "UpDecoderBlock2D")
-        fine = name.startswith("decoder.") and kind in ("ResnetBlock2D", "Attention", "Upsample2D")
-        if (name in only) if only else (coarse or (every_stage and fine)):
+        coarse = name in STAGES or kind in BLOCKS
+        if (name in only) if only else (coarse or (every_stage and kind in LAYERS)):
             yield name, module
+
+
+def is_of_encoder(stage: str) -> bool:
+    return stage.startswith("encoder.") or stage == "quant_conv"
 
 
 def scale(latents: torch.Tensor, config) -> torch.Tensor:
@@ -140,8 +165,17 @@ def scale(latents: torch.Tensor, config) -> torch.Tensor:
     return latents if config.shift_factor is None else latents + config.shift_factor
 
 
+def scale_encoded(latents: torch.Tensor, config) -> torch.Tensor:
+    """What the same pipelines do just after `vae.encode`."""
+    if config.latents_mean is not None and config.latents_std is not None:
+        mean = torch.tensor(config.latents_mean).view(1, -1, 1, 1)
+        std = torch.tensor(config.latents_std).view(1, -1, 1, 1)
+        return (latents - mean) * config.scaling_factor / std
+    return (latents - (config.shift_factor or 0.0)) * config.scaling_factor
+
+
 def golden(folder: Path, case: dict, seed: int) -> dict[str, torch.Tensor]:
-    """Decodes the case with diffusers in f32 and returns latents, stages and sample."""
+    """Decodes (and encodes) the case with diffusers in f32 and returns inputs, stages and results."""
     model = diffusers.AutoencoderKL.from_pretrained(folder, variant=case.get("variant"), torch_dtype=torch.float32)
     tensors = {}
     for name, module in observed_modules(model, case.get("every_stage", False), case.get("only")):
@@ -157,6 +191,15 @@ def golden(folder: Path, case: dict, seed: int) -> dict[str, torch.Tensor]:
             tensors["tiled_sample"] = model.decode(tensors["latents"]).sample
             model.disable_tiling()
         tensors["sample"] = model.decode(tensors["latents"]).sample
+        if case.get("pixels"):
+            tensors["pixels"] = torch.rand(case["pixels"], generator=torch.Generator().manual_seed(seed)) * 2 - 1
+            if case.get("tiled"):
+                model.enable_tiling()
+                tensors["tiled_moments"] = model.encode(tensors["pixels"]).latent_dist.parameters
+                model.disable_tiling()
+            posterior = model.encode(tensors["pixels"]).latent_dist
+            tensors["moments"] = posterior.parameters
+            tensors["scaled_mode"] = scale_encoded(posterior.mode(), model.config)
     return {name: value.contiguous() for name, value in tensors.items()}
 
 
@@ -208,9 +251,15 @@ def main() -> None:
         tensors = golden(folder, case, seed)
         if case.get("conv_attention"):
             reshape_attention(folder)
-        drop_encoder(folder)
+        if not case.get("pixels"):
+            drop_encoder(folder)
         save_file(tensors, folder / "golden.safetensors")
-        manifest[name] = {"covers": case["covers"], "stages": sorted(name for name in tensors if name not in NOT_STAGES)}
+        stages = sorted(set(tensors) - {*DECODER_TENSORS, *ENCODER_TENSORS})
+        manifest[name] = {
+            "covers": case["covers"],
+            "stages": [stage for stage in stages if not is_of_encoder(stage)],
+            "encoder_stages": [stage for stage in stages if is_of_encoder(stage)],
+        }
     made_with = {"torch": torch.__version__.split("+")[0], "diffusers": diffusers.__version__}
     manifest = {"made_by": "tools/make_fixtures.py", "made_with": made_with, "cases": manifest}
     (FIXTURES / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")

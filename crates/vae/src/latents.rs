@@ -1,5 +1,6 @@
 //! From the latents of a request to the latents that a model decodes: layout first ([`arrange`]), then values
-//! ([`Scaling::apply`]). Both restate what diffusers' pipelines do just before `vae.decode`.
+//! ([`Scaling::apply`]). Both restate what diffusers' pipelines do just before `vae.decode`. [`Scaling::undo`] is what
+//! they do just after `vae.encode`.
 
 use crate::{HostTensor, VaeError, VaeInfo};
 
@@ -142,20 +143,65 @@ impl Scaling {
                 _ => divide_and_shift(latents, info.scaling_factor, info.shift_factor),
             },
             Self::Factors { scaling_factor, shift_factor } => {
-                if !scaling_factor.is_finite() || scaling_factor == 0.0 {
-                    return Err(VaeError::Input(format!(
-                        "`scaling_factor` is {scaling_factor}, but latents are divided by it: send a finite number \
-                         other than zero, such as this model's {}",
-                        info.scaling_factor
-                    )));
-                }
-                if let Some(shift) = shift_factor.filter(|shift| !shift.is_finite()) {
-                    return Err(VaeError::Input(format!("`shift_factor` is {shift}: send a finite number")));
-                }
+                check_factors(scaling_factor, shift_factor, info)?;
                 divide_and_shift(latents, scaling_factor, shift_factor);
             }
         }
         Ok(())
+    }
+
+    /// The way back: scales encoded latents `[B, C, ...]` in place to what pipelines work with, with their operations
+    /// in their order, in f32: `(latents - shift_factor) * scaling_factor` (`FluxImg2ImgPipeline`), or for a
+    /// configuration that has `latents_mean` and `latents_std`, `(latents - latents_mean) * scaling_factor /
+    /// latents_std` (`StableDiffusionXLImg2ImgPipeline`).
+    ///
+    /// # Errors
+    /// As for [`Scaling::apply`].
+    ///
+    /// # Panics
+    /// When `latents` has not the `C` that `info` says.
+    pub fn undo(self, latents: &mut HostTensor, info: &VaeInfo) -> Result<(), VaeError> {
+        match self {
+            Self::Unchanged => {}
+            Self::Model => match (&info.latents_mean, &info.latents_std) {
+                (Some(mean), Some(std)) => {
+                    assert_eq!(latents.shape[1], mean.len(), "the model gave other latents than it says");
+                    let plane = latents.shape[2..].iter().product::<usize>().max(1);
+                    for (index, values) in latents.data.chunks_exact_mut(plane).enumerate() {
+                        let (mean, std) = (mean[index % mean.len()], std[index % std.len()]);
+                        for x in values {
+                            *x = (*x - mean) * info.scaling_factor / std;
+                        }
+                    }
+                }
+                _ => shift_and_multiply(latents, info.scaling_factor, info.shift_factor),
+            },
+            Self::Factors { scaling_factor, shift_factor } => {
+                check_factors(scaling_factor, shift_factor, info)?;
+                shift_and_multiply(latents, scaling_factor, shift_factor);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn check_factors(scaling_factor: f32, shift_factor: Option<f32>, info: &VaeInfo) -> Result<(), VaeError> {
+    if !scaling_factor.is_finite() || scaling_factor == 0.0 {
+        return Err(VaeError::Input(format!(
+            "`scaling_factor` is {scaling_factor}, but latents are divided by it: send a finite number other than \
+             zero, such as this model's {}",
+            info.scaling_factor
+        )));
+    }
+    match shift_factor.filter(|shift| !shift.is_finite()) {
+        Some(shift) => Err(VaeError::Input(format!("`shift_factor` is {shift}: send a finite number"))),
+        None => Ok(()),
+    }
+}
+
+fn shift_and_multiply(latents: &mut HostTensor, scaling_factor: f32, shift_factor: Option<f32>) {
+    for x in &mut latents.data {
+        *x = (*x - shift_factor.unwrap_or(0.0)) * scaling_factor;
     }
 }
 
@@ -180,6 +226,7 @@ mod tests {
             latent_channels,
             out_channels: 3,
             spatial_factor: 8,
+            can_encode: false,
             temporal_factor: None,
             scaling_factor: 0.18215,
             shift_factor: None,
@@ -304,11 +351,38 @@ mod tests {
     }
 
     #[test]
+    fn what_was_scaled_can_be_scaled_back() {
+        let shifted = VaeInfo { scaling_factor: 0.3611, shift_factor: Some(0.1159), ..info(2) };
+        let standardised = VaeInfo {
+            latents_mean: Some(vec![0.5, -0.25]),
+            latents_std: Some(vec![2.0, 3.0]),
+            ..shifted.clone()
+        };
+        let factors = Scaling::Factors { scaling_factor: -2.0, shift_factor: Some(0.5) };
+        let expected = counted(&[2, 2, 1, 3]);
+        for (scaling, info) in [
+            (Scaling::Unchanged, &shifted),
+            (Scaling::Model, &shifted),
+            (Scaling::Model, &standardised),
+            (factors, &shifted),
+        ] {
+            let mut latents = expected.clone();
+            scaling.apply(&mut latents, info).unwrap();
+            assert_eq!(latents == expected, scaling == Scaling::Unchanged);
+            scaling.undo(&mut latents, info).unwrap();
+            for (found, expected) in latents.data.iter().zip(&expected.data) {
+                assert!((found - expected).abs() < 1e-5, "{scaling:?}: {found} for {expected}");
+            }
+        }
+    }
+
+    #[test]
     fn factors_that_make_no_sense_are_refused() {
         let mut latents = counted(&[1, 2, 1, 2]);
         for scaling_factor in [0.0, f32::NAN, f32::INFINITY] {
             let scaling = Scaling::Factors { scaling_factor, shift_factor: None };
             assert!(matches!(scaling.apply(&mut latents, &info(2)), Err(VaeError::Input(_))));
+            assert!(matches!(scaling.undo(&mut latents, &info(2)), Err(VaeError::Input(_))));
         }
         let scaling = Scaling::Factors { scaling_factor: 1.0, shift_factor: Some(f32::NAN) };
         assert!(matches!(scaling.apply(&mut latents, &info(2)), Err(VaeError::Input(_))));

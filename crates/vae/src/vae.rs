@@ -15,6 +15,8 @@ pub struct VaeInfo {
     pub out_channels: usize,
     /// Pixels per latent, along height and width (8 for the models we know).
     pub spatial_factor: usize,
+    /// Whether [`Vae::encode`] works: not for checkpoints that hold a decoder only.
+    pub can_encode: bool,
     /// Frames per latent frame for video models (`F = (f - 1) * factor + 1`); `None` for image models.
     pub temporal_factor: Option<usize>,
     /// `scaling_factor` of the configuration.
@@ -44,6 +46,14 @@ impl Default for DecodeOptions {
     }
 }
 
+/// How pictures are encoded. The default is what diffusers does when it is told nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EncodeOptions {
+    /// As diffusers does after `enable_tiling()`: in overlapping tiles whose moments are blended where they meet,
+    /// unless the picture fits one tile. Needs less memory and gives slightly different latents.
+    pub tiling: bool,
+}
+
 /// A loaded autoencoder. One thread owns it; it may be sent to that thread.
 pub trait Vae: Send {
     /// What this model is.
@@ -68,6 +78,25 @@ pub trait Vae: Send {
     /// a model that is not decoded in tiles.
     fn tile_latent_min_size(&self) -> Option<usize> {
         None
+    }
+
+    /// Encodes pictures to the moments of the latents' distribution, which
+    /// [`DiagonalGaussianDistribution`](crate::DiagonalGaussianDistribution) takes.
+    ///
+    /// Images: `[B, 3, H, W]`, nominally in [-1, 1], to `[B, 2C, H / 8, W / 8]`, rounded down. The latents are not
+    /// scaled.
+    ///
+    /// # Errors
+    /// [`VaeError::Input`] when the model has no encoder ([`VaeInfo::can_encode`]) or cannot take this shape; a
+    /// cancelled observer, or a failure of the engine.
+    fn encode(
+        &mut self,
+        pixels: HostTensor,
+        options: &EncodeOptions,
+        observer: &mut dyn Observer,
+    ) -> Result<HostTensor, VaeError> {
+        let _ = (pixels, options, observer);
+        Err(VaeError::Input("this model cannot encode".to_owned()))
     }
 
     /// Gives back memory kept from earlier work. The next call takes it anew.

@@ -130,6 +130,7 @@ pub(super) fn info() -> VaeInfo {
         latent_channels: 4,
         out_channels: 3,
         spatial_factor: 2,
+        can_encode: false,
         temporal_factor: None,
         scaling_factor: 0.5,
         shift_factor: Some(0.125),

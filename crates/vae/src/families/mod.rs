@@ -1,5 +1,6 @@
 //! One module a family of autoencoders, named by what `_class_name` says.
 
+mod batch;
 mod kl;
 
 use crate::checkpoint::Checkpoint;

@@ -1,6 +1,6 @@
 //! diffusers' `models/unets/unet_2d_blocks.py`, as far as autoencoders use it.
 
-use super::{Attention, Pass, ResnetBlock2D, Upsample2D, VarBuilder};
+use super::{Attention, Downsample2D, Pass, ResnetBlock2D, Upsample2D, VarBuilder};
 use crate::engine::Engine;
 use crate::{LoadError, VaeError};
 
@@ -79,6 +79,49 @@ impl<E: Engine> UpDecoderBlock2D<E> {
         }
         if let Some(upsampler) = &self.upsampler {
             x = upsampler.forward(x, pass)?;
+        }
+        pass.observe(&self.name, &x)?;
+        Ok(x)
+    }
+}
+
+/// A row of resnets, then a downsampler in all blocks but the last.
+pub(crate) struct DownEncoderBlock2D<E: Engine> {
+    name: String,
+    resnets: Vec<ResnetBlock2D<E>>,
+    downsampler: Option<Downsample2D<E>>,
+}
+
+impl<E: Engine> DownEncoderBlock2D<E> {
+    /// Loads the block at `vb`, whose area is that of the block's input.
+    pub(crate) fn load(
+        vb: &VarBuilder<'_, E>,
+        in_channels: usize,
+        out_channels: usize,
+        num_layers: usize,
+        groups: usize,
+        add_downsample: bool,
+    ) -> Result<Self, LoadError> {
+        let resnet = |index: usize| {
+            let channels = if index == 0 { in_channels } else { out_channels };
+            ResnetBlock2D::load(&vb.pp("resnets").pp(index), channels, out_channels, groups)
+        };
+        Ok(Self {
+            name: vb.prefix().to_owned(),
+            resnets: (0..num_layers).map(resnet).collect::<Result<_, _>>()?,
+            downsampler: add_downsample
+                .then(|| Downsample2D::load(&vb.pp("downsamplers").pp(0), out_channels))
+                .transpose()?,
+        })
+    }
+
+    /// Runs the block.
+    pub(crate) fn forward(&self, mut x: E::Tensor, pass: &mut Pass<'_, E>) -> Result<E::Tensor, VaeError> {
+        for resnet in &self.resnets {
+            x = resnet.forward(x, pass)?;
+        }
+        if let Some(downsampler) = &self.downsampler {
+            x = downsampler.forward(x, pass)?;
         }
         pass.observe(&self.name, &x)?;
         Ok(x)

@@ -35,6 +35,8 @@ pub(crate) struct Case {
     pub(crate) folder: PathBuf,
     /// The layers whose outputs it holds.
     pub(crate) stages: Vec<String>,
+    /// The same of the encoder; none when the case has no encoder.
+    pub(crate) encoder_stages: Vec<String>,
     /// Latents, outputs of layers and sample by name.
     pub(crate) golden: BTreeMap<String, HostTensor>,
 }
@@ -57,6 +59,7 @@ struct Manifest {
 #[derive(Deserialize)]
 struct ManifestCase {
     stages: Vec<String>,
+    encoder_stages: Vec<String>,
 }
 
 fn fixtures() -> PathBuf {
@@ -74,13 +77,20 @@ pub(crate) fn cases() -> Vec<Case> {
     manifest
         .cases
         .into_iter()
-        .map(|(name, ManifestCase { stages })| {
+        .map(|(name, ManifestCase { stages, encoder_stages })| {
             assert!(!stages.is_empty(), "{name} observes no layer");
             let folder = fixtures().join(&name);
             let golden = tensors(&folder.join("golden.safetensors"));
-            Case { name, folder, stages, golden }
+            Case { name, folder, stages, encoder_stages, golden }
         })
         .collect()
+}
+
+/// The golden cases with an encoder.
+pub(crate) fn encoding_cases() -> Vec<Case> {
+    let cases: Vec<_> = cases().into_iter().filter(|case| case.golden.contains_key("pixels")).collect();
+    assert!(!cases.is_empty(), "no case encodes");
+    cases
 }
 
 /// The case `name`.

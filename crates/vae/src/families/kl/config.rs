@@ -12,6 +12,7 @@ const MAX_SAMPLE_SIZE: usize = 1 << 20;
 /// What `config.json` says of an `AutoencoderKL`.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct AutoencoderKLConfig {
+    pub(super) in_channels: usize,
     pub(super) out_channels: usize,
     pub(super) latent_channels: usize,
     /// From the picture's end to the latents' end.
@@ -19,6 +20,7 @@ pub(super) struct AutoencoderKLConfig {
     pub(super) layers_per_block: usize,
     pub(super) norm_num_groups: usize,
     pub(super) mid_block_add_attention: bool,
+    pub(super) use_quant_conv: bool,
     pub(super) use_post_quant_conv: bool,
     pub(super) scaling_factor: f32,
     pub(super) shift_factor: Option<f32>,
@@ -33,12 +35,14 @@ impl AutoencoderKLConfig {
     pub(super) fn read(config: &Config) -> Result<Self, LoadError> {
         let latent_channels = config.size("latent_channels", 4, MAX_CHANNELS)?;
         let this = Self {
+            in_channels: config.size("in_channels", 3, MAX_CHANNELS)?,
             out_channels: config.size("out_channels", 3, MAX_CHANNELS)?,
             latent_channels,
             block_out_channels: config.sizes("block_out_channels", &[64], MAX_CHANNELS)?,
             layers_per_block: config.size("layers_per_block", 1, MAX_LAYERS)?,
             norm_num_groups: config.size("norm_num_groups", 32, MAX_CHANNELS)?,
             mid_block_add_attention: config.boolean("mid_block_add_attention", true)?,
+            use_quant_conv: config.boolean("use_quant_conv", true)?,
             use_post_quant_conv: config.boolean("use_post_quant_conv", true)?,
             scaling_factor: config.number("scaling_factor", 0.18215)?,
             shift_factor: config.optional_number("shift_factor")?,
@@ -97,12 +101,14 @@ mod tests {
     #[test]
     fn an_empty_configuration_is_diffusers_constructor_without_arguments() {
         let expected = AutoencoderKLConfig {
+            in_channels: 3,
             out_channels: 3,
             latent_channels: 4,
             block_out_channels: vec![64],
             layers_per_block: 1,
             norm_num_groups: 32,
             mid_block_add_attention: true,
+            use_quant_conv: true,
             use_post_quant_conv: true,
             scaling_factor: 0.18215,
             shift_factor: None,
@@ -129,6 +135,7 @@ mod tests {
             latent_channels: 16,
             scaling_factor: 0.3611,
             shift_factor: Some(0.1159),
+            use_quant_conv: false,
             use_post_quant_conv: false,
             sample_size: 1024,
             ..sd

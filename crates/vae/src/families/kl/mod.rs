@@ -1,22 +1,25 @@
 //! `AutoencoderKL`: the autoencoder of SD v1, SDXL, Flux and their kin. They differ in configuration only.
 
 mod config;
+mod encode;
 mod tiling;
 
 use std::cell::Cell;
 
 use self::config::AutoencoderKLConfig;
+use self::encode::EncodingHalf;
 use self::tiling::Tiling;
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::engine::{Conv2dSpec, Engine};
+use crate::families::batch::in_parts;
 use crate::layers::{Conv2d, Decoder, Pass, VarBuilder, Workload};
-use crate::{DecodeOptions, EngineError, HostTensor, LoadError, Observer, Vae, VaeError, VaeInfo};
+use crate::{DecodeOptions, EncodeOptions, HostTensor, LoadError, Observer, Vae, VaeError, VaeInfo};
 
 /// Its name in `config.json`.
 pub(super) const CLASS_NAME: &str = "AutoencoderKL";
 
-/// Images are decoded together while their latents have no more positions than this, 64×64, a picture of 512×512. One
+/// Images are decoded, or encoded, together while their latents have no more positions than this, 64×64, a picture of 512×512. One
 /// such image keeps every core busy by itself, so that more at once would cost memory and save no time.
 const BATCH_POSITIONS: usize = 64 * 64;
 
@@ -28,6 +31,7 @@ pub(super) struct AutoencoderKL<E: Engine> {
     decoder: Decoder<E>,
     workload: Workload,
     tiling: Option<Tiling>,
+    encoding: Option<EncodingHalf<E>>,
 }
 
 impl<E: Engine> AutoencoderKL<E> {
@@ -50,20 +54,22 @@ impl<E: Engine> AutoencoderKL<E> {
             config.norm_num_groups,
             config.mid_block_add_attention,
         )?;
-        let tiling = Tiling::new(&config);
+        let tiling = Tiling::of_decoder(&config);
+        let encoding = EncodingHalf::load(&config, checkpoint, &engine)?;
         let info = VaeInfo {
             class_name: CLASS_NAME.to_owned(),
             engine: engine.describe(),
             latent_channels: latents,
             out_channels: config.out_channels,
             spatial_factor: config.spatial_factor(),
+            can_encode: encoding.is_some(),
             temporal_factor: None,
             scaling_factor: config.scaling_factor,
             shift_factor: config.shift_factor,
             latents_mean: config.latents_mean,
             latents_std: config.latents_std,
         };
-        Ok(Self { engine, info, post_quant_conv, decoder, workload: workload.get(), tiling })
+        Ok(Self { engine, info, post_quant_conv, decoder, workload: workload.get(), tiling, encoding })
     }
 
     /// The batch and the positions of each image, `(B, h * w)`, of latents that this model can decode.
@@ -110,26 +116,12 @@ impl<E: Engine> AutoencoderKL<E> {
         observer: &mut dyn Observer,
     ) -> Result<HostTensor, VaeError> {
         let (batch, positions) = self.check_latents(&latents.shape)?;
-        let together = (BATCH_POSITIONS / positions).max(1);
         let total = self.workload.cost.of_image(positions).saturating_mul(batch);
         let mut pass = Pass::new(&self.engine, observer, total)?;
-        let (mut shape, mut data) = (Vec::new(), Vec::new());
-        for part in latents.data.chunks(together * self.info.latent_channels * positions) {
-            let images = part.len() / (self.info.latent_channels * positions);
-            let part_shape = vec![images, latents.shape[1], latents.shape[2], latents.shape[3]];
-            pass.set_input(images, positions);
-            let decoded = self.decode_batch(&HostTensor::new(part_shape, part.to_vec()), &mut pass)?;
-            if data.is_empty() {
-                (shape, data) = (decoded.shape, decoded.data);
-                let rest = data.len() / images * (batch - images);
-                data.try_reserve_exact(rest)
-                    .map_err(|_| EngineError::OutOfMemory((data.len() + rest) * size_of::<f32>()))?;
-            } else {
-                data.extend_from_slice(&decoded.data);
-            }
-        }
-        shape[0] = batch;
-        Ok(HostTensor::new(shape, data))
+        in_parts(latents, BATCH_POSITIONS / positions, |part| {
+            pass.set_input(part.shape[0], positions);
+            self.decode_batch(&part, &mut pass)
+        })
     }
 
     /// Decodes latents in tiles, unless they fit one.
@@ -145,27 +137,21 @@ impl<E: Engine> AutoencoderKL<E> {
                     .to_owned(),
             ));
         };
-        let (batch, positions) = self.check_latents(&latents.shape)?;
-        let [channels, height, width] = [1, 2, 3].map(|axis| latents.shape[axis]);
+        let (batch, _) = self.check_latents(&latents.shape)?;
+        let (height, width) = (latents.shape[2], latents.shape[3]);
         if !tiling.cuts(height, width) {
             return self.decode_whole(latents, observer);
         }
-        let cost = |positions| self.workload.cost.of_image(positions);
-        let total = tiling.positions(height, width).map(cost).fold(0, usize::saturating_add);
+        let cost = |(height, width)| self.workload.cost.of_image(height * width);
+        let total = tiling.tiles(height, width).map(cost).fold(0, usize::saturating_add);
         let mut pass = Pass::new(&self.engine, observer, total.saturating_mul(batch))?;
-        let (mut shape, mut data) = (Vec::new(), Vec::new());
         // Image by image, which needs less memory and gives the same: nothing of one is seen by another.
-        for image in latents.data.chunks_exact(channels * positions) {
-            let image = HostTensor::new(vec![1, channels, height, width], image.to_vec());
-            let decoded = tiling.decode(&image, |tile| {
+        in_parts(latents, 1, |image| {
+            tiling.run(&image, |tile| {
                 pass.set_input(1, tile.shape[2] * tile.shape[3]);
                 self.decode_batch(&tile, &mut pass)
-            })?;
-            shape = decoded.shape;
-            data.extend_from_slice(&decoded.data);
-        }
-        shape[0] = batch;
-        Ok(HostTensor::new(shape, data))
+            })
+        })
     }
 }
 
@@ -188,7 +174,21 @@ impl<E: Engine> Vae for AutoencoderKL<E> {
     }
 
     fn tile_latent_min_size(&self) -> Option<usize> {
-        self.tiling.map(|tiling| tiling.tile_latent_min_size)
+        self.tiling.map(|tiling| tiling.tile_min_size)
+    }
+
+    fn encode(
+        &mut self,
+        pixels: HostTensor,
+        options: &EncodeOptions,
+        observer: &mut dyn Observer,
+    ) -> Result<HostTensor, VaeError> {
+        match &self.encoding {
+            Some(half) => half.encode(&self.engine, &pixels, options, observer),
+            None => Err(VaeError::Input(
+                "this model cannot encode: its checkpoint holds a decoder only".to_owned(),
+            )),
+        }
     }
 
     fn release(&mut self) {

@@ -1,8 +1,8 @@
-//! Tiled decoding, exactly as diffusers does it after `AutoencoderKL.enable_tiling()`.
+//! Tiled decoding and encoding, exactly as diffusers does them after `AutoencoderKL.enable_tiling()`.
 //!
-//! Large latents are cut into overlapping tiles, each is decoded by itself, and where two tiles meet they are blended
-//! linearly. It bounds the memory, but it is not the same picture: every tile has norms and attention of its own. This
-//! crate does not need it for memory; it is here to compare with.
+//! Large latents, or pixels, are cut into overlapping tiles, each is decoded (encoded) by itself, and where two tiles
+//! meet they are blended linearly. It bounds the memory, but it is not the same result: every tile has norms and
+//! attention of its own. This crate does not need it for memory; it is here to compare with.
 
 use super::config::AutoencoderKLConfig;
 use crate::HostTensor;
@@ -10,20 +10,23 @@ use crate::HostTensor;
 /// `tile_overlap_factor` of diffusers is a quarter.
 const OVERLAP_DIVISOR: usize = 4;
 
-/// How tiles lie.
+/// How tiles lie: for decoding, the input is latents and the output pixels; for encoding, the other way round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Tiling {
-    /// `tile_latent_min_size`: the side of a tile in latents. What is not larger is decoded whole.
-    pub(super) tile_latent_min_size: usize,
-    /// `overlap_size`: latents from one tile to the next.
+    /// `tile_latent_min_size` or `tile_sample_min_size`: the side of a tile of the input. What is not larger stays
+    /// whole.
+    pub(super) tile_min_size: usize,
+    /// The smallest side of an input that gives any output.
+    unit: usize,
+    /// `overlap_size`: steps in the input from one tile to the next.
     overlap_size: usize,
-    /// Pixels over which a tile is blended into the one before it.
+    /// Rows and columns of the output over which a tile is blended into the one before it.
     blend_extent: usize,
-    /// Pixels that are kept of a tile.
+    /// Rows and columns that are kept of a tile's output.
     row_limit: usize,
 }
 
-/// One tile: rows and columns of the latents.
+/// One tile: rows and columns of the input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Tile {
     top: usize,
@@ -33,49 +36,67 @@ struct Tile {
 }
 
 impl Tiling {
-    /// The tiling of this model. `None` where diffusers' arithmetic leaves gaps or overlaps between the tiles that it
-    /// keeps, because `sample_size` is too small or odd: the picture would have the wrong size.
-    pub(super) fn new(config: &AutoencoderKLConfig) -> Option<Self> {
+    /// How this model decodes in tiles. `None` where diffusers' arithmetic leaves gaps or overlaps between the tiles
+    /// that it keeps, because `sample_size` is too small or odd: the picture would have the wrong size.
+    pub(super) fn of_decoder(config: &AutoencoderKLConfig) -> Option<Self> {
         let tile_sample_min_size = config.sample_size;
         let tile_latent_min_size = tile_sample_min_size / config.spatial_factor();
         let overlap_size = tile_latent_min_size - tile_latent_min_size.div_ceil(OVERLAP_DIVISOR);
         let blend_extent = tile_sample_min_size / OVERLAP_DIVISOR;
         let row_limit = tile_sample_min_size - blend_extent;
         (overlap_size > 0 && overlap_size * config.spatial_factor() == row_limit).then_some(Self {
-            tile_latent_min_size,
+            tile_min_size: tile_latent_min_size,
+            unit: 1,
             overlap_size,
             blend_extent,
             row_limit,
         })
     }
 
-    /// Whether latents of this size are cut at all.
-    pub(super) fn cuts(&self, height: usize, width: usize) -> bool {
-        height.max(width) > self.tile_latent_min_size
+    /// How this model encodes in tiles; `None` as for [`Tiling::of_decoder`].
+    pub(super) fn of_encoder(config: &AutoencoderKLConfig) -> Option<Self> {
+        let unit = config.spatial_factor();
+        let tile_sample_min_size = config.sample_size;
+        let tile_latent_min_size = tile_sample_min_size / unit;
+        let overlap_size = tile_sample_min_size - tile_sample_min_size.div_ceil(OVERLAP_DIVISOR);
+        let blend_extent = tile_latent_min_size / OVERLAP_DIVISOR;
+        let row_limit = tile_latent_min_size - blend_extent;
+        (overlap_size > 0 && overlap_size == row_limit * unit).then_some(Self {
+            tile_min_size: tile_sample_min_size,
+            unit,
+            overlap_size,
+            blend_extent,
+            row_limit,
+        })
     }
 
-    /// The positions in each tile of latents of this size, in the order in which [`Tiling::decode`] decodes them.
-    pub(super) fn positions(&self, height: usize, width: usize) -> impl Iterator<Item = usize> {
+    /// Whether an input of this size is cut at all.
+    pub(super) fn cuts(&self, height: usize, width: usize) -> bool {
+        height.max(width) > self.tile_min_size
+    }
+
+    /// Height and width of each tile of an input of this size, in the order in which [`Tiling::run`] comes to them.
+    pub(super) fn tiles(&self, height: usize, width: usize) -> impl Iterator<Item = (usize, usize)> {
         let this = *self;
         this.starts(height)
             .flat_map(move |top| this.starts(width).map(move |left| this.tile(top, left, height, width)))
-            .map(|tile| tile.height * tile.width)
+            .map(|tile| (tile.height, tile.width))
     }
 
-    /// Decodes `latents`, `[1, C, h, w]`, tile by tile with `decode`, which takes such a tensor to pixels.
-    pub(super) fn decode<E>(
+    /// Decodes or encodes `input`, `[1, C, h, w]`, tile by tile with `run`.
+    pub(super) fn run<E>(
         &self,
-        latents: &HostTensor,
-        mut decode: impl FnMut(HostTensor) -> Result<HostTensor, E>,
+        input: &HostTensor,
+        mut run: impl FnMut(HostTensor) -> Result<HostTensor, E>,
     ) -> Result<HostTensor, E> {
-        let (height, width) = (latents.shape[2], latents.shape[3]);
+        let (height, width) = (input.shape[2], input.shape[3]);
         let mut rows: Vec<HostTensor> = Vec::new();
         let mut above: Vec<HostTensor> = Vec::new();
         for top in self.starts(height) {
             let mut row: Vec<HostTensor> = Vec::new();
             for left in self.starts(width) {
                 let Tile { height, width, .. } = self.tile(top, left, height, width);
-                let mut tile = decode(crop(latents, [top, left], [height, width]))?;
+                let mut tile = run(crop(input, [top, left], [height, width]))?;
                 // What a tile is blended with is blended already, as diffusers does it in place.
                 if let Some(above) = above.get(row.len()) {
                     blend_v(above, &mut tile, self.blend_extent);
@@ -98,14 +119,14 @@ impl Tiling {
         Ok(concatenate(&rows, 2))
     }
 
-    /// Where tiles start along an axis of this length.
+    /// Where tiles start along an axis of this length. A tile that is too small to give anything is left out.
     fn starts(&self, length: usize) -> impl Iterator<Item = usize> + use<> {
-        (0..length).step_by(self.overlap_size)
+        (0..(length + 1).saturating_sub(self.unit)).step_by(self.overlap_size)
     }
 
-    /// The tile that starts here in latents of this size.
+    /// The tile that starts here in an input of this size.
     fn tile(&self, top: usize, left: usize, height: usize, width: usize) -> Tile {
-        let side = self.tile_latent_min_size;
+        let side = self.tile_min_size;
         Tile { top, left, height: side.min(height - top), width: side.min(width - left) }
     }
 }
@@ -172,7 +193,7 @@ mod tests {
     use super::*;
     use crate::config::Config;
 
-    fn tiling(sample_size: usize, blocks: usize) -> Option<Tiling> {
+    fn config(sample_size: usize, blocks: usize) -> AutoencoderKLConfig {
         let types = |name: &str| {
             vec![name; blocks].iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(",")
         };
@@ -182,26 +203,35 @@ mod tests {
             types("UpDecoderBlock2D"),
             types("DownEncoderBlock2D"),
         );
-        Tiling::new(&AutoencoderKLConfig::read(&Config::parse("config.json", &text).unwrap()).unwrap())
+        AutoencoderKLConfig::read(&Config::parse("config.json", &text).unwrap()).unwrap()
     }
 
     #[test]
     fn real_models_have_the_tiles_of_diffusers() {
-        let sd = tiling(512, 4).unwrap();
+        let sd = Tiling::of_decoder(&config(512, 4)).unwrap();
         let expected =
-            Tiling { tile_latent_min_size: 64, overlap_size: 48, blend_extent: 128, row_limit: 384 };
+            Tiling { tile_min_size: 64, unit: 1, overlap_size: 48, blend_extent: 128, row_limit: 384 };
         assert_eq!(sd, expected);
         assert!(!sd.cuts(64, 64) && sd.cuts(1, 65) && sd.cuts(65, 1));
-        assert_eq!(sd.positions(65, 48).collect::<Vec<_>>(), [64 * 48, 17 * 48]);
+        assert_eq!(sd.tiles(65, 48).collect::<Vec<_>>(), [(64, 48), (17, 48)]);
+
+        let sd = Tiling::of_encoder(&config(512, 4)).unwrap();
+        let expected =
+            Tiling { tile_min_size: 512, unit: 8, overlap_size: 384, blend_extent: 16, row_limit: 48 };
+        assert_eq!(sd, expected);
+        // Seven pixels make no latent, eight make one.
+        assert_eq!(sd.tiles(768 + 7, 9).collect::<Vec<_>>(), [(512, 9), (391, 9)]);
+        assert_eq!(sd.tiles(768 + 8, 9).count(), 3);
     }
 
     #[test]
     fn tiles_that_do_not_fit_together_are_not_laid() {
         // Tiles of 6 latents start every 4, which is 32 pixels, but 36 would be kept of each.
-        assert_eq!(tiling(48, 4), None);
+        assert_eq!(Tiling::of_decoder(&config(48, 4)), None);
         // A tile of one latent would start where the one before it does; one of none is none.
         for too_small in [8, 7, 1] {
-            assert_eq!(tiling(too_small, 4), None, "{too_small}");
+            assert_eq!(Tiling::of_decoder(&config(too_small, 4)), None, "{too_small}");
+            assert_eq!(Tiling::of_encoder(&config(too_small, 4)), None, "{too_small}");
         }
     }
 }
