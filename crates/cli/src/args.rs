@@ -10,6 +10,7 @@ use client::{DecodeOptions, ImageFormat, OutputType};
 use tracing_subscriber::filter::Targets;
 
 use crate::engine::{EngineArgs, FLAGS as ENGINE_FLAGS};
+use crate::service::LimitArgs;
 use crate::source::{ModelArgs, Source};
 
 /// Decode the latents of diffusion models over HTTP, compatible with diffusers' remote_decode
@@ -64,9 +65,8 @@ pub(crate) struct ServeArgs {
     /// Port to listen on; 0 takes a free one
     #[arg(long, env = "REMOTE_VAE_PORT", hide_env_values = true, default_value_t = 8080)]
     pub(crate) port: u16,
-    /// Requests that may wait while another is decoded; one more is told to come back later
-    #[arg(long, env = "REMOTE_VAE_MAX_QUEUE", hide_env_values = true, default_value_t = server::Config::default().max_queue, value_name = "N")]
-    pub(crate) max_queue: usize,
+    #[command(flatten)]
+    pub(crate) limits: LimitArgs,
     #[command(flatten)]
     pub(crate) engine: EngineArgs,
 }

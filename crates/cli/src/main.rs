@@ -18,6 +18,7 @@ mod machine;
 mod output;
 mod quickstart;
 mod serve;
+mod service;
 mod source;
 
 use std::process::ExitCode;

@@ -21,9 +21,10 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<()> {
         .flat_map(|models| &models.0)
         .map(|model| served(model, engine.clone(), loaded.clone()))
         .collect::<anyhow::Result<Vec<_>>>()?;
-    let config = Config { host: args.host, port: args.port, max_queue: args.max_queue, ..Config::default() };
+    let config = args.limits.apply(Config { host: args.host, port: args.port, ..Config::default() });
 
-    tokio::runtime::Runtime::new().context("cannot start the event loop")?.block_on(async {
+    let runtime = tokio::runtime::Runtime::new().context("cannot start the event loop")?;
+    let result = runtime.block_on(async {
         let count = models.len();
         let server = match Server::bind(config, models).await {
             Err(error @ ServeError::Bind { .. }) if is_taken(&error) => {
@@ -35,7 +36,10 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<()> {
         tokio::spawn(greet(url, to_come, count));
         server.run(stop_signal()?).await?;
         Ok(())
-    })
+    });
+    // What the server has left behind when its time to stop was over is not waited for.
+    runtime.shutdown_background();
+    result
 }
 
 /// A model that has been loaded.

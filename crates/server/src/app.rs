@@ -1,7 +1,7 @@
 //! What all handlers share.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -10,6 +10,7 @@ use wire::Limits;
 use wire::routes::{Target, is_model_name};
 
 use crate::Config;
+use crate::client::Client;
 use crate::error::{ApiError, ServeError};
 use crate::executor::Executor;
 use crate::queue::Full;
@@ -29,8 +30,19 @@ struct Inner {
     executor: Executor,
     limits: Limits,
     body_timeout: Duration,
+    timeout: Duration,
     room: Semaphore,
     draining: AtomicBool,
+    in_flight: AtomicUsize,
+}
+
+/// A request that is worked on, from its head to its answer.
+pub(crate) struct InFlight<'a>(&'a AtomicUsize);
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 impl App {
@@ -56,12 +68,14 @@ impl App {
             names,
             limits: config.limits.clone(),
             body_timeout: config.body_timeout,
+            timeout: config.timeout,
             // The largest body that the limits allow must always find room when there is no other.
             room: Semaphore::new(
                 (config.max_pending_bytes.max(config.limits.max_base64_body_bytes()).div_ceil(ROOM_UNIT))
                     .min(Semaphore::MAX_PERMITS),
             ),
             draining: AtomicBool::new(false),
+            in_flight: AtomicUsize::new(0),
         })))
     }
 
@@ -78,6 +92,11 @@ impl App {
         self.0.body_timeout
     }
 
+    /// How long a request may take, from its head to the last step of its work.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.0.timeout
+    }
+
     /// The names of all models, the default one first.
     pub(crate) fn names(&self) -> &[String] {
         &self.0.names
@@ -85,7 +104,24 @@ impl App {
 
     /// From now on the server only finishes what it has.
     pub(crate) fn drain(&self) {
-        self.0.draining.store(true, Ordering::Relaxed);
+        self.0.draining.store(true, Ordering::SeqCst);
+    }
+
+    /// Accepts a request: the server does not end before it is answered, unless that takes too long.
+    ///
+    /// # Errors
+    /// 503 while the models are loaded, and once the server only finishes what it has.
+    pub(crate) fn accept(&self) -> Result<InFlight<'_>, ApiError> {
+        // Counted first, so that a server that begins to drain sees it or is seen by it.
+        self.0.in_flight.fetch_add(1, Ordering::SeqCst);
+        let accepted = InFlight(&self.0.in_flight);
+        self.ready()?;
+        Ok(accepted)
+    }
+
+    /// How many requests are worked on.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.0.in_flight.load(Ordering::SeqCst)
     }
 
     /// What the models are, if they are loaded and the server takes work.
@@ -93,7 +129,7 @@ impl App {
     /// # Errors
     /// 503 that says which of the two is missing.
     pub(crate) fn ready(&self) -> Result<&[VaeInfo], ApiError> {
-        if self.0.draining.load(Ordering::Relaxed) {
+        if self.0.draining.load(Ordering::SeqCst) {
             return Err(ApiError::unavailable("the server is being stopped", WHILE_LOADING));
         }
         self.loaded()
@@ -136,10 +172,11 @@ impl App {
     ///
     /// # Errors
     /// 429 when other requests fill it.
-    pub(crate) fn room(&self, bytes: usize) -> Result<SemaphorePermit<'_>, ApiError> {
+    pub(crate) fn room(&self, bytes: usize, client: Client) -> Result<SemaphorePermit<'_>, ApiError> {
         let units = u32::try_from(bytes.div_ceil(ROOM_UNIT)).unwrap_or(u32::MAX);
         self.0.room.try_acquire_many(units).map_err(|_| {
-            let wait = self.0.executor.check().err().map_or(Duration::from_secs(1), |full| full.retry_after);
+            let wait =
+                self.0.executor.check(client).err().map_or(Duration::from_secs(1), |full| full.retry_after);
             ApiError::too_many("too many large requests are on their way: try again later", wait)
         })
     }

@@ -7,21 +7,27 @@ use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use tracing::{error, info};
-use vae::{HostTensor, VaeInfo};
+use vae::{DecodeOptions, HostTensor, VaeError, VaeInfo};
 use wire::routes::{self, Target};
 use wire::{Answer, DecodeRequest, Limits, Params, RequestHead, Task, Tensor};
 
 use crate::app::App;
 use crate::body::Upload;
+use crate::client::Client;
 use crate::error::ApiError;
+use crate::executor::Work;
 use crate::queue::Cost;
-use crate::{body, respond};
+use crate::{body, deadline, respond};
 
 /// `POST` of every path that names a model or none.
 pub(crate) async fn handle(State(app): State<App>, request: Request) -> Response {
     let (head, body) = request.into_parts();
     let mut upload = Some(body);
-    match decode(&app, &head, &mut upload).await {
+    let deadline = match deadline::of(&head.headers, app.timeout()) {
+        Ok(deadline) => deadline,
+        Err(error) => return error.into_response(),
+    };
+    match deadline.hold(decode(&app, &head, &mut upload)).await {
         Ok(response) => response,
         Err(error) => {
             // Who was too slow has had enough time.
@@ -38,6 +44,7 @@ async fn decode(app: &App, parts: &Parts, upload: &mut Upload) -> Result<Respons
         .ok_or_else(|| ApiError::not_found(format!("there is nothing at {}", parts.uri.path())))?
         .into_owned();
     let query = parts.uri.query().unwrap_or_default();
+    let client = parts.extensions.get().copied().unwrap_or(Client::Unknown);
     let content_type = joined(&parts.headers, CONTENT_TYPE)?;
     let accept = joined(&parts.headers, ACCEPT)?;
     if let Some(encoding) = joined(&parts.headers, CONTENT_ENCODING)?.filter(|name| name != "identity") {
@@ -59,9 +66,9 @@ async fn decode(app: &App, parts: &Parts, upload: &mut Upload) -> Result<Respons
     if let Some(length) = announced {
         head.check_body_length(length, app.limits())?;
     }
-    app.loaded()?;
-    app.executor().check()?;
-    let _room = app.room(announced.unwrap_or(limit))?;
+    let _accepted = app.accept()?;
+    app.executor().check(client)?;
+    let _room = app.room(announced.unwrap_or(limit), client)?;
     let bytes = body::read(upload, limit, app.body_timeout()).await?;
 
     let prepared = blocking({
@@ -69,11 +76,11 @@ async fn decode(app: &App, parts: &Parts, upload: &mut Upload) -> Result<Respons
         move || prepare(&app, &target, &head, bytes)
     })
     .await?;
-    let Prepared { latents, cost, answer } = prepared;
-    let decoded = app.executor().admit(cost, latents)?.decoded().await?;
+    let Prepared { work, cost, pixels, answer } = prepared;
+    let decoded = app.executor().admit(client, cost, work)?.decoded().await?;
     info!(
         model = app.names().get(cost.model),
-        pixels = cost.pixels,
+        pixels,
         ?answer,
         queue_ms = decoded.queued.as_millis(),
         work_ms = decoded.worked.as_millis(),
@@ -84,9 +91,9 @@ async fn decode(app: &App, parts: &Parts, upload: &mut Upload) -> Result<Respons
 
 /// A request that is ready for the model.
 struct Prepared {
-    /// In the model's layout, and scaled.
-    latents: HostTensor,
+    work: Work,
     cost: Cost,
+    pixels: usize,
     answer: Answer,
 }
 
@@ -96,30 +103,45 @@ fn prepare(app: &App, target: &Target<'_>, head: &RequestHead, body: Bytes) -> R
     let model = app.model(target, params.model.as_deref())?;
     app.limits().check_tensor(&latents.head)?;
     let info = app.loaded()?.get(model).ok_or_else(|| ApiError::internal("a model is missing"))?;
-    let (latents, pixels) = for_model(latents, &params, info, app.limits())?;
-    Ok(Prepared { latents, cost: Cost { model, pixels }, answer: params.answer })
+    let pixels = check(&latents, &params, info, app.limits())?;
+    let answer = params.answer;
+    let work: Work = Box::new(move |vae, observer| {
+        let latents = for_model(latents, &params, vae.info())?;
+        vae.decode(latents, &DecodeOptions::default(), observer)
+    });
+    Ok(Prepared { work, cost: Cost { model, work: pixels as u64 }, pixels, answer })
 }
 
-/// The latents as the model takes them, in its layout and scaled, and how many pixels they decode to.
+/// Checks by the shape alone that the model can decode the latents to such an answer, and gives the number of pixels
+/// that they decode to.
 ///
 /// # Errors
 /// Latents that do not fit the model, more than the limits allow, or an answer that this model cannot give.
-pub(crate) fn for_model(
-    latents: Tensor,
+pub(crate) fn check(
+    latents: &Tensor,
     params: &Params,
     info: &VaeInfo,
     limits: &Limits,
-) -> Result<(HostTensor, usize), ApiError> {
-    let mut latents = vae::latents::arrange(host_tensor(latents)?, info, params.height, params.width)?;
-    let [batch, frames, height, width] = decoded_size(&latents.shape, info);
+) -> Result<usize, ApiError> {
+    let shape = vae::latents::arranged_shape(&latents.head.shape, info, params.height, params.width)?;
+    let [batch, frames, height, width] = decoded_size(&shape, info);
     limits.check_decoded(batch, frames, height, width)?;
     respond::check(params.answer, info, batch)?;
+    Ok(batch * frames * height * width)
+}
+
+/// The latents as the model takes them, in its layout and scaled.
+///
+/// # Errors
+/// What [`check`] finds, and factors that no latents can be scaled with.
+pub(crate) fn for_model(latents: Tensor, params: &Params, info: &VaeInfo) -> Result<HostTensor, VaeError> {
+    let mut latents = vae::latents::arrange(host_tensor(latents)?, info, params.height, params.width)?;
     scaling(params.scaling).apply(&mut latents, info)?;
-    Ok((latents, batch * frames * height * width))
+    Ok(latents)
 }
 
 /// The values as f32, whatever type they came in.
-fn host_tensor(Tensor { head, bytes }: Tensor) -> Result<HostTensor, ApiError> {
+fn host_tensor(Tensor { head, bytes }: Tensor) -> Result<HostTensor, VaeError> {
     let dtype = match head.dtype {
         wire::DType::Float16 => vae::DType::F16,
         wire::DType::BFloat16 => vae::DType::Bf16,
@@ -128,7 +150,7 @@ fn host_tensor(Tensor { head, bytes }: Tensor) -> Result<HostTensor, ApiError> {
             return Ok(HostTensor::new(head.shape, bytes.iter().map(|&byte| f32::from(byte)).collect()));
         }
     };
-    Ok(HostTensor::from_le_bytes(head.shape, dtype, &bytes)?)
+    HostTensor::from_le_bytes(head.shape, dtype, &bytes)
 }
 
 fn scaling(scaling: wire::Scaling) -> vae::latents::Scaling {

@@ -13,8 +13,9 @@ use tracing::{error, info, warn};
 use vae::{Cancelled, DecodeOptions, HostTensor, Observer, Silent, Vae, VaeError, VaeInfo};
 
 use crate::Model;
+use crate::client::Client;
 use crate::error::{ApiError, ServeError};
-use crate::queue::{Cost, Full, JobId, Queue, Started};
+use crate::queue::{Admitted, Cost, Full, JobId, Queue, Started};
 
 /// A decoded request.
 #[derive(Debug)]
@@ -27,9 +28,14 @@ pub(crate) struct Decoded {
     pub(crate) worked: Duration,
 }
 
+/// What a request wants done, once it is its turn. Until then it holds the bytes as they came, which take half of the
+/// memory or less.
+pub(crate) type Work =
+    Box<dyn FnOnce(&mut dyn Vae, &mut dyn Observer) -> Result<HostTensor, VaeError> + Send>;
+
 struct Job {
     model: usize,
-    latents: HostTensor,
+    work: Work,
     abandoned: Arc<AtomicBool>,
     reply: oneshot::Sender<Result<Decoded, ApiError>>,
 }
@@ -90,24 +96,37 @@ impl Executor {
         self.0.infos.get().map(Vec::as_slice)
     }
 
-    /// Whether a request would be admitted now.
-    pub(crate) fn check(&self) -> Result<(), Full> {
-        self.0.lock().queue.check(Instant::now())
+    /// Whether a request of this client would be admitted now.
+    pub(crate) fn check(&self, client: Client) -> Result<(), Full> {
+        self.0.lock().queue.check(client, Instant::now())
     }
 
     /// Takes a place in the line.
-    pub(crate) fn admit(&self, cost: Cost, latents: HostTensor) -> Result<Ticket, Full> {
+    pub(crate) fn admit(&self, client: Client, cost: Cost, work: Work) -> Result<Ticket, Full> {
         let abandoned = Arc::new(AtomicBool::new(false));
         let (reply, receiver) = oneshot::channel();
-        let job = Job { model: cost.model, latents, abandoned: Arc::clone(&abandoned), reply };
-        let id = self.0.lock().queue.admit(cost, job, Instant::now())?;
+        let job = Job { model: cost.model, work, abandoned: Arc::clone(&abandoned), reply };
+        let Admitted { id, displaced } = self.0.lock().queue.admit(client, cost, job, Instant::now())?;
+        if let Some((job, full)) = displaced {
+            let _ = job.reply.send(Err(ApiError::too_many(
+                "the queue is full, and others have fewer requests in it: try again later",
+                full.retry_after,
+            )));
+        }
         self.0.wake.notify_one();
         Ok(Ticket { id, abandoned, reply: receiver, shared: Arc::clone(&self.0) })
     }
 
     /// Whether nothing runs and nothing waits.
+    #[cfg(test)]
     pub(crate) fn is_idle(&self) -> bool {
         self.0.lock().queue.is_idle()
+    }
+
+    /// How many requests wait.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> usize {
+        self.0.lock().queue.waiting()
     }
 
     /// Lets the thread end once the line is empty.
@@ -206,7 +225,7 @@ impl Shared {
         let result = guarded(|| {
             // The first look at whether anybody still waits, in case the client left just now.
             observer.progress(0, 1).map_err(VaeError::from)?;
-            vae.decode(job.latents, &DecodeOptions::default(), &mut observer)
+            (job.work)(vae, &mut observer)
         });
         let now = Instant::now();
         self.lock().queue.finish(matches!(result, Ok(Ok(_))), now);

@@ -13,6 +13,8 @@
 
 mod app;
 mod body;
+mod client;
+mod deadline;
 mod decode;
 mod error;
 mod executor;
@@ -51,7 +53,7 @@ pub struct Config {
     pub host: String,
     /// Port to listen on; 0 takes a free one.
     pub port: u16,
-    /// Requests that may wait for the model while another one is decoded. One more is told to come back later.
+    /// Requests that may wait for the models while another one is worked on. One more is told to come back later.
     pub max_queue: usize,
     /// How much one request may ask for.
     pub limits: wire::Limits,
@@ -59,13 +61,15 @@ pub struct Config {
     pub max_pending_bytes: usize,
     /// Connections that may be open together; more wait to be accepted.
     pub max_connections: usize,
+    /// How long a request may take, from its head to the last step of its work. Clients may ask for less.
+    pub timeout: Duration,
     /// How long a client may take to send the head of a request.
     pub header_timeout: Duration,
     /// How long a client may take to send the body of a request.
     pub body_timeout: Duration,
     /// How long a client may take nothing of its answer before the connection is closed.
     pub write_timeout: Duration,
-    /// How long clients may take to fetch their answers once the server was told to stop and has no more work.
+    /// How long accepted requests may take to be finished once the server was told to stop.
     pub drain_timeout: Duration,
     /// After how long without work the models give back memory that they keep for the next decode.
     pub idle_release: Duration,
@@ -80,10 +84,11 @@ impl Default for Config {
             limits: wire::Limits::default(),
             max_pending_bytes: 512 << 20,
             max_connections: 1024,
+            timeout: Duration::from_secs(3600),
             header_timeout: Duration::from_secs(30),
             body_timeout: Duration::from_secs(60),
             write_timeout: Duration::from_secs(60),
-            drain_timeout: Duration::from_secs(30),
+            drain_timeout: Duration::from_secs(300),
             idle_release: Duration::from_secs(60),
         }
     }

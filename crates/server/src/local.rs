@@ -4,7 +4,7 @@ use bytes::Bytes;
 use vae::{DecodeOptions, Silent, Vae};
 use wire::{Answer, DecodeRequest, Limits, Tensor};
 
-use crate::decode::for_model;
+use crate::decode::{check, for_model};
 use crate::error::ApiError;
 use crate::{postprocess, respond};
 
@@ -34,7 +34,8 @@ impl From<ApiError> for DecodeError {
 /// Everything that the server would refuse, and answers that need HTTP: several files in one body, or mp4.
 pub fn decode(vae: &mut dyn Vae, request: DecodeRequest, limits: &Limits) -> Result<Decoded, DecodeError> {
     let DecodeRequest { latents, params } = request;
-    let (latents, _) = for_model(latents, &params, vae.info(), limits)?;
+    check(&latents, &params, vae.info(), limits)?;
+    let latents = for_model(latents, &params, vae.info()).map_err(ApiError::from)?;
     let pixels = vae.decode(latents, &DecodeOptions::default(), &mut Silent).map_err(ApiError::from)?;
     match params.answer {
         Answer::Tensor { values, dtype, .. } => {

@@ -3,18 +3,22 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use axum::http::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, oneshot};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
 use crate::app::App;
+use crate::client::Client;
 use crate::error::ServeError;
 use crate::router::router;
 use crate::stream::Stream;
@@ -53,8 +57,8 @@ impl Server {
         self.local_addr
     }
 
-    /// Answers `/health` at once, loads the models, and serves until `shutdown` is there. Then no connection is
-    /// accepted any more, and the requests that were are answered.
+    /// Answers `/health` at once, loads the models, and serves until `shutdown` is there. Then `/ready` says 503, new
+    /// work is refused, and the requests that were accepted are answered, in [`Config::drain_timeout`] at most.
     ///
     /// # Errors
     /// A model that cannot be loaded or does not work.
@@ -70,17 +74,35 @@ impl Server {
             // The executor ends by itself only when a model does not load, or by a bug.
             end = &mut executor => return executor_end(end),
         }
-        drop(listener);
-
         info!("stopping: accepted requests are finished first");
         app.drain();
-        tokio::select! {
-            () = connections.drain(&app, config.drain_timeout) => {}
+        let drained = async {
+            // Whoever asks meanwhile is told that the server stops, and probes see it.
+            tokio::select! {
+                () = connections.accept(&listener) => {}
+                () = nothing_to_do(&app) => {}
+            }
+            drop(listener);
+            connections.graceful.shutdown().await;
+        };
+        let done = tokio::select! {
+            done = timeout(config.drain_timeout, drained) => done.is_ok(),
             end = &mut executor => return executor_end(end),
-        }
+        };
         app.executor().close();
+        if !done {
+            warn!(requests = app.in_flight(), "the time to stop is over: what is not finished is cut off");
+            return Ok(());
+        }
         // A model that is still being loaded is not waited for: nobody asked it anything.
         if app.loaded().is_ok() { executor_end(executor.await) } else { Ok(()) }
+    }
+}
+
+/// Ready when no request is worked on any more; answers may still be on their way.
+async fn nothing_to_do(app: &App) {
+    while app.in_flight() > 0 {
+        sleep(DRAIN_TICK).await;
     }
 }
 
@@ -114,8 +136,8 @@ impl Connections {
     async fn accept(&self, listener: &TcpListener) {
         // The semaphore is never closed.
         while let Ok(place) = Arc::clone(&self.places).acquire_owned().await {
-            let stream = match listener.accept().await {
-                Ok((stream, _)) => stream,
+            let (stream, address) = match listener.accept().await {
+                Ok(accepted) => accepted,
                 Err(error) if is_of_one_connection(&error) => continue,
                 Err(error) => {
                     warn!(%error, "no connection can be accepted");
@@ -123,7 +145,7 @@ impl Connections {
                     continue;
                 }
             };
-            let connection = self.serve(stream);
+            let connection = self.serve(stream, Client::at(address.ip()));
             tokio::spawn(async move {
                 if let Err(error) = connection.await {
                     debug!(%error, "a connection broke");
@@ -133,34 +155,23 @@ impl Connections {
         }
     }
 
-    fn serve(&self, stream: TcpStream) -> impl Future<Output = hyper::Result<()>> + Send + 'static {
+    fn serve(
+        &self,
+        stream: TcpStream,
+        client: Client,
+    ) -> impl Future<Output = hyper::Result<()>> + Send + 'static {
         // An answer is written in few pieces, and none of them shall wait for the other side.
         if let Err(error) = stream.set_nodelay(true) {
             debug!(%error, "a connection keeps its delay");
         }
         let stream = Stream::new(stream, self.write_timeout);
-        let connection = self.http.serve_connection(TokioIo::new(stream), self.service.clone());
+        let service = self.service.clone();
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(client);
+            service.call(request)
+        });
+        let connection = self.http.serve_connection(TokioIo::new(stream), service);
         self.graceful.watch(connection)
-    }
-
-    /// Lets all requests finish. Work may take as long as it does; clients that do not fetch their answer are left
-    /// behind `timeout` after the last of it.
-    async fn drain(self, app: &App, timeout: Duration) {
-        let idle_for_long = async {
-            let mut idle_since = None;
-            loop {
-                if !app.executor().is_idle() {
-                    idle_since = None;
-                } else if idle_since.get_or_insert_with(Instant::now).elapsed() >= timeout {
-                    return;
-                }
-                sleep(DRAIN_TICK).await;
-            }
-        };
-        tokio::select! {
-            () = self.graceful.shutdown() => {}
-            () = idle_for_long => warn!("some clients did not fetch their answers"),
-        }
     }
 }
 

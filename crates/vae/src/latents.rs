@@ -23,49 +23,86 @@ pub fn arrange(
     height: Option<usize>,
     width: Option<usize>,
 ) -> Result<HostTensor, VaeError> {
+    match layout(&latents.shape, info, height, width)? {
+        Layout::Whole => Ok(latents),
+        Layout::OneItem => {
+            latents.shape.insert(0, 1);
+            Ok(latents)
+        }
+        Layout::Packed { rows, columns } => Ok(unpack(&latents, rows, columns)),
+    }
+}
+
+/// The shape that [`arrange`] gives to latents of `shape`, known before their values are there.
+///
+/// # Errors
+/// As for [`arrange`].
+pub fn arranged_shape(
+    shape: &[usize],
+    info: &VaeInfo,
+    height: Option<usize>,
+    width: Option<usize>,
+) -> Result<Vec<usize>, VaeError> {
+    Ok(match layout(shape, info, height, width)? {
+        Layout::Whole => shape.to_vec(),
+        Layout::OneItem => [&[1], shape].concat(),
+        Layout::Packed { rows, columns } => vec![shape[0], info.latent_channels, 2 * rows, 2 * columns],
+    })
+}
+
+/// How a tensor holds latents.
+enum Layout {
+    /// As the model takes them.
+    Whole,
+    /// Without the batch axis.
+    OneItem,
+    /// Tokens of 2×2 latents each.
+    Packed { rows: usize, columns: usize },
+}
+
+fn layout(
+    shape: &[usize],
+    info: &VaeInfo,
+    height: Option<usize>,
+    width: Option<usize>,
+) -> Result<Layout, VaeError> {
     let channels = info.latent_channels;
-    let (rank, layout) = match info.temporal_factor {
+    let (rank, expected) = match info.temporal_factor {
         None => (4, format!("[B, {channels}, h, w]")),
         Some(_) => (5, format!("[B, {channels}, f, h, w]")),
     };
-    let shape = latents.shape.as_slice();
     if shape.contains(&0) {
         return Err(VaeError::Input(format!("the latents are empty: their shape is {shape:?}")));
     }
     if shape.len() == rank && shape[1] == channels {
-        return Ok(latents);
+        return Ok(Layout::Whole);
     }
-    if rank == 4 && shape.len() == 3 {
-        return arrange_3d(latents, info, height, width);
+    if let (4, &[first, tokens, last]) = (rank, shape) {
+        return layout_3d([first, tokens, last], info, height.zip(width));
     }
     if shape.len() == rank - 1 && shape[0] == channels {
-        latents.shape.insert(0, 1);
-        return Ok(latents);
+        return Ok(Layout::OneItem);
     }
-    Err(VaeError::Input(format!("latents of shape {shape:?} do not fit this model, which takes {layout}")))
+    Err(VaeError::Input(format!("latents of shape {shape:?} do not fit this model, which takes {expected}")))
 }
 
-/// The two readings of a 3-D tensor for an image model.
-fn arrange_3d(
-    mut latents: HostTensor,
+/// The two readings of a 3-D tensor for an image model; `size` is the picture's height and width in pixels.
+fn layout_3d(
+    [first, tokens, last]: [usize; 3],
     info: &VaeInfo,
-    height: Option<usize>,
-    width: Option<usize>,
-) -> Result<HostTensor, VaeError> {
+    size: Option<(usize, usize)>,
+) -> Result<Layout, VaeError> {
     let channels = info.latent_channels;
-    let &[first, tokens, last] = latents.shape.as_slice() else {
-        unreachable!("called with three axes only")
-    };
     // The latent grid, as in FluxPipeline._unpack_latents: whole pairs of latents only.
     let pair = 2 * info.spatial_factor;
-    let grid = height.zip(width).map(|(height, width)| (height / pair, width / pair));
+    let grid = size.map(|(height, width)| (height / pair, width / pair));
     let packed = match grid {
         _ if last != 4 * channels => {
             format!("packed latents [B, tokens, {}], but its last axis is {last}", 4 * channels)
         }
         None => format!("packed latents [B, tokens, {last}], but these need `height` and `width` in pixels"),
         Some((rows, columns)) if rows.checked_mul(columns) == Some(tokens) => {
-            return Ok(unpack(&latents, rows, columns));
+            return Ok(Layout::Packed { rows, columns });
         }
         Some((rows, columns)) => format!(
             "packed latents [B, tokens, {last}], but `height` and `width` ask for {rows} x {columns} tokens and there \
@@ -73,13 +110,12 @@ fn arrange_3d(
         ),
     };
     if first == channels {
-        latents.shape.insert(0, 1);
-        return Ok(latents);
+        return Ok(Layout::OneItem);
     }
     Err(VaeError::Input(format!(
         "latents of shape {:?} can be read in two ways and fit neither: {packed}; or one image [{channels}, h, w], \
          but its first axis is {first}",
-        latents.shape
+        [first, tokens, last]
     )))
 }
 
@@ -246,9 +282,12 @@ mod tests {
         size: Option<(usize, usize)>,
     ) -> Result<Vec<usize>, String> {
         let (height, width) = size.unzip();
-        arrange(counted(shape), &info(channels), height, width)
+        let told = arranged_shape(shape, &info(channels), height, width).map_err(|error| error.to_string());
+        let arranged = arrange(counted(shape), &info(channels), height, width)
             .map(|latents| latents.shape)
-            .map_err(|error| error.to_string())
+            .map_err(|error| error.to_string());
+        assert_eq!(arranged, told, "the shape is known before the values are there");
+        arranged
     }
 
     #[test]

@@ -149,7 +149,10 @@ async fn a_stop_lets_accepted_requests_finish() {
     until(async || live.ask("GET /health HTTP/1.1\r\n\r\n").await.starts_with("HTTP/1.1 200")).await;
 
     live.stop();
-    until(async || TcpStream::connect(live.address).await.is_err()).await;
+    until(async || live.ask("GET /ready HTTP/1.1\r\n\r\n").await.starts_with("HTTP/1.1 503")).await;
+    assert!(live.ask("GET /health HTTP/1.1\r\n\r\n").await.ends_with("Ok"));
+    let refused = live.ask(DECODE).await;
+    assert!(refused.starts_with("HTTP/1.1 503") && refused.contains("being stopped"), "{refused}");
     assert!(!live.running.is_finished());
     handle.let_go();
     for stream in [running, waiting] {
@@ -203,6 +206,20 @@ async fn who_does_not_fetch_an_answer_holds_up_a_stop_for_a_while_only() {
     live.stop();
     live.end().await.unwrap();
     drop(stream);
+}
+
+#[tokio::test]
+async fn a_stop_ends_when_its_time_is_over() {
+    let config = Config { drain_timeout: Duration::from_millis(50), ..Config::default() };
+    let (mut live, handle) = Live::ready(config).await;
+    handle.hold();
+    let running = live.connect(DECODE).await;
+    until(async || handle.started() == 1).await;
+    live.stop();
+    live.end().await.unwrap();
+    assert_eq!(handle.finished(), 0);
+    drop(running);
+    handle.let_go();
 }
 
 /// A request whose answer is larger than what sockets buffer.

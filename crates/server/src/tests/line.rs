@@ -8,6 +8,7 @@ use tower::ServiceExt;
 use super::fake::{Handle, info, model};
 use super::{House, Reply, tensor_request};
 use crate::Config;
+use crate::client::Client;
 
 const URI: &str = "/?dtype=uint8&shape=[1,4,1,1]&output_type=pt";
 
@@ -37,7 +38,7 @@ async fn ok(request: JoinHandle<Reply>) {
 async fn a_full_queue_says_when_to_come_back() {
     let (house, handle, running) = busy(1).await;
     let waiting = request(&house);
-    house.until(|app| app.executor().check().is_err()).await;
+    house.until(|app| app.executor().check(Client::Unknown).is_err()).await;
     let error = house.post(URI, "", vec![0; 4]).await.error(429);
     assert!(error.contains("queue is full"), "{error}");
     // The process still lives, and could take work later.
@@ -54,10 +55,10 @@ async fn a_full_queue_says_when_to_come_back() {
 async fn a_client_that_leaves_the_line_costs_no_work() {
     let (house, handle, running) = busy(1).await;
     let waiting = request(&house);
-    house.until(|app| app.executor().check().is_err()).await;
+    house.until(|app| app.executor().check(Client::Unknown).is_err()).await;
     waiting.abort();
     // Its place is free at once, long before its turn.
-    house.until(|app| app.executor().check().is_ok()).await;
+    house.until(|app| app.executor().check(Client::Unknown).is_ok()).await;
     handle.let_go();
     ok(running).await;
     house.until(|app| app.executor().is_idle()).await;
@@ -105,4 +106,66 @@ async fn an_idle_model_gives_back_its_memory_once() {
     assert_eq!(handle.released(), 1, "there was no work in between");
     house.post(URI, "", vec![0; 4]).await.content("tensor/binary");
     house.until(|_| handle.released() == 2).await;
+}
+
+#[tokio::test]
+async fn a_request_is_dropped_at_its_deadline() {
+    let (house, handle, running) = busy(1).await;
+    let send = async |timeout: &str| {
+        let mut request = tensor_request(URI, "", vec![0; 4]);
+        request.headers_mut().insert("x-request-timeout", timeout.parse().unwrap());
+        house.send(request).await
+    };
+    for nonsense in ["0", "-1", "soon", "nan"] {
+        assert!(send(nonsense).await.error(400).contains("x-request-timeout"), "{nonsense}");
+    }
+    // In the line.
+    let error = send("0.02").await.error(503);
+    assert!(error.contains("within 0.02 seconds"), "{error}");
+    house.until(|app| app.executor().check(Client::Unknown).is_ok()).await;
+    handle.let_go();
+    ok(running).await;
+    // During the work, which only its cancellation can end.
+    handle.hold();
+    send("0.02").await.error(503);
+    house.until(|app| app.executor().is_idle()).await;
+    assert_eq!((handle.started(), handle.finished()), (2, 1));
+    // The server's own limit holds for those who ask for more.
+    handle.let_go();
+    send("1e300").await.content("tensor/binary");
+}
+
+#[tokio::test]
+async fn the_servers_own_time_limit() {
+    let (model, handle) = model("fake", info());
+    let config = Config { timeout: Duration::from_millis(20), ..Config::default() };
+    let house = House::open(config, vec![model]).await;
+    handle.hold();
+    house.post(URI, "", vec![0; 4]).await.error(503);
+    house.until(|app| app.executor().is_idle()).await;
+}
+
+#[tokio::test]
+async fn a_client_with_the_whole_queue_makes_room_for_another() {
+    let (house, handle, running) = busy(2).await;
+    let from = |client: u8| {
+        let service = house.router.clone();
+        tokio::spawn(async move {
+            let mut request = tensor_request(URI, "", vec![0; 4]);
+            request.extensions_mut().insert(Client::at([10, 0, 0, client].into()));
+            Reply::read(service.oneshot(request).await.unwrap()).await
+        })
+    };
+    let first = from(1);
+    house.until(|app| app.executor().waiting() == 1).await;
+    let second = from(1);
+    house.until(|app| app.executor().waiting() == 2).await;
+    let third = from(2);
+    // The second is told at once; nothing has moved.
+    let error = second.await.unwrap().error(429);
+    assert!(error.contains("others have fewer"), "{error}");
+    handle.let_go();
+    for request in [running, first, third] {
+        ok(request).await;
+    }
 }

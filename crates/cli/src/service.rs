@@ -1,0 +1,131 @@
+//! The flags of `serve` that say how much the server takes on.
+
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use server::Config;
+use wire::Limits;
+
+/// How much one request, and all together, may ask for.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Limits")]
+pub(crate) struct LimitArgs {
+    /// Requests that may wait while another is worked on; one more is told to come back later
+    #[arg(long, env = "REMOTE_VAE_MAX_QUEUE", hide_env_values = true, value_name = "N", default_value_t = Config::default().max_queue)]
+    max_queue: usize,
+    /// Pixels of one picture or frame
+    #[arg(long, env = "REMOTE_VAE_MAX_PIXELS", hide_env_values = true, value_name = "N", default_value_t = Limits::default().max_pixels)]
+    max_pixels: usize,
+    /// Pixels of a whole request, batch and frames together [default: 16777216, or --max-pixels if that is more]
+    #[arg(long, env = "REMOTE_VAE_MAX_TOTAL_PIXELS", hide_env_values = true, value_name = "N")]
+    max_total_pixels: Option<usize>,
+    /// Pictures or videos of one request
+    #[arg(long, env = "REMOTE_VAE_MAX_BATCH", hide_env_values = true, value_name = "N", default_value_t = Limits::default().max_batch)]
+    max_batch: usize,
+    /// Size of the tensor or picture that a request sends, such as 64MiB
+    #[arg(long, env = "REMOTE_VAE_MAX_BODY", hide_env_values = true, value_name = "SIZE", default_value_t = size(Limits::default().max_body_bytes))]
+    max_body: ByteSize,
+    /// Size of all bodies together that may be on their way or wait, such as 512MiB
+    #[arg(long, env = "REMOTE_VAE_MAX_PENDING", hide_env_values = true, value_name = "SIZE", default_value_t = size(Config::default().max_pending_bytes))]
+    max_pending: ByteSize,
+    /// Connections that may be open together; more wait to be accepted
+    #[arg(long, env = "REMOTE_VAE_MAX_CONNECTIONS", hide_env_values = true, value_name = "N", default_value_t = Config::default().max_connections)]
+    max_connections: usize,
+    /// How long a request may take in all, such as 90s or 10m; clients may ask for less by `x-request-timeout`
+    #[arg(long, env = "REMOTE_VAE_TIMEOUT", hide_env_values = true, value_name = "TIME", value_parser = time, default_value = "1h")]
+    timeout: Duration,
+    /// How long a client may take to send its request's head
+    #[arg(long, env = "REMOTE_VAE_HEADER_TIMEOUT", hide_env_values = true, value_name = "TIME", value_parser = time, default_value = "30s")]
+    header_timeout: Duration,
+    /// How long a client may take to send its request's body
+    #[arg(long, env = "REMOTE_VAE_BODY_TIMEOUT", hide_env_values = true, value_name = "TIME", value_parser = time, default_value = "1m")]
+    body_timeout: Duration,
+    /// How long a client may take nothing of its answer
+    #[arg(long, env = "REMOTE_VAE_WRITE_TIMEOUT", hide_env_values = true, value_name = "TIME", value_parser = time, default_value = "1m")]
+    write_timeout: Duration,
+    /// After a stop signal: how long accepted requests may take to be finished
+    #[arg(long, env = "REMOTE_VAE_DRAIN_TIMEOUT", hide_env_values = true, value_name = "TIME", value_parser = time, default_value = "5m")]
+    drain_timeout: Duration,
+}
+
+impl LimitArgs {
+    /// The configuration that these flags say; what they do not say is as it was in `config`.
+    pub(crate) fn apply(&self, config: Config) -> Config {
+        let limits = Limits {
+            max_body_bytes: bytes(self.max_body),
+            max_batch: self.max_batch,
+            max_pixels: self.max_pixels,
+            max_total_pixels: self
+                .max_total_pixels
+                .unwrap_or_else(|| Limits::default().max_total_pixels.max(self.max_pixels)),
+        };
+        Config {
+            limits,
+            max_queue: self.max_queue,
+            max_pending_bytes: bytes(self.max_pending),
+            max_connections: self.max_connections,
+            timeout: self.timeout,
+            header_timeout: self.header_timeout,
+            body_timeout: self.body_timeout,
+            write_timeout: self.write_timeout,
+            drain_timeout: self.drain_timeout,
+            ..config
+        }
+    }
+}
+
+/// A number of bytes for people.
+fn size(bytes: usize) -> ByteSize {
+    ByteSize::b(u64::try_from(bytes).unwrap_or(u64::MAX))
+}
+
+fn bytes(size: ByteSize) -> usize {
+    usize::try_from(size.as_u64()).unwrap_or(usize::MAX)
+}
+
+/// A time with its unit, above 0.
+fn time(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(Duration::ZERO) => Err("it must be above 0".to_owned()),
+        Ok(time) => Ok(time),
+        Err(error) => Err(format!("expected a time such as 500ms, 90s, 10m or 1h: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Args as _, FromArgMatches};
+
+    use super::*;
+
+    fn parse(flags: &[&str]) -> Result<Config, String> {
+        let command = LimitArgs::augment_args(clap::Command::new("test"));
+        let matches = command.try_get_matches_from([&["test"], flags].concat()).map_err(|e| e.to_string())?;
+        Ok(LimitArgs::from_arg_matches(&matches).unwrap().apply(Config::default()))
+    }
+
+    #[test]
+    fn without_flags_the_server_has_its_own_defaults() {
+        assert_eq!(format!("{:?}", parse(&[]).unwrap()), format!("{:?}", Config::default()));
+    }
+
+    #[test]
+    fn sizes_and_times_have_units() {
+        let config = parse(&["--max-body=3MiB", "--max-pending=1GB", "--timeout=1m 30s"]).unwrap();
+        assert_eq!((config.limits.max_body_bytes, config.max_pending_bytes), (3 << 20, 1_000_000_000));
+        assert_eq!(config.timeout, Duration::from_secs(90));
+        for nonsense in
+            ["--timeout=0s", "--timeout=90", "--timeout=-1s", "--max-body=much", "--max-pixels=-1"]
+        {
+            assert!(parse(&[nonsense]).is_err(), "{nonsense}");
+        }
+    }
+
+    #[test]
+    fn one_large_picture_is_no_large_request() {
+        let limits = |flags: &[&str]| parse(flags).unwrap().limits;
+        assert_eq!(limits(&["--max-pixels=99999999"]).max_total_pixels, 99_999_999);
+        assert_eq!(limits(&["--max-pixels=1"]).max_total_pixels, Limits::default().max_total_pixels);
+        assert_eq!(limits(&["--max-pixels=9", "--max-total-pixels=8"]).max_total_pixels, 8);
+    }
+}
