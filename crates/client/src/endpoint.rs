@@ -50,6 +50,11 @@ impl Endpoint {
         &self.public
     }
 
+    /// Whether it carries a user, who is sent as Basic authorization.
+    pub(crate) fn has_user(&self) -> bool {
+        !self.url.username().is_empty() || self.url.password().is_some()
+    }
+
     #[cfg(feature = "tls")]
     pub(crate) fn is_https(&self) -> bool {
         self.url.scheme() == "https"

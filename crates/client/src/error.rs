@@ -57,9 +57,22 @@ pub enum Error {
     /// The blocking client was called from async code, where it would stop the whole thread.
     #[error("the blocking client cannot be used inside async code; use client::RemoteVae there")]
     BlockingInAsync,
+    /// Latents were submitted to a queue whose results nobody takes any more.
+    #[error("the queue is closed: nobody takes its results any more")]
+    Closed,
 }
 
 impl Error {
+    /// Whether the fault lies with the endpoint or the way to it, so that every other request would fail now, too: it
+    /// cannot be reached, does not know the model or refuses the key.
+    pub fn is_of_endpoint(&self) -> bool {
+        match self {
+            Self::Endpoint { .. } | Self::Connect { .. } => true,
+            Self::Refused { status, .. } => matches!(status, 300..=399 | 401 | 403 | 404 | 405 | 502 | 504),
+            _ => false,
+        }
+    }
+
     pub(crate) fn endpoint(endpoint: &Endpoint, reason: String) -> Self {
         Self::Endpoint { endpoint: endpoint.public().to_owned(), reason }
     }

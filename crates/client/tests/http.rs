@@ -6,7 +6,7 @@ use std::path::Path;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use client::{DType, DecodeOptions, Error, ImageFormat, OutputType, Tensor, blocking};
+use client::{DType, DecodeOptions, Error, ImageFormat, OutputType, Retry, Tensor, blocking};
 use wire::{RequestHead, Scaling};
 
 /// A request as it came over the wire.
@@ -48,16 +48,15 @@ fn server(answers: Vec<Vec<u8>>) -> (SocketAddr, JoinHandle<Vec<Received>>) {
     let address = listener.local_addr().unwrap();
     let thread = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
-        answers
-            .into_iter()
-            .map(|answer| {
-                let received = Received::read(&mut stream);
-                stream.write_all(&answer).unwrap();
-                received
-            })
-            .collect()
+        answers.into_iter().map(|answer| exchange(&mut stream, &answer)).collect()
     });
     (address, thread)
+}
+
+fn exchange(stream: &mut TcpStream, answer: &[u8]) -> Received {
+    let received = Received::read(stream);
+    stream.write_all(answer).unwrap();
+    received
 }
 
 fn answer(status: &str, headers: &[&str], body: &[u8]) -> Vec<u8> {
@@ -82,7 +81,8 @@ fn picture() -> Vec<u8> {
 /// What the client makes of one answer.
 fn decode(options: &DecodeOptions, answer: Vec<u8>) -> Result<client::Decoded, Error> {
     let (address, thread) = server(vec![answer]);
-    let decoded = blocking::remote_decode(&format!("http://{address}/"), &latents(), options);
+    let vae = blocking::RemoteVae::builder(&format!("http://{address}/")).retry(Retry::never());
+    let decoded = vae.build().unwrap().decode(&latents(), options);
     thread.join().unwrap();
     decoded
 }

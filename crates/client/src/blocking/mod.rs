@@ -1,10 +1,13 @@
 //! The client for code that waits: scripts, command lines, worker threads.
 
+mod queue;
+
 use std::time::Duration;
 
 use tokio::runtime::{self, Runtime};
 
-use crate::{DecodeOptions, Decoded, Error, Tensor};
+pub use self::queue::{DecodeQueue, Decodes};
+use crate::{DecodeOptions, Decoded, Error, Retry, Tensor};
 
 /// A remote VAE. It may be shared by threads, each of which waits for its own answer.
 #[derive(Debug)]
@@ -19,12 +22,32 @@ pub struct RemoteVae {
 pub struct Builder(crate::Builder);
 
 impl Builder {
+    /// As [`crate::Builder::endpoint`].
+    pub fn endpoint(self, endpoint: &str) -> Self {
+        Self(self.0.endpoint(endpoint))
+    }
+
+    /// As [`crate::Builder::retry`].
+    pub fn retry(self, retry: Retry) -> Self {
+        Self(self.0.retry(retry))
+    }
+
+    /// As [`crate::Builder::api_key`].
+    pub fn api_key(self, key: &str) -> Self {
+        Self(self.0.api_key(key))
+    }
+
+    /// As [`crate::Builder::on_retry`].
+    pub fn on_retry(self, notice: impl Fn(&Error, Duration) + Send + Sync + 'static) -> Self {
+        Self(self.0.on_retry(notice))
+    }
+
     /// How long to wait for a connection; 10 seconds when not set.
     pub fn connect_timeout(self, timeout: Duration) -> Self {
         Self(self.0.connect_timeout(timeout))
     }
 
-    /// How long one request may take, from the first byte sent to the last byte read; 5 minutes when not set.
+    /// How long one try of a request may take, from the first byte sent to the last byte read; 5 minutes when not set.
     pub fn timeout(self, timeout: Duration) -> Self {
         Self(self.0.timeout(timeout))
     }
@@ -39,7 +62,7 @@ impl Builder {
         let runtime = runtime::Builder::new_current_thread()
             .enable_all()
             .build()
-            .map_err(|error| Error::endpoint(&client.endpoint, error.to_string()))?;
+            .map_err(|error| Error::Endpoint { endpoint: client.endpoint(), reason: error.to_string() })?;
         Ok(RemoteVae { client, runtime: Some(runtime) })
     }
 }
@@ -81,8 +104,8 @@ impl RemoteVae {
         }
     }
 
-    /// The endpoint, without user, password and query: fit for a log.
-    pub fn endpoint(&self) -> &str {
+    /// As [`crate::RemoteVae::endpoint`].
+    pub fn endpoint(&self) -> String {
         self.client.endpoint()
     }
 }
