@@ -8,7 +8,8 @@ f32 from the weights as they are in the file:
 * `pipeline_latents`, as a sampler puts them out, and for some cases `packed_latents`, the same in Flux's layout;
 * `latents`, scaled as the pipelines do just before decoding;
 * the output of every observed layer under its checkpoint name (`decoder.conv_in`, `decoder.up_blocks.0`, ...);
-* `sample`, what `AutoencoderKL.decode` returns, and for some cases `tiled_sample`, the same after `enable_tiling()`;
+* `sample`, what `decode` returns (of video, in one pass over all frames), and for some cases `tiled_sample`, the same
+  after `enable_tiling()`, and `framewise_sample`, the same a few frames at a time, which is diffusers' default;
 * for cases that encode, `pixels`, the output of every observed layer of the encoder, `moments`, which is what
   `AutoencoderKL.encode` makes its distribution of, `scaled_mode`, its mode as the pipelines scale it, and for some cases
   `tiled_moments`. Other cases have no encoder in their checkpoint.
@@ -37,10 +38,10 @@ STAGES = (
     "encoder.conv_out",
     "quant_conv",
 )
-BLOCKS = ("UpDecoderBlock2D", "DownEncoderBlock2D")
-LAYERS = ("ResnetBlock2D", "Attention", "Upsample2D", "Downsample2D")
+BLOCKS = ("UpDecoderBlock2D", "DownEncoderBlock2D", "HunyuanVideoUpBlock3D")
+LAYERS = ("ResnetBlock2D", "Attention", "Upsample2D", "Downsample2D", "HunyuanVideoResnetBlockCausal3D")
 
-DECODER_TENSORS = ("pipeline_latents", "packed_latents", "latents", "sample", "tiled_sample")
+DECODER_TENSORS = ("pipeline_latents", "packed_latents", "latents", "sample", "tiled_sample", "framewise_sample")
 ENCODER_TENSORS = ("pixels", "moments", "scaled_mode", "tiled_moments")
 
 
@@ -51,6 +52,19 @@ def config(blocks: list[int], layers: int = 1, groups: int = 4, **settings) -> d
         "block_out_channels": blocks,
         "down_block_types": ["DownEncoderBlock2D"] * len(blocks),
         "up_block_types": ["UpDecoderBlock2D"] * len(blocks),
+        "layers_per_block": layers,
+        "norm_num_groups": groups,
+        **settings,
+    }
+
+
+def video_config(blocks: list[int], layers: int = 1, groups: int = 4, **settings) -> dict:
+    """The same for HunyuanVideo."""
+    return {
+        "_class_name": "AutoencoderKLHunyuanVideo",
+        "block_out_channels": blocks,
+        "down_block_types": ["HunyuanVideoDownBlock3D"] * len(blocks),
+        "up_block_types": ["HunyuanVideoUpBlock3D"] * len(blocks),
         "layers_per_block": layers,
         "norm_num_groups": groups,
         **settings,
@@ -139,6 +153,39 @@ CASES = {
         only=("post_quant_conv", "quant_conv"),
         tiled=True,
     ),
+    "video": dict(
+        covers="HunyuanVideo: 16 latent channels, 4 blocks, 3 latent frames, odd sizes, every stage",
+        config=video_config([8, 8, 16, 16], layers=2, latent_channels=16),
+        latents=(1, 16, 3, 5, 3),
+        every_stage=True,
+    ),
+    "video-framewise": dict(
+        covers="11 latent frames, decoded a few at a time and blended; 3 blocks, all of them doubling the picture",
+        config=video_config([4, 8, 8], groups=2, latent_channels=4),
+        latents=(1, 4, 11, 2, 3),
+        only=("post_quant_conv",),
+        framewise=True,
+    ),
+    "video-tiled": dict(
+        covers="tiles in space within parts in time",
+        config=video_config([4, 4, 8], groups=2, latent_channels=4),
+        latents=(1, 4, 5, 33, 1),
+        only=("post_quant_conv",),
+        framewise=True,
+        tiled=True,
+    ),
+    "video-batch": dict(
+        covers="a batch of videos, a block that doubles time only, no attention, 2 latent frames, bf16 file",
+        config=video_config([8, 8, 8, 8], latent_channels=4, spatial_compression_ratio=4, mid_block_add_attention=False),
+        latents=(2, 4, 2, 3, 2),
+        dtype="bfloat16",
+    ),
+    "video-still": dict(
+        covers="one latent frame, two positions",
+        config=video_config([16, 32, 32], groups=4, latent_channels=4),
+        latents=(1, 4, 1, 1, 2),
+        dtype="float16",
+    ),
 }
 
 
@@ -147,6 +194,8 @@ def observed_modules(model: torch.nn.Module, every_stage: bool, only: tuple[str,
     for name, module in model.named_modules():
         kind = type(module).__name__
         coarse = name in STAGES or kind in BLOCKS
+        if kind == "Attention" and isinstance(model, diffusers.AutoencoderKLHunyuanVideo):
+            continue  # sees the clip as one row of positions
         if (name in only) if only else (coarse or (every_stage and kind in LAYERS)):
             yield name, module
 
@@ -157,12 +206,12 @@ def is_of_encoder(stage: str) -> bool:
 
 def scale(latents: torch.Tensor, config) -> torch.Tensor:
     """What StableDiffusionXLPipeline (with mean and std) and FluxPipeline (with a shift) do before `vae.decode`."""
-    if config.latents_mean is not None and config.latents_std is not None:
+    if config.get("latents_mean") is not None and config.get("latents_std") is not None:
         mean = torch.tensor(config.latents_mean).view(1, -1, 1, 1)
         std = torch.tensor(config.latents_std).view(1, -1, 1, 1)
         return latents * std / config.scaling_factor + mean
     latents = latents / config.scaling_factor
-    return latents if config.shift_factor is None else latents + config.shift_factor
+    return latents if config.get("shift_factor") is None else latents + config.shift_factor
 
 
 def scale_encoded(latents: torch.Tensor, config) -> torch.Tensor:
@@ -176,7 +225,8 @@ def scale_encoded(latents: torch.Tensor, config) -> torch.Tensor:
 
 def golden(folder: Path, case: dict, seed: int) -> dict[str, torch.Tensor]:
     """Decodes (and encodes) the case with diffusers in f32 and returns inputs, stages and results."""
-    model = diffusers.AutoencoderKL.from_pretrained(folder, variant=case.get("variant"), torch_dtype=torch.float32)
+    family = getattr(diffusers, case["config"]["_class_name"])
+    model = family.from_pretrained(folder, variant=case.get("variant"), torch_dtype=torch.float32)
     tensors = {}
     for name, module in observed_modules(model, case.get("every_stage", False), case.get("only")):
         module.register_forward_hook(lambda _m, _i, output, name=name: tensors.__setitem__(name, output.clone()))
@@ -190,6 +240,9 @@ def golden(folder: Path, case: dict, seed: int) -> dict[str, torch.Tensor]:
             model.enable_tiling()
             tensors["tiled_sample"] = model.decode(tensors["latents"]).sample
             model.disable_tiling()
+        if case.get("framewise"):
+            tensors["framewise_sample"] = model.decode(tensors["latents"]).sample
+            model.use_framewise_decoding = False
         tensors["sample"] = model.decode(tensors["latents"]).sample
         if case.get("pixels"):
             tensors["pixels"] = torch.rand(case["pixels"], generator=torch.Generator().manual_seed(seed)) * 2 - 1

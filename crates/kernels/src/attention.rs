@@ -17,7 +17,8 @@ use crate::norm::{Affine, GroupNorm};
 use crate::pool::Shared;
 use crate::simd::{Op, Simd};
 use crate::sink::{Partials, PartialsWriter, Sink};
-use crate::source::{Source, View, Window};
+use crate::source::{Edge, Source, View, Window};
+use crate::watch::{Stopped, Watched};
 use crate::weights::WeightView;
 
 /// Queries of a block, and positions of a block of keys.
@@ -45,6 +46,22 @@ impl Attention<'_> {
     /// # Errors
     /// When there is not enough memory.
     pub fn run(&self, context: &Context, x: Features) -> Result<Features, OutOfMemory> {
+        let tokens = x.height * x.width;
+        match self.run_seeing(context, x, tokens, &mut Watched::new(&mut |_| true)) {
+            Ok(y) => Ok(y),
+            Err(Stopped::OutOfMemory(error)) => Err(error),
+            Err(Stopped::Cancelled) => unreachable!("nobody stops it"),
+        }
+    }
+
+    /// [`Attention::run`] where each position sees those of its own `area` positions and of all areas before it.
+    pub(crate) fn run_seeing(
+        &self,
+        context: &Context,
+        x: Features,
+        area: usize,
+        watched: &mut Watched<'_>,
+    ) -> Result<Features, Stopped> {
         let (mr, nr) = context.isa.tile_shape();
         let channels = x.channels;
         let stride = x.stride;
@@ -98,7 +115,7 @@ impl Attention<'_> {
             stats: Vec::new(),
             buffer: Buffer::alias(&x.buffer),
         };
-        let source = Source { x: &x, affine: Some(&affine), silu: false };
+        let source = Source { x: &x, affine: Some(&affine), silu: false, edge: Edge::Zero };
         for image in 0..x.batch {
             let mut partials = Partials::new(blocks, stride);
             let writer = partials.writer();
@@ -109,6 +126,7 @@ impl Attention<'_> {
                 first: block * queries,
                 count: queries.min(tokens - block * queries),
                 tokens,
+                area,
                 padded,
                 queries,
                 stride,
@@ -127,9 +145,10 @@ impl Attention<'_> {
             context.pool.run(blocks, |worker, block| {
                 context.isa.run(KeysAndValues(work(worker, block)));
             });
-            context.pool.run(blocks, |worker, block| {
+            let per_block = 2 * queries * tokens * stride;
+            watched.run(&context.pool, blocks, per_block, |worker, block| {
                 context.isa.run(Queries(work(worker, block)));
-            });
+            })?;
             y.stats.push(partials.merge(0..blocks));
         }
         y.buffer = x.buffer;
@@ -184,6 +203,8 @@ struct Work<'a> {
     first: usize,
     count: usize,
     tokens: usize,
+    /// Positions that see each other; they see those before them too.
+    area: usize,
     /// Positions from one panel of values to the next.
     padded: usize,
     /// Rows of every matrix in the scratch.
@@ -359,8 +380,11 @@ impl Op for Queries<'_> {
                 *largest.add(i) = f32::NEG_INFINITY;
                 *total.add(i) = 0.0;
             }
-            for first in (0..w.tokens).step_by(KEYS) {
-                let count = KEYS.min(w.tokens - first);
+            // How many positions the one at `i` of this block sees.
+            let seen = |i: usize| ((w.first + i) / w.area + 1) * w.area;
+            let most = seen(w.count - 1);
+            for first in (0..most).step_by(KEYS) {
+                let count = KEYS.min(most - first);
                 for panel in 0..count.div_ceil(S::NR) {
                     for row in (0..w.count).step_by(S::MR) {
                         simd.tile(&Tile {
@@ -377,8 +401,14 @@ impl Op for Queries<'_> {
                 }
                 for i in 0..w.count {
                     let row = std::slice::from_raw_parts_mut(scores.add(i * KEYS), KEYS);
+                    let seen = seen(i).saturating_sub(first).min(count);
+                    if seen == 0 {
+                        row[..count].fill(0.0);
+                        continue;
+                    }
                     let before = *largest.add(i);
-                    let now = softmax_step(simd, row, count, before, &mut *total.add(i));
+                    let now = softmax_step(simd, row, seen, before, &mut *total.add(i));
+                    row[seen..count].fill(0.0);
                     if now > before {
                         *largest.add(i) = now;
                         let shrink = simd.splat((before - now).exp());

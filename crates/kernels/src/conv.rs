@@ -8,7 +8,7 @@ use crate::norm::{Affine, GroupNorm};
 use crate::plan::{self, Algorithm, Plan};
 use crate::pointwise;
 use crate::sink::Sink;
-use crate::source::Source;
+use crate::source::{Edge, Source};
 use crate::weights::WeightView;
 use crate::winograd;
 
@@ -38,6 +38,18 @@ pub struct Pre<'a> {
     pub norm: Option<&'a GroupNorm>,
     /// Then activated with SiLU.
     pub silu: bool,
+}
+
+/// What a convolution multiplies with, whatever its geometry.
+#[derive(Clone, Copy)]
+pub(crate) struct Kernel<'a> {
+    /// `[out, in, taps]`
+    pub(crate) weight: WeightView<'a>,
+    /// `[out]`, or empty for none.
+    pub(crate) bias: &'a [f32],
+    pub(crate) in_channels: usize,
+    pub(crate) out_channels: usize,
+    pub(crate) taps: usize,
 }
 
 /// One convolution on its way through a kernel.
@@ -106,7 +118,7 @@ impl Conv2d<'_> {
 
     fn plan_with(&self, context: &Context, x: &Features, affine: Option<&Affine>) -> Plan {
         if self.is_same3x3() {
-            plan::choose(context, self, x, affine)
+            plan::choose(context, &self.kernel(), x, x.height * x.width, affine)
         } else {
             Plan {
                 algorithm: Algorithm::Direct,
@@ -137,7 +149,7 @@ impl Conv2d<'_> {
     pub fn run_pointwise(&self, context: &Context, x: Features) -> Result<Features, OutOfMemory> {
         assert!(self.kernel == 1 && self.stride == 1 && self.padding == [0; 4]);
         let affine = affine(&x, Pre::default());
-        let (bias, unit) = self.output_unit(context, &x, affine.as_ref(), None);
+        let (bias, unit) = output_unit(context, &self.kernel(), &x, affine.as_ref(), None);
         pointwise::run(context, self, x, &bias, unit)
     }
 
@@ -155,7 +167,7 @@ impl Conv2d<'_> {
     ) -> Result<Features, OutOfMemory> {
         assert_eq!(x.channels, self.in_channels);
         let (height, width) = self.output_size(x.height * upsample, x.width * upsample);
-        let (bias, unit) = self.output_unit(context, x, affine, residual.as_ref());
+        let (bias, unit) = output_unit(context, &self.kernel(), x, affine, residual.as_ref());
         let inverse_unit: Vec<f32> = unit.iter().map(|u| 1.0 / u).collect();
         let (mut y, residual_unit) = match residual {
             Some(mut y) => {
@@ -173,7 +185,7 @@ impl Conv2d<'_> {
         };
         let ready = kernel(&mut Job {
             context,
-            source: Source { x, affine, silu },
+            source: Source { x, affine, silu, edge: Edge::Zero },
             weight: self.weight,
             bias: &bias,
             y: &y,
@@ -184,41 +196,51 @@ impl Conv2d<'_> {
         Ok(y)
     }
 
-    /// The bias, padded, and for each output channel a unit in which no value can overflow: the largest that the
-    /// weights can make of inputs within their known bounds, as a power of two, is put at f16's largest.
-    ///
-    /// A bound by absolute sums is a few hundred times what is ever reached; f16 keeps its full precision over a range
-    /// of 2^30, so nothing is lost by it.
-    fn output_unit(
-        &self,
-        context: &Context,
-        x: &Features,
-        affine: Option<&Affine>,
-        residual: Option<&Features>,
-    ) -> (Vec<f32>, Vec<f32>) {
-        let stride = self.out_channels.next_multiple_of(PAD);
-        let mut bias = self.bias.to_vec();
-        bias.resize(stride, 0.0);
-        if context.storage == Storage::F32 {
-            return (bias, vec![1.0; stride]);
+    fn kernel(&self) -> Kernel<'_> {
+        Kernel {
+            weight: self.weight,
+            bias: self.bias,
+            in_channels: self.in_channels,
+            out_channels: self.out_channels,
+            taps: self.kernel * self.kernel,
         }
-        let bounds = affine.map_or_else(|| Affine::units(x).bound, |a| a.bound.clone());
-        let taps = self.kernel * self.kernel;
-        let unit = std::sync::Mutex::new(vec![1.0f32; stride]);
-        context.pool.run(self.out_channels, |_, out| {
-            let mut row = vec![0.0; self.in_channels * taps];
-            self.weight.read(out * row.len(), &mut row);
-            let mut bound = f64::from(bias[out].abs());
-            for (taps, &largest) in row.chunks_exact(taps).zip(&bounds) {
-                bound += taps.iter().map(|w| f64::from(w.abs())).sum::<f64>() * f64::from(largest);
-            }
-            if let Some(residual) = residual {
-                bound += residual.stats.iter().map(|s| f64::from(s.abs_max[out])).fold(0.0, f64::max);
-            }
-            unit.lock().unwrap_or_else(std::sync::PoisonError::into_inner)[out] = unit_for(bound);
-        });
-        (bias, unit.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
+}
+
+/// The bias, padded, and for each output channel a unit in which no value can overflow: the largest that the
+/// weights can make of inputs within their known bounds, as a power of two, is put at f16's largest.
+///
+/// A bound by absolute sums is a few hundred times what is ever reached; f16 keeps its full precision over a range
+/// of 2^30, so nothing is lost by it.
+pub(crate) fn output_unit(
+    context: &Context,
+    kernel: &Kernel<'_>,
+    x: &Features,
+    affine: Option<&Affine>,
+    residual: Option<&Features>,
+) -> (Vec<f32>, Vec<f32>) {
+    let stride = kernel.out_channels.next_multiple_of(PAD);
+    let mut bias = kernel.bias.to_vec();
+    bias.resize(stride, 0.0);
+    if context.storage == Storage::F32 {
+        return (bias, vec![1.0; stride]);
+    }
+    let bounds = affine.map_or_else(|| Affine::units(x).bound, |a| a.bound.clone());
+    let taps = kernel.taps;
+    let unit = std::sync::Mutex::new(vec![1.0f32; stride]);
+    context.pool.run(kernel.out_channels, |_, out| {
+        let mut row = vec![0.0; kernel.in_channels * taps];
+        kernel.weight.read(out * row.len(), &mut row);
+        let mut bound = f64::from(bias[out].abs());
+        for (taps, &largest) in row.chunks_exact(taps).zip(&bounds) {
+            bound += taps.iter().map(|w| f64::from(w.abs())).sum::<f64>() * f64::from(largest);
+        }
+        if let Some(residual) = residual {
+            bound += residual.stats.iter().map(|s| f64::from(s.abs_max[out])).fold(0.0, f64::max);
+        }
+        unit.lock().unwrap_or_else(std::sync::PoisonError::into_inner)[out] = unit_for(bound);
+    });
+    (bias, unit.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner))
 }
 
 /// The power of two in which values up to `bound` fit into f16 (largest 65504).
@@ -231,7 +253,7 @@ pub(crate) fn unit_for(bound: f64) -> f32 {
 }
 
 /// Norm and units as one multiplication and addition; none for plain f32.
-fn affine(x: &Features, pre: Pre<'_>) -> Option<Affine> {
+pub(crate) fn affine(x: &Features, pre: Pre<'_>) -> Option<Affine> {
     match (pre.norm, x.storage) {
         (Some(norm), _) => Some(Affine::group_norm(x, norm)),
         (None, Storage::F16) => Some(Affine::units(x)),

@@ -4,6 +4,8 @@
 //! `[rows][columns][in]` in its scratch, and runs register tiles over it: rows of the product are pixels, its depth
 //! is every tap's channels in turn. No image is ever unfolded.
 
+mod causal;
+
 use crate::arena::OutOfMemory;
 use crate::conv::{Conv2d, Job, Ready};
 use crate::gemm::{NO_PREFETCH, Tile};
@@ -12,6 +14,8 @@ use crate::simd::{Op, Simd};
 use crate::sink::{Partials, PartialsWriter, Sink};
 use crate::source::{View, Window};
 use crate::weights::WeightView;
+
+pub(crate) use causal::run as run_causal;
 
 /// Output columns and rows of a patch: its staged inputs stay in the second-level cache for 128 channels.
 const PATCH_WIDTH: usize = 48;
@@ -41,7 +45,7 @@ pub(crate) fn run(job: &mut Job<'_>, conv: &Conv2d<'_>, upsample: usize) -> Resu
     let y = job.y;
     let depth = x.stride;
     let panels = y.stride.div_ceil(nr);
-    let phases = phases(conv, upsample);
+    let phases = phases(conv.kernel, upsample);
     let taps = phases[0].taps.len();
     let [pad_top, _, pad_left, _] = conv.padding;
 
@@ -120,8 +124,7 @@ fn taps_reach(phases: &[Phase]) -> usize {
     phases.iter().flat_map(|p| &p.taps).map(|t| t.y.max(t.x) + 1).max().unwrap_or(1)
 }
 
-fn phases(conv: &Conv2d<'_>, upsample: usize) -> Vec<Phase> {
-    let kernel = conv.kernel;
+fn phases(kernel: usize, upsample: usize) -> Vec<Phase> {
     if upsample == 1 {
         let taps =
             (0..kernel * kernel).map(|t| Tap { y: t / kernel, x: t % kernel, sources: vec![t] }).collect();

@@ -35,6 +35,22 @@ pub struct ChannelStats {
     pub abs_max: Vec<f32>,
 }
 
+impl ChannelStats {
+    /// Of several images of `pixels` pixels each, together.
+    pub(crate) fn merged(images: &[Self], pixels: usize) -> Self {
+        let channels = images[0].mean.len();
+        let mut all =
+            Self { mean: vec![0.0; channels], m2: vec![0.0; channels], abs_max: vec![0.0; channels] };
+        for c in 0..channels {
+            all.mean[c] = images.iter().map(|s| s.mean[c]).sum::<f64>() / images.len() as f64;
+            let apart = |s: &Self| s.m2[c] + pixels as f64 * (s.mean[c] - all.mean[c]).powi(2);
+            all.m2[c] = images.iter().map(apart).sum();
+            all.abs_max[c] = images.iter().fold(0.0, |most, s| most.max(s.abs_max[c]));
+        }
+        all
+    }
+}
+
 /// A batch of feature maps, `[batch, height, width, channels]` with each pixel padded to `stride` channels.
 pub struct Features {
     pub(crate) batch: usize,

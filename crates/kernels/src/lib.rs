@@ -8,6 +8,7 @@
 
 mod arena;
 mod attention;
+mod causal;
 mod context;
 mod conv;
 mod direct;
@@ -19,14 +20,17 @@ mod plan;
 mod pointwise;
 mod pool;
 pub mod reference;
+mod schedule;
 mod simd;
 mod sink;
 mod source;
+mod watch;
 mod weights;
 mod winograd;
 
 pub use arena::{Arena, Buffer, OutOfMemory};
 pub use attention::Attention;
+pub use causal::{CausalConv3d, Clip, Upsampling};
 pub use context::{Context, Numerics};
 pub use conv::{Conv2d, Pre};
 pub use features::{ChannelStats, Features, Storage};
@@ -35,4 +39,5 @@ pub use norm::GroupNorm;
 pub use plan::{Algorithm, Plan};
 pub use pool::Pool;
 pub use simd::Isa;
+pub use watch::{Stopped, Watched};
 pub use weights::{DType, WeightView};

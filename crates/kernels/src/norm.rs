@@ -41,13 +41,23 @@ impl Affine {
         Self { scale: x.unit.repeat(x.batch), shift: vec![0.0; x.batch * x.stride], bound, normed: false }
     }
 
+    /// The same for each of `images` images as for the first.
+    pub(crate) fn for_each_of(mut self, images: usize) -> Self {
+        for values in [&mut self.scale, &mut self.shift] {
+            values.truncate(values.len() / images);
+            *values = values.repeat(images);
+        }
+        self
+    }
+
     /// Group normalisation of `x`: `(x - mean) / sqrt(var + eps) * weight + bias`, variance over `H * W * C / groups`
     /// values without Bessel's correction, as PyTorch's `GroupNorm`.
     pub(crate) fn group_norm(x: &Features, norm: &GroupNorm) -> Self {
         let (mut scale, mut shift) = (vec![0.0; x.batch * x.stride], vec![0.0; x.batch * x.stride]);
         let mut bound = vec![0.0f32; x.stride];
         let per_group = x.channels / norm.groups;
-        let pixels = (x.height * x.width) as f64;
+        // A clip's frames have statistics in common.
+        let pixels = (x.batch * x.height * x.width / x.stats.len()) as f64;
         for (image, stats) in x.stats.iter().enumerate() {
             for group in 0..norm.groups {
                 let range = group * per_group..(group + 1) * per_group;

@@ -12,7 +12,7 @@
 //! convolution.
 
 use crate::context::{Context, Numerics};
-use crate::conv::Conv2d;
+use crate::conv::Kernel;
 use crate::features::Features;
 use crate::norm::Affine;
 
@@ -48,7 +48,14 @@ const TOLERANCE: f64 = 1e-3;
 const COEFFICIENT_6: f64 = 4.5e-5;
 const COEFFICIENT_4: f64 = 1e-5;
 
-pub(crate) fn choose(context: &Context, conv: &Conv2d<'_>, x: &Features, affine: Option<&Affine>) -> Plan {
+/// Chooses for an input whose statistics are each of `positions` values a channel: an image, or a clip.
+pub(crate) fn choose(
+    context: &Context,
+    conv: &Kernel<'_>,
+    x: &Features,
+    positions: usize,
+    affine: Option<&Affine>,
+) -> Plan {
     let plan = |algorithm, reason| Plan { algorithm, reason };
     if context.numerics == Numerics::Strict {
         return plan(Algorithm::Direct, "strict numerics were asked for");
@@ -56,7 +63,7 @@ pub(crate) fn choose(context: &Context, conv: &Conv2d<'_>, x: &Features, affine:
     if conv.out_channels < FEW_CHANNELS || conv.in_channels < FEW_CHANNELS {
         return plan(Algorithm::Direct, "too few channels to gain from fewer multiplications");
     }
-    let peak = peak(context, conv, x, affine);
+    let peak = peak(context, conv, x, positions, affine);
     if COEFFICIENT_6 * peak <= TOLERANCE {
         plan(Algorithm::Winograd6, "the fewest multiplications")
     } else if COEFFICIENT_4 * peak <= TOLERANCE {
@@ -72,8 +79,14 @@ pub(crate) fn choose(context: &Context, conv: &Conv2d<'_>, x: &Features, affine:
 /// `sqrt(Σ n_c max_c² / Σ n_c var_c)` of the input as the convolution sees it, for the worst image.
 ///
 /// SiLU is left out: it makes nothing larger, and takes from the deviation at most about as much as from the peak.
-fn peak(context: &Context, conv: &Conv2d<'_>, x: &Features, affine: Option<&Affine>) -> f64 {
-    let pixels = (x.height * x.width) as f64;
+fn peak(
+    context: &Context,
+    conv: &Kernel<'_>,
+    x: &Features,
+    positions: usize,
+    affine: Option<&Affine>,
+) -> f64 {
+    let pixels = positions as f64;
     let normed = affine.filter(|a| a.normed);
     let ratio = |norms: &dyn Fn(usize) -> f64| {
         let mut worst = 0.0f64;
@@ -113,8 +126,8 @@ fn peak(context: &Context, conv: &Conv2d<'_>, x: &Features, affine: Option<&Affi
 }
 
 /// The squared norm of the weights that read each input channel.
-fn squared_norms(context: &Context, conv: &Conv2d<'_>) -> Vec<f64> {
-    let taps = conv.kernel * conv.kernel;
+fn squared_norms(context: &Context, conv: &Kernel<'_>) -> Vec<f64> {
+    let taps = conv.taps;
     let total = std::sync::Mutex::new(vec![0.0; conv.in_channels]);
     const ROWS: usize = 32;
     context.pool.run(conv.out_channels.div_ceil(ROWS), |_, block| {

@@ -13,7 +13,7 @@ use crate::norm::Affine;
 use crate::pool::Shared;
 use crate::simd::{Op, Simd};
 use crate::sink::{Partials, PartialsWriter, Sink};
-use crate::source::{Source, View, Window};
+use crate::source::{Edge, Source, View, Window};
 
 /// Pixels of a block.
 const PIXELS: usize = 96;
@@ -97,7 +97,7 @@ pub(crate) fn run(
     } else {
         (Features::new(&context.arena, shape, context.storage, unit)?, x)
     };
-    let source = Source { x: &old, affine: units.as_ref(), silu: false };
+    let source = Source { x: &old, affine: units.as_ref(), silu: false, edge: Edge::Zero };
     let sinks: Vec<Sink<'_>> =
         (0..shape[0]).map(|image| Sink::new(&y, image, bias, None, &inverse_unit)).collect();
 

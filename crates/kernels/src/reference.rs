@@ -81,6 +81,40 @@ pub fn upsample2x(x: &Image) -> Image {
     Image::build([b, c, h * 2, w * 2], |b, c, y, xx| x.at(b, c, (y / 2) as isize, (xx / 2) as isize))
 }
 
+/// A causal 3-D convolution of a clip whose `frames` frames are one below the other, in both `x` and the result, with
+/// `weight` `[out, in, 3, 3, 3]` and `bias` `[out]` or empty. What lies outside the clip is its nearest value.
+pub fn causal_conv3d(x: &Image, frames: usize, weight: &[f32], bias: &[f32]) -> Image {
+    let [_, channels, rows, width] = x.shape;
+    let height = rows / frames;
+    let out = weight.len() / (channels * 27);
+    Image::build([1, out, rows, width], |_, o, row, column| {
+        let (frame, y) = (row / height, row % height);
+        let mut sum = bias.get(o).map_or(0.0, |&v| f64::from(v));
+        for c in 0..channels {
+            for tap in 0..27 {
+                let frame = (frame + tap / 9).saturating_sub(2);
+                let y = (y + tap / 3 % 3).saturating_sub(1).min(height - 1);
+                let x_ = (column + tap % 3).saturating_sub(1).min(width - 1);
+                let w = f64::from(weight[(o * channels + c) * 27 + tap]);
+                sum += w * x.at(0, c, (frame * height + y) as isize, x_ as isize);
+            }
+        }
+        sum
+    })
+}
+
+/// A clip as for [`causal_conv3d`] with every frame but the first twice, and with every pixel four times.
+pub fn upsample_clip(x: &Image, frames: usize, time: bool, space: bool) -> Image {
+    let [_, channels, rows, width] = x.shape;
+    let (height, scale) = (rows / frames, if space { 2 } else { 1 });
+    let shown = if time { 2 * frames - 1 } else { frames };
+    Image::build([1, channels, shown * height * scale, width * scale], |_, c, row, column| {
+        let (frame, y) = (row / (height * scale), row % (height * scale));
+        let frame = if time { frame.div_ceil(2) } else { frame };
+        x.at(0, c, (frame * height + y / scale) as isize, (column / scale) as isize)
+    })
+}
+
 /// PyTorch's `GroupNorm`, then SiLU if asked.
 pub fn group_norm(x: &Image, groups: usize, eps: f64, weight: &[f32], bias: &[f32], silu: bool) -> Image {
     let [_, channels, height, width] = x.shape;
@@ -109,6 +143,12 @@ pub fn add(a: &Image, b: &Image) -> Image {
 /// `x + to_out(softmax(q kᵀ / sqrt(C)) v)` over the positions of each image, `q`, `k`, `v` from `normed`; each layer
 /// is `[C, C]` weights and `[C]` biases, in the order q, k, v, out.
 pub fn attention(x: &Image, normed: &Image, layers: [(&[f32], &[f32]); 4]) -> Image {
+    attention_over(x, normed, layers, x.shape[2] * x.shape[3])
+}
+
+/// [`attention`] where each position sees those of its own `area` positions and of all areas before it: a clip whose
+/// frames of that area are one below the other.
+pub fn attention_over(x: &Image, normed: &Image, layers: [(&[f32], &[f32]); 4], area: usize) -> Image {
     let [batch, channels, height, width] = x.shape;
     let tokens = height * width;
     let linear = |input: &dyn Fn(usize, usize) -> f64, (weight, bias): (&[f32], &[f32])| -> Vec<f64> {
@@ -127,7 +167,7 @@ pub fn attention(x: &Image, normed: &Image, layers: [(&[f32], &[f32]); 4]) -> Im
         let [q, k, v] = [0, 1, 2].map(|i| linear(&plane, layers[i]));
         let mut mixed = vec![0.0; tokens * channels];
         for t in 0..tokens {
-            let scores: Vec<f64> = (0..tokens)
+            let scores: Vec<f64> = (0..(t / area + 1) * area)
                 .map(|s| {
                     let dot: f64 = (0..channels).map(|c| q[t * channels + c] * k[s * channels + c]).sum();
                     dot / (channels as f64).sqrt()

@@ -11,6 +11,27 @@ pub(crate) struct Source<'a> {
     /// Norm and units; `None` only for f32 without a norm.
     pub(crate) affine: Option<&'a Affine>,
     pub(crate) silu: bool,
+    pub(crate) edge: Edge,
+}
+
+/// What is read around an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Edge {
+    /// Zeros.
+    Zero,
+    /// The nearest pixel of the image.
+    Replicate,
+}
+
+impl Edge {
+    /// The position that is read in place of `i`, along an axis of this length.
+    #[inline(always)]
+    fn brought_in(self, i: isize, length: isize) -> isize {
+        match self {
+            Self::Zero => i,
+            Self::Replicate => i.clamp(0, length - 1),
+        }
+    }
 }
 
 /// How values are read, known when the kernel is compiled.
@@ -44,6 +65,7 @@ readers! {
 pub(crate) struct View {
     storage: Storage,
     silu: bool,
+    edge: Edge,
     data: *const u8,
     scale: *const f32,
     shift: *const f32,
@@ -70,6 +92,7 @@ impl Source<'_> {
         View {
             storage: self.x.storage,
             silu: self.silu,
+            edge: self.edge,
             data,
             scale,
             shift,
@@ -86,7 +109,7 @@ const AHEAD: isize = 10;
 /// A window of an image, ready for a convolution: which pixels, and which channels of them.
 #[derive(Clone, Copy)]
 pub(crate) struct Window {
-    /// First row and column; may lie outside the image, where everything is zero.
+    /// First row and column; may lie outside the image, where the source's [`Edge`] says what is read.
     pub(crate) top: isize,
     pub(crate) left: isize,
     pub(crate) rows: usize,
@@ -104,7 +127,7 @@ impl View {
         Self { height: 1, width: self.height * self.width, ..self }
     }
 
-    /// Copies a window as `[rows][columns][pitch]`, normalised and activated, with zeros around the image.
+    /// Copies a window as `[rows][columns][pitch]`, normalised and activated.
     ///
     /// # Safety
     /// `to` has room for the window, whose channels lie inside the image's stride.
@@ -129,9 +152,9 @@ impl View {
         let (height, width) = (self.height as isize, self.width as isize);
         let mut to = to;
         for row in 0..window.rows {
-            let y = window.top + row as isize;
+            let y = self.edge.brought_in(window.top + row as isize, height);
             for column in 0..window.columns {
-                let x = window.left + column as isize;
+                let x = self.edge.brought_in(window.left + column as isize, width);
                 let inside = y >= 0 && y < height && x >= 0 && x < width;
                 // A window takes a few lines out of each pixel, which the hardware does not foresee.
                 for c in (0..window.channels).step_by(64 / R::STORAGE.size()) {

@@ -47,7 +47,22 @@ pub enum VaeError {
     Cancelled,
     /// The engine failed.
     #[error(transparent)]
-    Engine(#[from] EngineError),
+    Engine(EngineError),
+}
+
+impl From<EngineError> for VaeError {
+    fn from(error: EngineError) -> Self {
+        match error {
+            EngineError::Cancelled => Self::Cancelled,
+            error => Self::Engine(error),
+        }
+    }
+}
+
+impl From<crate::Cancelled> for EngineError {
+    fn from(_: crate::Cancelled) -> Self {
+        Self::Cancelled
+    }
 }
 
 impl From<crate::Cancelled> for VaeError {
@@ -69,4 +84,7 @@ pub enum EngineError {
     /// The device failed; GPUs report late, often at `download`.
     #[error("the device failed: {0}")]
     Device(String),
+    /// Whoever watched a long step asked it to stop.
+    #[error("the work was cancelled")]
+    Cancelled,
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
-use crate::engine::Engine;
+use crate::engine::VideoEngine;
 use crate::{LoadError, Vae, families};
 
 /// Where a model comes from.
@@ -25,7 +25,7 @@ pub enum Source {
 ///
 /// # Errors
 /// A [`LoadError`] that names the file and the key or tensor, what was found and what was expected.
-pub fn load(source: Source, engine: impl Engine) -> Result<Box<dyn Vae>, LoadError> {
+pub fn load(source: Source, engine: impl VideoEngine) -> Result<Box<dyn Vae>, LoadError> {
     let (config, checkpoint) = match source {
         Source::Folder(folder) => {
             let folder = autoencoder_folder(&folder)?;

@@ -10,6 +10,7 @@ use remote_vae_vae::{DecodeOptions, Silent};
 /// this; a wrong padding, eps or index does not.
 const TOLERANCE: f32 = 1e-4;
 
+const WHOLE: DecodeOptions = DecodeOptions { tiling: false, framewise: false };
 const TILED: DecodeOptions = DecodeOptions { tiling: true, framewise: true };
 
 #[test]
@@ -19,7 +20,7 @@ fn every_stage_is_what_diffusers_computes() {
             let mut vae =
                 load(case.source()).unwrap_or_else(|error| panic!("{} on {engine}: {error}", case.name));
             let mut recorder = Recorder { stages: case.stages.clone(), ..Recorder::default() };
-            let sample = vae.decode(case.latents(), &DecodeOptions::default(), &mut recorder).unwrap();
+            let sample = vae.decode(case.latents(), &WHOLE, &mut recorder).unwrap();
 
             let mut worst = ("sample", error(&sample, &case.golden["sample"]));
             for stage in &case.stages {
@@ -58,15 +59,25 @@ fn pipeline_latents_become_the_scaled_latents_of_diffusers_bit_for_bit() {
 
 #[test]
 fn tiles_are_cut_and_blended_as_diffusers_does() {
-    let mut tiled = 0;
+    assert_pieces("tiled_sample", TILED);
+}
+
+#[test]
+fn videos_are_cut_in_time_and_blended_as_diffusers_does_by_default() {
+    assert_pieces("framewise_sample", DecodeOptions::default());
+}
+
+/// Decodes every case that has this tensor with `options`, which cut it into pieces.
+fn assert_pieces(name: &str, options: DecodeOptions) {
+    let mut cut = 0;
     for case in cases() {
-        let Some(expected) = case.golden.get("tiled_sample") else { continue };
-        tiled += 1;
-        assert!(error(&case.golden["sample"], expected) > 100.0 * TOLERANCE, "tiling changes the picture");
+        let Some(expected) = case.golden.get(name) else { continue };
+        cut += 1;
+        assert!(error(&case.golden["sample"], expected) > 100.0 * TOLERANCE, "cutting changes the picture");
         for (engine, load) in engines() {
             let mut vae = load(case.source()).unwrap();
             let mut recorder = Recorder::default();
-            let sample = vae.decode(case.latents(), &TILED, &mut recorder).unwrap();
+            let sample = vae.decode(case.latents(), &options, &mut recorder).unwrap();
             let error = error(&sample, expected);
             assert!(error <= TOLERANCE, "{} on {engine} is off by {error}", case.name);
 
@@ -75,7 +86,7 @@ fn tiles_are_cut_and_blended_as_diffusers_does() {
             assert!(recorder.progress.is_sorted_by(|a, b| a.0 < b.0), "{} on {engine}", case.name);
         }
     }
-    assert!(tiled > 0, "no case is tiled");
+    assert!(cut > 0, "no case has {name}");
 }
 
 #[test]

@@ -3,10 +3,11 @@
 //! Done anew for each layer of each decode: kept for good they would need seven times the memory of the weights.
 
 use super::scheme::{MAX, Scheme};
+use crate::schedule::TimeTaps;
 use crate::simd::{Op, Simd};
 use crate::weights::WeightView;
 
-/// The filters of one layer: `[out, in, 3, 3]`, or the four 2×2 filters of an upsampling convolution.
+/// The filters of one layer: `[out, in, 3, 3]`, read as they are, or as the four 2×2 filters of an upsampling convolution.
 #[derive(Clone, Copy)]
 pub(crate) struct Filters<'a> {
     pub(crate) weight: WeightView<'a>,
@@ -14,6 +15,8 @@ pub(crate) struct Filters<'a> {
     pub(crate) in_channels: usize,
     /// Input channels padded: the depth of the products.
     pub(crate) depth: usize,
+    /// For causal 3-D convolutions, `[out, in, 3, 3, 3]`: which taps of time are summed up.
+    pub(crate) time: Option<TimeTaps>,
 }
 
 /// How many input channels are read at a time.
@@ -45,9 +48,10 @@ impl<C: Scheme> Op for TransformPanel<'_, C> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Filters { weight, out_channels, in_channels, depth } = self.filters;
+        let Filters { weight, out_channels, in_channels, depth, time } = self.filters;
+        let taps = if time.is_some() { 27 } else { 9 };
         let vectors = S::NR / S::LANES;
-        self.scratch.resize(BLOCK * 9 * S::NR + BLOCK * 9, 0.0);
+        self.scratch.resize(BLOCK * 9 * S::NR + BLOCK * taps, 0.0);
         let (transposed, row) = self.scratch.split_at_mut(BLOCK * 9 * S::NR);
         for begin in (0..depth).step_by(BLOCK) {
             let width = BLOCK.min(depth - begin);
@@ -55,10 +59,15 @@ impl<C: Scheme> Op for TransformPanel<'_, C> {
             // [in][tap][NR], zero where there is no channel.
             transposed[..width * 9 * S::NR].fill(0.0);
             for lane in 0..S::NR.min(out_channels.saturating_sub(self.first)) {
-                let row = &mut row[..real * 9];
-                weight.read(((self.first + lane) * in_channels + begin) * 9, row);
-                for (i, &value) in row.iter().enumerate() {
-                    transposed[i * S::NR + lane] = value;
+                let row = &mut row[..real * taps];
+                weight.read(((self.first + lane) * in_channels + begin) * taps, row);
+                for (i, row) in row.chunks_exact(taps).enumerate() {
+                    for tap in 0..9 {
+                        transposed[(i * 9 + tap) * S::NR + lane] = match time {
+                            None => row[tap],
+                            Some(time) => time.sum(|t| row[t * 9 + tap]),
+                        };
+                    }
                 }
             }
             for i in 0..width {

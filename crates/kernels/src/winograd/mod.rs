@@ -15,6 +15,7 @@
 //!
 //! Rounding error, relative to `sqrt(Σ w² Σ x²)` over a filter's support: see [`crate::plan`].
 
+mod causal;
 mod filter;
 mod scheme;
 
@@ -25,6 +26,7 @@ use crate::pool::Shared;
 use crate::simd::{Op, Simd};
 use crate::sink::{Partials, PartialsWriter, Sink};
 use crate::source::{View, Window};
+pub(crate) use causal::run as run_causal;
 use filter::{Filters, TransformPanel};
 pub(crate) use scheme::{F4x3, F5x2, F6x3, F7x2, MAX, Scheme};
 
@@ -61,8 +63,13 @@ pub(crate) fn run<C: Scheme>(job: &mut Job<'_>, scheme: C) -> Result<Ready, OutO
     let panel_size = C::N * C::N * depth * nr;
     let u = context.arena.take(phases * panels * panel_size * 4)?;
     let u_ptr = Shared::new(u.ptr().cast::<f32>());
-    let filters =
-        Filters { weight: job.weight, out_channels: job.y.channels, in_channels: x.channels, depth };
+    let filters = Filters {
+        weight: job.weight,
+        out_channels: job.y.channels,
+        in_channels: x.channels,
+        depth,
+        time: None,
+    };
     context.pool.run(phases * panels, |_, index| {
         let (phase, panel) = (index / panels, index % panels);
         let begin = panel / per_chunk * per_chunk;

@@ -1,6 +1,7 @@
 //! Every kernel, on every instruction set of this machine, against its naive f64 reference.
 
 mod attention;
+mod causal;
 mod common;
 mod conv;
 mod outliers;

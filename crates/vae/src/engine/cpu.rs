@@ -1,5 +1,7 @@
 //! The engine for processors: every step is one call of a fused kernel.
 
+mod video;
+
 use std::sync::Arc;
 
 use kernels::{Context, Features, OutOfMemory, Pool, Pre};
@@ -117,6 +119,25 @@ impl Linear {
     }
 }
 
+impl Attention {
+    fn kernel(&self) -> kernels::Attention<'_> {
+        kernels::Attention {
+            norm: &self.norm,
+            to_q: self.to_q.kernel(),
+            to_k: self.to_k.kernel(),
+            to_v: self.to_v.kernel(),
+            to_out: self.to_out.kernel(),
+        }
+    }
+
+    /// Lets go of the weights' pages, as [`Conv2d::run`] does.
+    fn release_pages(&self) {
+        for layer in [&self.to_q, &self.to_k, &self.to_v, &self.to_out] {
+            layer.weight.release_pages();
+        }
+    }
+}
+
 impl Engine for CpuEngine {
     type Tensor = Features;
     type Conv2d = Conv2d;
@@ -229,17 +250,8 @@ impl Engine for CpuEngine {
     }
 
     fn run_attention(&self, x: Features, attention: &Attention) -> Result<Features, EngineError> {
-        let kernel = kernels::Attention {
-            norm: &attention.norm,
-            to_q: attention.to_q.kernel(),
-            to_k: attention.to_k.kernel(),
-            to_v: attention.to_v.kernel(),
-            to_out: attention.to_out.kernel(),
-        };
-        let result = kernel.run(&self.0, x);
-        for layer in [&attention.to_q, &attention.to_k, &attention.to_v, &attention.to_out] {
-            layer.weight.release_pages();
-        }
+        let result = attention.kernel().run(&self.0, x);
+        attention.release_pages();
         Ok(result?)
     }
 }

@@ -7,8 +7,10 @@
 pub mod cpu;
 pub mod reference;
 mod spec;
+mod video;
 
 pub use spec::{Activation, Conv2dSpec, GroupNormSpec, Limits};
+pub use video::{CausalConv3dSpec, Upsampling, VideoEngine, Watch};
 
 use crate::{EngineError, HostTensor, Weight};
 

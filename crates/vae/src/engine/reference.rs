@@ -3,6 +3,8 @@
 //! It takes no short cut and shares no code with the fast engines, so that agreement means something. It is meant for
 //! small models; a 512×512 picture of a real one takes it many minutes.
 
+mod video;
+
 use super::{Activation, Conv2dSpec, Engine, GroupNormSpec, Limits};
 use crate::{EngineError, HostTensor, Weight};
 
@@ -153,11 +155,7 @@ impl Engine for Reference {
         residual: Option<Tensor>,
     ) -> Result<Tensor, EngineError> {
         let mut x = normalise(x, norm);
-        if activation == Activation::Silu {
-            for x in &mut x.data {
-                *x = (f64::from(*x) / (1.0 + (-f64::from(*x)).exp())) as f32;
-            }
-        }
+        activate(&mut x.data, activation);
         let mut y = convolve(&x, conv);
         if let Some(residual) = residual {
             add(&mut y, &residual);
@@ -175,9 +173,18 @@ impl Engine for Reference {
     }
 
     fn run_attention(&self, x: Tensor, attention: &Attention) -> Result<Tensor, EngineError> {
-        let mut y = attend(&normalise(&x, &attention.norm), attention);
+        let positions = x.height * x.width;
+        let mut y = attend(&normalise(&x, &attention.norm), attention, |_| positions);
         add(&mut y, &x);
         Ok(y)
+    }
+}
+
+fn activate(data: &mut [f32], activation: Activation) {
+    if activation == Activation::Silu {
+        for x in data {
+            *x = (f64::from(*x) / (1.0 + (-f64::from(*x)).exp())) as f32;
+        }
     }
 }
 
@@ -259,8 +266,8 @@ fn normalise(x: &Tensor, norm: &GroupNorm) -> Tensor {
     })
 }
 
-/// `to_out(softmax(q kᵀ / sqrt(C)) v)` for the positions of each image.
-fn attend(x: &Tensor, attention: &Attention) -> Tensor {
+/// `to_out(softmax(q kᵀ / sqrt(C)) v)` for the positions of each image, of which position `p` sees the first `seen(p)`.
+fn attend(x: &Tensor, attention: &Attention, seen: impl Fn(usize) -> usize) -> Tensor {
     let (channels, positions) = (x.channels, x.height * x.width);
     // [positions][channels]
     let mut outputs: Vec<Vec<Vec<f64>>> = Vec::new();
@@ -270,8 +277,9 @@ fn attend(x: &Tensor, attention: &Attention) -> Tensor {
             .collect();
         let project = |layer: &Linear| tokens.iter().map(|token| linear(token, layer)).collect::<Vec<_>>();
         let (q, k, v) = (project(&attention.to_q), project(&attention.to_k), project(&attention.to_v));
-        let output = q.iter().map(|q| {
-            let logits: Vec<f64> = k.iter().map(|k| dot(q, k) / (channels as f64).sqrt()).collect();
+        let output = q.iter().enumerate().map(|(position, q)| {
+            let seen = &k[..seen(position)];
+            let logits: Vec<f64> = seen.iter().map(|k| dot(q, k) / (channels as f64).sqrt()).collect();
             let max = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             let weights: Vec<f64> = logits.iter().map(|logit| (logit - max).exp()).collect();
             let total: f64 = weights.iter().sum();

@@ -1,21 +1,29 @@
 //! One module a family of autoencoders, named by what `_class_name` says.
 
 mod batch;
+mod hunyuan_video;
 mod kl;
+mod tiling;
 
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
-use crate::engine::Engine;
+use crate::engine::VideoEngine;
 use crate::{LoadError, Vae};
 
 /// Builds the model that `config` names from the tensors of `checkpoint`.
-pub(crate) fn load<E: Engine>(
+pub(crate) fn load<E: VideoEngine>(
     config: &Config,
     checkpoint: &Checkpoint,
     engine: E,
 ) -> Result<Box<dyn Vae>, LoadError> {
     match config.class_name()? {
         kl::CLASS_NAME => Ok(Box::new(kl::AutoencoderKL::load(config, checkpoint, engine)?)),
-        _ => Err(config.refuse("_class_name", &format!("a model that can be served: {}", kl::CLASS_NAME))),
+        hunyuan_video::CLASS_NAME => {
+            Ok(Box::new(hunyuan_video::AutoencoderKLHunyuanVideo::load(config, checkpoint, engine)?))
+        }
+        _ => {
+            let known = [kl::CLASS_NAME, hunyuan_video::CLASS_NAME].join(" or ");
+            Err(config.refuse("_class_name", &format!("a model that can be served: {known}")))
+        }
     }
 }

@@ -7,7 +7,7 @@ use crate::{LoadError, VaeError};
 /// `x + to_out(attention(group_norm(x)))` over all positions of each image.
 pub(crate) struct Attention<E: Engine> {
     name: String,
-    pub(super) weights: E::Attention,
+    pub(crate) weights: E::Attention,
     pub(super) cost: Cost,
 }
 

@@ -5,7 +5,7 @@ use std::fmt::Display;
 
 use super::{Cost, Workload};
 use crate::checkpoint::Checkpoint;
-use crate::engine::{Conv2dSpec, Engine, GroupNormSpec};
+use crate::engine::{CausalConv3dSpec, Conv2dSpec, Engine, GroupNormSpec, VideoEngine};
 use crate::{LoadError, Weight};
 
 /// A place in a checkpoint, from which the layers there are loaded.
@@ -61,6 +61,18 @@ impl<'a, E: Engine> VarBuilder<'a, E> {
         let weights = self.engine.conv2d(spec, weight, Some(bias))?;
         let fixed = kernel * kernel * in_channels * out_channels * self.area;
         Ok(Conv2d { weights, cost: self.add(Cost { fixed, per_position: 0 }, out_channels) })
+    }
+
+    /// Loads the causal 3-D convolution here.
+    pub(crate) fn causal_conv3d(&self, spec: CausalConv3dSpec) -> Result<E::CausalConv3d, LoadError>
+    where
+        E: VideoEngine,
+    {
+        let CausalConv3dSpec { in_channels, out_channels, kernel } = spec;
+        let shape = [out_channels, in_channels, kernel, kernel, kernel];
+        let weight = self.checkpoint.tensor(&self.name("weight"), &shape)?;
+        let bias = self.checkpoint.tensor(&self.name("bias"), &[out_channels])?;
+        Ok(self.engine.causal_conv3d(spec, weight, bias)?)
     }
 
     /// Loads the group normalisation here. Every norm of these models has this `eps`.

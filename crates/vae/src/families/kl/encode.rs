@@ -4,10 +4,10 @@ use std::cell::Cell;
 
 use super::BATCH_POSITIONS;
 use super::config::AutoencoderKLConfig;
-use super::tiling::Tiling;
 use crate::checkpoint::Checkpoint;
 use crate::engine::{Conv2dSpec, Engine};
 use crate::families::batch::in_parts;
+use crate::families::tiling::Tiling;
 use crate::layers::{Conv2d, Encoder, Pass, VarBuilder, Workload};
 use crate::{EncodeOptions, HostTensor, LoadError, Observer, VaeError};
 
@@ -53,7 +53,7 @@ impl<E: Engine> EncodingHalf<E> {
             encoder,
             quant_conv,
             workload: workload.get(),
-            tiling: Tiling::of_encoder(config),
+            tiling: Tiling::of_encoder(config.sample_size, config.spatial_factor()),
             in_channels: config.in_channels,
             spatial_factor: config.spatial_factor(),
         }))

@@ -2,13 +2,12 @@
 
 mod config;
 mod encode;
-mod tiling;
 
 use std::cell::Cell;
 
 use self::config::AutoencoderKLConfig;
 use self::encode::EncodingHalf;
-use self::tiling::Tiling;
+use super::tiling::Tiling;
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::engine::{Conv2dSpec, Engine};
@@ -54,7 +53,7 @@ impl<E: Engine> AutoencoderKL<E> {
             config.norm_num_groups,
             config.mid_block_add_attention,
         )?;
-        let tiling = Tiling::of_decoder(&config);
+        let tiling = Tiling::of_decoder(config.sample_size, config.spatial_factor());
         let encoding = EncodingHalf::load(&config, checkpoint, &engine)?;
         let info = VaeInfo {
             class_name: CLASS_NAME.to_owned(),

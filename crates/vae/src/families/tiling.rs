@@ -4,7 +4,6 @@
 //! meet they are blended linearly. It bounds the memory, but it is not the same result: every tile has norms and
 //! attention of its own. This crate does not need it for memory; it is here to compare with.
 
-use super::config::AutoencoderKLConfig;
 use crate::HostTensor;
 
 /// `tile_overlap_factor` of diffusers is a quarter.
@@ -37,14 +36,14 @@ struct Tile {
 
 impl Tiling {
     /// How this model decodes in tiles. `None` where diffusers' arithmetic leaves gaps or overlaps between the tiles
-    /// that it keeps, because `sample_size` is too small or odd: the picture would have the wrong size.
-    pub(super) fn of_decoder(config: &AutoencoderKLConfig) -> Option<Self> {
-        let tile_sample_min_size = config.sample_size;
-        let tile_latent_min_size = tile_sample_min_size / config.spatial_factor();
+    /// that it keeps, because `sample_size`, in pixels, is too small or odd: the picture would have the wrong size.
+    pub(super) fn of_decoder(sample_size: usize, spatial_factor: usize) -> Option<Self> {
+        let tile_sample_min_size = sample_size;
+        let tile_latent_min_size = tile_sample_min_size / spatial_factor;
         let overlap_size = tile_latent_min_size - tile_latent_min_size.div_ceil(OVERLAP_DIVISOR);
         let blend_extent = tile_sample_min_size / OVERLAP_DIVISOR;
         let row_limit = tile_sample_min_size - blend_extent;
-        (overlap_size > 0 && overlap_size * config.spatial_factor() == row_limit).then_some(Self {
+        (overlap_size > 0 && overlap_size * spatial_factor == row_limit).then_some(Self {
             tile_min_size: tile_latent_min_size,
             unit: 1,
             overlap_size,
@@ -54,9 +53,9 @@ impl Tiling {
     }
 
     /// How this model encodes in tiles; `None` as for [`Tiling::of_decoder`].
-    pub(super) fn of_encoder(config: &AutoencoderKLConfig) -> Option<Self> {
-        let unit = config.spatial_factor();
-        let tile_sample_min_size = config.sample_size;
+    pub(super) fn of_encoder(sample_size: usize, spatial_factor: usize) -> Option<Self> {
+        let unit = spatial_factor;
+        let tile_sample_min_size = sample_size;
         let tile_latent_min_size = tile_sample_min_size / unit;
         let overlap_size = tile_sample_min_size - tile_sample_min_size.div_ceil(OVERLAP_DIVISOR);
         let blend_extent = tile_latent_min_size / OVERLAP_DIVISOR;
@@ -70,13 +69,29 @@ impl Tiling {
         })
     }
 
+    /// How HunyuanVideo decodes in tiles: `tile_sample_min_size` pixels each, one every `tile_sample_stride` pixels. Both
+    /// are multiples of `spatial_factor`, the pixels of a latent.
+    pub(super) fn of_strides(
+        tile_sample_min_size: usize,
+        tile_sample_stride: usize,
+        spatial_factor: usize,
+    ) -> Self {
+        Self {
+            tile_min_size: tile_sample_min_size / spatial_factor,
+            unit: 1,
+            overlap_size: tile_sample_stride / spatial_factor,
+            blend_extent: tile_sample_min_size - tile_sample_stride,
+            row_limit: tile_sample_stride,
+        }
+    }
+
     /// Whether an input of this size is cut at all.
     pub(super) fn cuts(&self, height: usize, width: usize) -> bool {
         height.max(width) > self.tile_min_size
     }
 
     /// Height and width of each tile of an input of this size, in the order in which [`Tiling::run`] comes to them.
-    pub(super) fn tiles(&self, height: usize, width: usize) -> impl Iterator<Item = (usize, usize)> {
+    pub(super) fn tiles(&self, height: usize, width: usize) -> impl Iterator<Item = (usize, usize)> + use<> {
         let this = *self;
         this.starts(height)
             .flat_map(move |top| this.starts(width).map(move |left| this.tile(top, left, height, width)))
@@ -191,31 +206,17 @@ fn fade(a: f32, b: f32, step: usize, extent: usize) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
-
-    fn config(sample_size: usize, blocks: usize) -> AutoencoderKLConfig {
-        let types = |name: &str| {
-            vec![name; blocks].iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(",")
-        };
-        let text = format!(
-            r#"{{"sample_size": {sample_size}, "block_out_channels": {:?}, "up_block_types": [{}], "down_block_types": [{}]}}"#,
-            vec![32; blocks],
-            types("UpDecoderBlock2D"),
-            types("DownEncoderBlock2D"),
-        );
-        AutoencoderKLConfig::read(&Config::parse("config.json", &text).unwrap()).unwrap()
-    }
 
     #[test]
     fn real_models_have_the_tiles_of_diffusers() {
-        let sd = Tiling::of_decoder(&config(512, 4)).unwrap();
+        let sd = Tiling::of_decoder(512, 8).unwrap();
         let expected =
             Tiling { tile_min_size: 64, unit: 1, overlap_size: 48, blend_extent: 128, row_limit: 384 };
         assert_eq!(sd, expected);
         assert!(!sd.cuts(64, 64) && sd.cuts(1, 65) && sd.cuts(65, 1));
         assert_eq!(sd.tiles(65, 48).collect::<Vec<_>>(), [(64, 48), (17, 48)]);
 
-        let sd = Tiling::of_encoder(&config(512, 4)).unwrap();
+        let sd = Tiling::of_encoder(512, 8).unwrap();
         let expected =
             Tiling { tile_min_size: 512, unit: 8, overlap_size: 384, blend_extent: 16, row_limit: 48 };
         assert_eq!(sd, expected);
@@ -227,11 +228,11 @@ mod tests {
     #[test]
     fn tiles_that_do_not_fit_together_are_not_laid() {
         // Tiles of 6 latents start every 4, which is 32 pixels, but 36 would be kept of each.
-        assert_eq!(Tiling::of_decoder(&config(48, 4)), None);
+        assert_eq!(Tiling::of_decoder(48, 8), None);
         // A tile of one latent would start where the one before it does; one of none is none.
         for too_small in [8, 7, 1] {
-            assert_eq!(Tiling::of_decoder(&config(too_small, 4)), None, "{too_small}");
-            assert_eq!(Tiling::of_encoder(&config(too_small, 4)), None, "{too_small}");
+            assert_eq!(Tiling::of_decoder(too_small, 8), None, "{too_small}");
+            assert_eq!(Tiling::of_encoder(too_small, 8), None, "{too_small}");
         }
     }
 }

@@ -1,0 +1,257 @@
+//! Causal 3-D convolutions: Winograd's filtering in the plane, summed up over time before it is transformed back.
+//!
+//! A worker takes a block of tiles, as for images, and goes through the clip with it frame by frame. The transformed
+//! inputs `V` of the last frames are kept in a ring, so that each frame is read and transformed once, and the products
+//! with two or three of them are summed up in the registers of one product. Which frames and filters belong together
+//! is the [`Schedule`]'s to say. The scratch does not grow with the length of the clip.
+
+use super::*;
+use crate::arena::Buffer;
+use crate::features::ChannelStats;
+use crate::schedule::{MOST, OutputFrame, Schedule};
+use crate::watch::{Stopped, Watched};
+
+/// Bytes of filters that one plane's product goes through for each row of register tiles: half a second-level cache.
+const CHUNK_BYTES: usize = 256 << 10;
+
+/// Runs `job`, whose images are the frames of one clip, with scheme `C`: 3×3 in the plane, or behind an upsampling if
+/// `C::R` is 2. Returns the statistics of the whole clip.
+pub(crate) fn run<C: Scheme>(
+    job: &Job<'_>,
+    schedule: &Schedule,
+    scheme: C,
+    watched: &mut Watched<'_>,
+) -> Result<ChannelStats, Stopped> {
+    let context = job.context;
+    let (mr, nr) = context.isa.tile_shape();
+    let x = job.source.x;
+    let phases = if C::R == 2 { 4 } else { 1 };
+    let extra = usize::from(C::R == 2);
+    let (tiles_y, tiles_x) = ((x.height + extra).div_ceil(C::M), (x.width + extra).div_ceil(C::M));
+    let depth = x.stride;
+    let panels = job.y.stride.div_ceil(nr);
+    let columns = panels * nr;
+    let most_frames = schedule.outputs.iter().map(|output| output.frames().len()).max().unwrap_or(1);
+    let chunk = (CHUNK_BYTES / (4 * depth * most_frames)).clamp(nr, CHUNK).next_multiple_of(nr).min(columns);
+
+    let filters = transformed_filters(job, schedule, scheme, chunk / nr)?;
+
+    let threads = context.pool.threads();
+    let most = (phases * columns / 8).clamp(*TILES.start(), *TILES.end() / 2);
+    let grid = Grid::new([tiles_y, tiles_x], most, threads);
+    let blocks = grid.blocks();
+    let chunks = phases * columns.div_ceil(chunk);
+    let groups = if blocks >= threads { 1 } else { threads.div_ceil(blocks).min(chunks) };
+
+    let ring = Ring::new::<C>(Layout::new::<C>(grid.most().next_multiple_of(mr), depth, chunk), x.batch);
+    let scratch = (0..threads).map(|_| context.arena.take(ring.bytes())).collect::<Result<Vec<_>, _>>()?;
+    let scratch: Vec<Shared> = scratch.iter().map(|b| Shared::new(b.ptr().cast())).collect();
+
+    let frames = schedule.outputs.len();
+    let mut partials = Partials::new(frames * blocks * phases, job.y.stride);
+    let writer = partials.writer();
+    let sinks: Vec<Sink<'_>> = (0..frames).map(|frame| job.sink(frame)).collect();
+    let views: Vec<View> = (0..x.batch).map(|frame| job.source.view(frame)).collect();
+    let products = schedule.outputs.iter().map(|output| output.frames().len()).sum::<usize>();
+    let work = products * phases * grid.most() * C::M * C::M * depth * columns * C::R * C::R / groups;
+    let u = Shared::new(filters.ptr().cast::<f32>());
+    watched.run(&context.pool, blocks * groups, work, |worker, index| {
+        let (block, group) = (index / groups, index % groups);
+        context.isa.run(Clip {
+            scheme,
+            schedule,
+            views: &views,
+            sinks: &sinks,
+            ring,
+            panels,
+            block: Block::<C> {
+                scheme,
+                view: views[0],
+                sink: sinks[0],
+                u,
+                scratch: scratch[worker],
+                layout: ring.layout,
+                tiles: grid.block(block),
+                phases,
+                panels,
+                chunks: chunks * group / groups..chunks * (group + 1) / groups,
+                partials: writer,
+                part: block * phases,
+            },
+            parts_per_frame: blocks * phases,
+        });
+    })?;
+    Ok(partials.merge(0..frames * blocks * phases))
+}
+
+/// `U[phase][chunk][N * N][panel][filter][in][NR]` for every filter of the schedule.
+fn transformed_filters<C: Scheme>(
+    job: &Job<'_>,
+    schedule: &Schedule,
+    scheme: C,
+    per_chunk: usize,
+) -> Result<Buffer, OutOfMemory> {
+    let context = job.context;
+    let nr = context.isa.tile_shape().1;
+    let depth = job.source.x.stride;
+    let panels = job.y.stride.div_ceil(nr);
+    let phases = if C::R == 2 { 4 } else { 1 };
+    let (count, size) = (schedule.filters.len(), depth * nr);
+    let panel_size = C::N * C::N * count * size;
+    let u = context.arena.take(phases * panels * panel_size * 4)?;
+    let u_ptr = Shared::new(u.ptr().cast::<f32>());
+    context.pool.run(phases * panels * count, |_, index| {
+        let (panel, filter) = (index / count, index % count);
+        let (phase, panel) = (panel / panels, panel % panels);
+        let begin = panel / per_chunk * per_chunk;
+        let in_chunk = per_chunk.min(panels - begin);
+        let first = (phase * panels + begin) * panel_size + ((panel - begin) * count + filter) * size;
+        context.isa.run(TransformPanel {
+            scheme,
+            filters: Filters {
+                weight: job.weight,
+                out_channels: job.y.channels,
+                in_channels: job.source.x.channels,
+                depth,
+                time: Some(schedule.filters[filter]),
+            },
+            first: panel * nr,
+            phase: (phases == 4).then_some([phase / 2, phase % 2]),
+            // SAFETY: the buffer has room for every panel of every filter, and each task writes its own.
+            out: unsafe { u_ptr.get().add(first) },
+            plane_size: in_chunk * count * size,
+            scratch: &mut Vec::new(),
+        });
+    });
+    Ok(u)
+}
+
+/// Where the transformed inputs of several frames lie in a worker's scratch.
+#[derive(Clone, Copy)]
+struct Ring {
+    /// Of the first frame's, with everything else.
+    layout: Layout,
+    slots: usize,
+    /// Values of one frame's transformed input.
+    v: usize,
+}
+
+impl Ring {
+    fn new<C: Scheme>(layout: Layout, frames: usize) -> Self {
+        Self { layout, slots: frames.min(MOST), v: C::N * C::N * layout.v_plane }
+    }
+
+    /// Where the transformed input of `frame` begins.
+    fn v(&self, frame: usize) -> usize {
+        match frame % self.slots {
+            0 => self.layout.v,
+            slot => self.layout.end + (slot - 1) * self.v,
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        (self.layout.end + (self.slots - 1) * self.v) * 4
+    }
+}
+
+/// One block of tiles through the whole clip.
+struct Clip<'a, C: Scheme> {
+    scheme: C,
+    schedule: &'a Schedule,
+    views: &'a [View],
+    sinks: &'a [Sink<'a>],
+    ring: Ring,
+    panels: usize,
+    /// The first frame's; the others differ in what they read and write.
+    block: Block<'a, C>,
+    /// From a block's part of the statistics to its part of the next frame's.
+    parts_per_frame: usize,
+}
+
+impl<C: Scheme> Op for Clip<'_, C> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(mut self, simd: S) {
+        let first_part = self.block.part;
+        let mut ready = 0;
+        for (t, output) in self.schedule.outputs.iter().enumerate() {
+            let newest = output.frames().iter().fold(0, |newest, &frame| newest.max(frame));
+            // SAFETY: the scratch holds what the ring says for the block's tiles rounded up to MR; U holds all panels
+            // of all filters; every frame that an output sees is one of the last in the ring.
+            unsafe {
+                while ready <= newest {
+                    self.block.view = self.views[ready];
+                    self.block.layout.v = self.ring.v(ready);
+                    self.block.input(simd);
+                    ready += 1;
+                }
+                self.block.sink = self.sinks[t];
+                self.block.part = first_part + t * self.parts_per_frame;
+                for chunk in self.block.chunks.clone() {
+                    self.product(simd, chunk, output);
+                    self.block.output(simd, chunk);
+                }
+            }
+        }
+        let _ = self.scheme;
+    }
+}
+
+impl<C: Scheme> Clip<'_, C> {
+    /// `M = Σ V[frame] · U[filter]` over what the output frame sees.
+    ///
+    /// # Safety
+    /// The scratch holds what the ring says, the frames' V are written, and U holds all panels of all filters.
+    #[inline(always)]
+    unsafe fn product<S: Simd>(&self, simd: S, chunk: usize, output: &OutputFrame) {
+        let layout = self.ring.layout;
+        let planes = C::N * C::N;
+        let (phase, first, count) = self.block.chunk_panels(chunk, S::NR);
+        let tiles = self.block.tiles.count();
+        let depth = layout.depth;
+        let size = depth * S::NR;
+        let filters = self.schedule.filters.len();
+        let u = self
+            .block
+            .u
+            .get()
+            .wrapping_add((phase * self.panels + first) * planes * filters * size + output.first * size)
+            .cast_const();
+        let scratch = self.block.scratch.get();
+        let mut segments = [std::ptr::null::<f32>(); MOST];
+        let segments = &mut segments[..output.frames().len()];
+        // Values that one tile prefetches.
+        let ahead = prefetched_lines(depth) * 16;
+        for plane in 0..planes {
+            let u = u.wrapping_add(plane * count * filters * size);
+            let m = scratch.wrapping_add(layout.m + plane * layout.m_plane);
+            let v = |frame| scratch.wrapping_add(self.ring.v(frame) + plane * layout.v_plane).cast_const();
+            // What the next plane needs comes in while this one is computed.
+            let newest = output.frames().iter().fold(0, |newest, &frame| newest.max(frame));
+            let mut next = [v(newest).wrapping_add(layout.v_plane), u.wrapping_add(count * filters * size)];
+            for row in (0..tiles).step_by(S::MR) {
+                for panel in 0..count {
+                    for (segment, &frame) in segments.iter_mut().zip(output.frames()) {
+                        *segment = v(frame).wrapping_add(row * depth);
+                    }
+                    // SAFETY: each V has MR rows from `row` on (its tiles are rounded up to MR), M too; the panel and
+                    // the filters that follow each other in it are U's.
+                    unsafe {
+                        simd.tile(&Tile {
+                            segments,
+                            lda: depth,
+                            k: depth,
+                            b: u.wrapping_add(panel * filters * size),
+                            c: m.wrapping_add(row * layout.chunk + panel * S::NR),
+                            ldc: layout.chunk,
+                            accumulate: false,
+                            prefetch: next,
+                        });
+                    }
+                    next = next.map(|p| p.wrapping_add(ahead));
+                }
+            }
+        }
+    }
+}
