@@ -73,6 +73,20 @@ impl Checkpoint {
         }
     }
 
+    /// Maps one file, whatever its name.
+    pub(crate) fn open_file(path: &Path) -> Result<Self, LoadError> {
+        let pickled =
+            |ending: &std::ffi::OsStr| ["bin", "ckpt", "pt", "pth"].iter().any(|other| ending == *other);
+        if path.extension().is_some_and(pickled) {
+            let message =
+                "weights in pickle format are not read; take the .safetensors file of the same model, or \
+                           save them as safetensors with diffusers"
+                    .into();
+            return Err(LoadError::Weights { path: path.to_path_buf(), message });
+        }
+        Self::open_files(path.to_path_buf(), &[path.to_path_buf()])
+    }
+
     /// Weights that are part of the program.
     pub(crate) fn embedded(path: &Path, weights: &'static [u8]) -> Result<Self, LoadError> {
         let mut checkpoint = Self { path: path.to_path_buf(), tensors: HashMap::new() };
@@ -133,6 +147,27 @@ impl Checkpoint {
     /// Whether there is a tensor `name`.
     pub(crate) fn contains(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
+    }
+
+    /// The names of all tensors, in no order.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// The shape of the tensor `name`, if there is one.
+    pub(crate) fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.tensors.get(name).map(|entry| entry.shape.as_slice())
+    }
+
+    /// Gives every tensor the name that `name` makes of its own, and forgets those of which it makes none.
+    pub(crate) fn rename(&mut self, name: impl Fn(&str) -> Option<String>) {
+        let tensors = std::mem::take(&mut self.tensors);
+        self.tensors = tensors.into_iter().filter_map(|(old, entry)| Some((name(&old)?, entry))).collect();
+    }
+
+    /// The error for weights in which something is wrong.
+    pub(crate) fn wrong(&self, message: String) -> LoadError {
+        LoadError::Weights { path: self.path.clone(), message }
     }
 
     /// The tensor `name`, which must have this `shape`.
@@ -196,10 +231,6 @@ impl Checkpoint {
                 .min()
                 .map(|(_, near)| near)
         })
-    }
-
-    fn wrong(&self, message: String) -> LoadError {
-        LoadError::Weights { path: self.path.clone(), message }
     }
 }
 

@@ -27,6 +27,16 @@ impl Config {
         }
     }
 
+    /// Settings that no file holds; `path` is the file that they were taken from, for messages.
+    pub(crate) fn of(path: impl Into<PathBuf>, values: Map<String, Value>) -> Self {
+        Self { path: path.into(), values }
+    }
+
+    /// Puts a number in the place of what the file says.
+    pub(crate) fn set(&mut self, key: &str, value: f32) {
+        self.values.insert(key.to_owned(), value.into());
+    }
+
     /// Reads and parses the file at `path`.
     pub(crate) fn read(path: &Path) -> Result<Self, LoadError> {
         let text = std::fs::read_to_string(path)

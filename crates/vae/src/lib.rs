@@ -14,12 +14,13 @@ mod layers;
 mod load;
 mod observe;
 mod posterior;
+mod single_file;
 mod tensor;
 mod vae;
 mod weight;
 
 pub use error::{EngineError, LoadError, VaeError};
-pub use load::{Source, load};
+pub use load::{Factors, Source, load, load_with};
 pub use observe::{Cancelled, Observer, Silent};
 pub use posterior::DiagonalGaussianDistribution;
 pub use tensor::HostTensor;

@@ -5,13 +5,16 @@ use std::path::{Path, PathBuf};
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::engine::VideoEngine;
-use crate::{LoadError, Vae, families};
+use crate::{LoadError, Vae, families, single_file};
 
 /// Where a model comes from.
 #[derive(Clone, Debug)]
 pub enum Source {
     /// A folder as diffusers saves it: of an autoencoder, or of a whole pipeline that has one in `vae/`.
     Folder(PathBuf),
+    /// A `.safetensors` file: an autoencoder in diffusers' layout or in the original one, alone or inside of a full
+    /// checkpoint. A `config.json` beside it that is an autoencoder's is used; else the tensors tell.
+    File(PathBuf),
     /// A model that is part of the program.
     Embedded {
         /// The content of `config.json`.
@@ -21,12 +24,30 @@ pub enum Source {
     },
 }
 
+/// The factors of a model's configuration, where its user knows better.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Factors {
+    /// In the place of `scaling_factor`.
+    pub scaling_factor: Option<f32>,
+    /// In the place of `shift_factor`.
+    pub shift_factor: Option<f32>,
+}
+
 /// Loads a model and prepares its weights for `engine`.
 ///
 /// # Errors
 /// A [`LoadError`] that names the file and the key or tensor, what was found and what was expected.
 pub fn load(source: Source, engine: impl VideoEngine) -> Result<Box<dyn Vae>, LoadError> {
-    let (config, checkpoint) = match source {
+    load_with(source, Factors::default(), engine)
+}
+
+/// [`load`] with other factors than those of the configuration.
+///
+/// # Errors
+/// Those of [`load`].
+pub fn load_with(source: Source, factors: Factors, engine: impl VideoEngine) -> Result<Box<dyn Vae>, LoadError> {
+    let (mut config, checkpoint) = match source {
+        Source::File(path) => single_file::open(&path, factors)?,
         Source::Folder(folder) => {
             let folder = autoencoder_folder(&folder)?;
             (Config::read(&folder.join("config.json"))?, Checkpoint::open(&folder)?)
@@ -36,6 +57,12 @@ pub fn load(source: Source, engine: impl VideoEngine) -> Result<Box<dyn Vae>, Lo
             Checkpoint::embedded(Path::new("embedded/diffusion_pytorch_model.safetensors"), weights)?,
         ),
     };
+    let Factors { scaling_factor, shift_factor } = factors;
+    for (key, factor) in [("scaling_factor", scaling_factor), ("shift_factor", shift_factor)] {
+        if let Some(factor) = factor {
+            config.set(key, factor);
+        }
+    }
     families::load(&config, &checkpoint, engine)
 }
 

@@ -10,6 +10,9 @@ use crate::config::Config;
 use crate::engine::VideoEngine;
 use crate::{LoadError, Vae};
 
+/// The values of `_class_name` for which there is a family.
+pub(crate) const CLASS_NAMES: &[&str] = &[kl::CLASS_NAME, hunyuan_video::CLASS_NAME];
+
 /// Builds the model that `config` names from the tensors of `checkpoint`.
 pub(crate) fn load<E: VideoEngine>(
     config: &Config,
@@ -22,7 +25,7 @@ pub(crate) fn load<E: VideoEngine>(
             Ok(Box::new(hunyuan_video::AutoencoderKLHunyuanVideo::load(config, checkpoint, engine)?))
         }
         _ => {
-            let known = [kl::CLASS_NAME, hunyuan_video::CLASS_NAME].join(" or ");
+            let known = CLASS_NAMES.join(" or ");
             Err(config.refuse("_class_name", &format!("a model that can be served: {known}")))
         }
     }

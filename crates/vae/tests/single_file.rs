@@ -1,0 +1,254 @@
+//! Autoencoders in one file: where they are in it, under which names, and what is known of them without a configuration.
+
+mod common;
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use common::{Case, case};
+use remote_vae_vae::engine::reference::Reference;
+use remote_vae_vae::{Factors, HostTensor, Silent, Source, Vae, VaeInfo, load, load_with};
+use safetensors::tensor::{Dtype, TensorView};
+use safetensors::{SafeTensors, serialize_to_file};
+use tempfile::tempdir;
+
+type Tensors = HashMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
+
+/// What is beside the autoencoder in full checkpoints, and the factors that it tells of.
+const SURROUNDINGS: [(&str, &[usize], f32); 5] = [
+    ("cond_stage_model.model.token_embedding.weight", &[2, 2], 0.18215),
+    ("model.diffusion_model.output_blocks.11.0.skip_connection.weight", &[2, 2], 0.18215),
+    ("conditioner.embedders.0.transformer.text_model.final_layer_norm.bias", &[2], 0.13025),
+    ("model.diffusion_model.label_emb.0.0.weight", &[1, 2816], 0.13025),
+    ("model.diffusion_model.input_blocks.10.0.skip_connection.bias", &[2], 0.08333),
+];
+
+/// The golden case whose norms have 32 groups, as all models that come in single files.
+fn wide() -> Case {
+    case("wide")
+}
+
+fn weights(case: &Case) -> Tensors {
+    let bytes = fs::read(case.folder.join("diffusion_pytorch_model.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    file.iter()
+        .map(|(name, view)| (name.to_owned(), (view.dtype(), view.shape().to_vec(), view.data().to_vec())))
+        .collect()
+}
+
+/// The same tensors under the original names, attention as 1x1 convolutions.
+fn original(tensors: Tensors) -> Tensors {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/original-names.json");
+    let mut names: BTreeMap<String, BTreeMap<String, String>> =
+        serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
+    let names: BTreeMap<_, _> =
+        names.remove("wide").unwrap().into_iter().map(|(original, name)| (name, original)).collect();
+    tensors
+        .into_iter()
+        .map(|(name, (dtype, mut shape, data))| {
+            if name.contains(".attentions.") && shape.len() == 2 {
+                shape.extend([1, 1]);
+            }
+            (names[&name].clone(), (dtype, shape, data))
+        })
+        .collect()
+}
+
+fn inside(prefix: &str, tensors: Tensors, surroundings: &[(&str, &[usize], f32)]) -> Tensors {
+    let others = surroundings.iter().map(|(name, shape, _)| {
+        let bytes = shape.iter().product::<usize>() * 2;
+        ((*name).to_owned(), (Dtype::F16, shape.to_vec(), vec![0; bytes]))
+    });
+    tensors.into_iter().map(|(name, tensor)| (format!("{prefix}{name}"), tensor)).chain(others).collect()
+}
+
+fn write(tensors: &Tensors, path: &Path) -> PathBuf {
+    let views = tensors
+        .iter()
+        .map(|(name, (dtype, shape, data))| (name, TensorView::new(*dtype, shape.clone(), data).unwrap()));
+    serialize_to_file(views, None, path).unwrap();
+    path.to_path_buf()
+}
+
+fn open(path: &Path) -> Box<dyn Vae> {
+    load(Source::File(path.to_path_buf()), Reference).unwrap()
+}
+
+fn decode(mut vae: Box<dyn Vae>, case: &Case) -> HostTensor {
+    vae.decode(case.latents(), &mut Silent).unwrap()
+}
+
+/// The factors of the file with these tensors.
+fn factors(tensors: &Tensors, given: Factors) -> Result<(f32, Option<f32>), String> {
+    let folder = tempdir().unwrap();
+    let path = write(tensors, &folder.path().join("file.safetensors"));
+    let vae = load_with(Source::File(path), given, Reference).map_err(|error| error.to_string())?;
+    let VaeInfo { scaling_factor, shift_factor, .. } = *vae.info();
+    Ok((scaling_factor, shift_factor))
+}
+
+/// A wide autoencoder for latents of so many channels; the values do not matter.
+fn with_latent_channels(channels: usize, quantised: bool) -> Tensors {
+    let mut tensors = weights(&wide());
+    let (_, shape, data) = tensors.get_mut("decoder.conv_in.weight").unwrap();
+    shape[1] = channels;
+    *data = vec![0; shape.iter().product::<usize>() * 2];
+    tensors.retain(|name, _| !name.starts_with("post_quant_conv."));
+    if quantised {
+        let zeros =
+            |shape: &[usize]| (Dtype::F16, shape.to_vec(), vec![0; shape.iter().product::<usize>() * 2]);
+        tensors.insert("post_quant_conv.weight".to_owned(), zeros(&[channels, channels, 1, 1]));
+        tensors.insert("post_quant_conv.bias".to_owned(), zeros(&[channels]));
+    }
+    tensors
+}
+
+#[test]
+fn every_layout_decodes_to_the_very_values_of_diffusers_own() {
+    let case = wide();
+    let expected = decode(load(case.source(), Reference).unwrap(), &case);
+    let folder = tempdir().unwrap();
+    let layouts = [
+        ("diffusers", weights(&case)),
+        ("original", original(weights(&case))),
+        ("checkpoint", inside("first_stage_model.", original(weights(&case)), &SURROUNDINGS[..2])),
+        ("newer", inside("vae.", original(weights(&case)), &SURROUNDINGS[..1])),
+        ("diffusers in a checkpoint", inside("vae.", weights(&case), &[])),
+    ];
+    for (name, tensors) in layouts {
+        let path = write(&tensors, &folder.path().join(format!("{name}.safetensors")));
+        let found = decode(open(&path), &case);
+        assert!(found.shape == expected.shape && found.data == expected.data, "{name}");
+    }
+}
+
+#[test]
+fn the_configuration_is_that_of_the_folder() {
+    let case = wide();
+    let expected = load(case.source(), Reference).unwrap().info().clone();
+    let folder = tempdir().unwrap();
+    let path = write(&original(weights(&case)), &folder.path().join("bare.safetensors"));
+    assert_eq!(open(&path).info(), &expected);
+
+    // A configuration beside the file goes first, if it is that of an autoencoder.
+    let config = folder.path().join("config.json");
+    let text = fs::read_to_string(case.folder.join("config.json")).unwrap();
+    fs::write(&config, text.replacen('{', "{\"scaling_factor\": 0.75,", 1)).unwrap();
+    assert_eq!(open(&path).info().scaling_factor, 0.75);
+    for other in [r#"{"_class_name": "UNet2DConditionModel", "scaling_factor": 0.75}"#, "no JSON"] {
+        fs::write(&config, other).unwrap();
+        assert_eq!(open(&path).info(), &expected);
+    }
+}
+
+#[test]
+fn models_without_attention_or_with_more_layers_are_seen() {
+    let case = case("no-mid-attention");
+    let folder = tempdir().unwrap();
+    let path = write(&weights(&case), &folder.path().join("bare.safetensors"));
+    // Its norms have six groups, which no tensor tells.
+    let error = load(Source::File(path), Reference).map(drop).unwrap_err().to_string();
+    assert!(error.contains("`block_out_channels` is [12,24]") && error.contains("which is 32"), "{error}");
+
+    let mut tensors = weights(&wide());
+    tensors.retain(|name, _| !name.contains("attentions"));
+    let path = write(&tensors, &folder.path().join("without.safetensors"));
+    let found = decode(open(&path), &wide());
+    assert_eq!(found.shape, wide().golden["sample"].shape);
+    assert!(found.data != wide().golden["sample"].data);
+}
+
+#[test]
+fn the_rest_of_a_checkpoint_tells_the_factors() {
+    let none = Factors::default();
+    let bare = original(weights(&wide()));
+    assert_eq!(factors(&bare, none), Ok((0.18215, None)));
+    for surrounding in SURROUNDINGS {
+        let tensors = inside("first_stage_model.", bare.clone(), &[surrounding]);
+        assert_eq!(factors(&tensors, none), Ok((surrounding.2, None)), "{}", surrounding.0);
+    }
+    // The label embedding of Stable Diffusion 2.1 unCLIP.
+    let other = ("model.diffusion_model.label_emb.0.0.weight", &[1, 1536][..], 0.0);
+    let tensors = inside("first_stage_model.", bare.clone(), &[SURROUNDINGS[0], other]);
+    assert_eq!(factors(&tensors, none), Ok((0.18215, None)));
+
+    let flux = with_latent_channels(16, false);
+    let block = |name| [(name, &[2][..], 0.0)];
+    assert_eq!(factors(&flux, none), Ok((0.3611, Some(0.1159))));
+    for (name, expected) in [
+        ("model.diffusion_model.double_blocks.0.img_attn.norm.key_norm.scale", (0.3611, Some(0.1159))),
+        ("model.diffusion_model.cap_embedder.0.weight", (0.3611, Some(0.1159))),
+        ("model.diffusion_model.joint_blocks.0.x_block.mlp.fc1.bias", (1.5305, Some(0.0609))),
+    ] {
+        assert_eq!(factors(&inside("vae.", flux.clone(), &block(name)), none), Ok(expected), "{name}");
+    }
+
+    let playground = inside("first_stage_model.", bare, &block("edm_mean"));
+    assert!(factors(&playground, none).unwrap_err().contains("Playground"));
+}
+
+#[test]
+fn given_factors_go_first_and_unknown_ones_are_asked_for() {
+    let given = |scaling, shift| Factors { scaling_factor: Some(scaling), shift_factor: shift };
+    let bare = weights(&wide());
+    assert_eq!(factors(&bare, given(0.13025, None)), Ok((0.13025, None)));
+    let flux = with_latent_channels(16, false);
+    assert_eq!(factors(&flux, given(1.5305, Some(0.0609))), Ok((1.5305, Some(0.0609))));
+    assert_eq!(
+        factors(&flux, Factors { scaling_factor: None, shift_factor: Some(0.0) }),
+        Ok((0.3611, Some(0.0)))
+    );
+    assert!(factors(&bare, given(0.0, None)).unwrap_err().contains("`scaling_factor` is 0"));
+
+    let double = "model.diffusion_model.double_blocks.0.img_attn.qkv.weight";
+    for tensors in [
+        with_latent_channels(16, true),
+        with_latent_channels(8, false),
+        // A successor of Flux.
+        inside("vae.", with_latent_channels(32, true), &[(double, &[2], 0.0)]),
+    ] {
+        let error = factors(&tensors, Factors::default()).unwrap_err();
+        assert!(error.contains("FILE,scaling_factor=NUMBER"), "{error}");
+        assert_eq!(factors(&tensors, given(0.5, None)), Ok((0.5, None)));
+    }
+    // In a folder too.
+    let vae = load_with(wide().source(), given(0.5, Some(0.25)), Reference).unwrap();
+    assert_eq!((vae.info().scaling_factor, vae.info().shift_factor), (0.5, Some(0.25)));
+}
+
+#[test]
+fn what_is_no_autoencoder_is_refused() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("file.safetensors");
+    let refused = |path: &Path| {
+        let error = load(Source::File(path.to_path_buf()), Reference).map(drop).unwrap_err().to_string();
+        assert!(error.contains(path.to_str().unwrap()), "{error}");
+        error
+    };
+    assert!(refused(&path).contains("cannot read"));
+    fs::write(&path, "<!DOCTYPE html>").unwrap();
+    assert!(refused(&path).contains("not a complete safetensors file"));
+    for ending in ["ckpt", "pt", "bin"] {
+        assert!(refused(&path.with_extension(ending)).contains("pickle"));
+    }
+    let other = inside("model.diffusion_model.", weights(&wide()), &[]);
+    assert!(refused(&write(&other, &path)).contains("no autoencoder that we know"));
+
+    let mut tensors = original(weights(&wide()));
+    tensors.insert("decoder.up.0.attn.0.q.weight".to_owned(), (Dtype::F16, vec![1], vec![0; 2]));
+    assert!(refused(&write(&tensors, &path)).contains("attention outside of the middle"));
+
+    let mut tensors = original(weights(&wide()));
+    tensors.get_mut("decoder.conv_in.weight").unwrap().1 = vec![64 * 4 * 9];
+    assert!(refused(&write(&tensors, &path)).contains("expected that of a convolution"));
+
+    let mut tensors = original(weights(&wide()));
+    tensors.retain(|name, _| !name.starts_with("decoder.up.1.block.1"));
+    assert!(refused(&write(&tensors, &path)).contains("1 layers in its first up block"));
+
+    // Missing tensors are named as diffusers names them, which is how the layers are loaded.
+    let mut tensors = original(weights(&wide()));
+    tensors.remove("decoder.mid.attn_1.q.bias");
+    assert!(refused(&write(&tensors, &path)).contains("`decoder.mid_block.attentions.0.to_q.bias`"));
+}
