@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use common::{Case, case};
 use remote_vae_vae::engine::reference::Reference;
-use remote_vae_vae::{Factors, HostTensor, Silent, Source, Vae, VaeInfo, load, load_with};
+use remote_vae_vae::{DecodeOptions, Factors, HostTensor, Silent, Source, Vae, VaeInfo, load, load_with};
 use safetensors::tensor::{Dtype, TensorView};
 use safetensors::{SafeTensors, serialize_to_file};
 use tempfile::tempdir;
@@ -76,7 +76,7 @@ fn open(path: &Path) -> Box<dyn Vae> {
 }
 
 fn decode(mut vae: Box<dyn Vae>, case: &Case) -> HostTensor {
-    vae.decode(case.latents(), &mut Silent).unwrap()
+    vae.decode(case.latents(), &DecodeOptions::default(), &mut Silent).unwrap()
 }
 
 /// The factors of the file with these tensors.
