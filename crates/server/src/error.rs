@@ -33,7 +33,7 @@ pub enum ServeError {
         /// Where it was to come from.
         origin: String,
         /// Why not.
-        source: vae::LoadError,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// A model was loaded, but cannot decode.
     #[error("model {name:?} from {origin} was loaded, but a first decode failed: {source}")]

@@ -257,7 +257,7 @@ impl Shared {
 
 /// Loads a model and lets it decode something tiny, so that the first request meets nothing new.
 fn load(model: Model) -> Result<Box<dyn Vae>, ServeError> {
-    let Model { name, source: origin, load } = model;
+    let Model { name, source: origin, load, .. } = model;
     let start = Instant::now();
     let crashed =
         |panic| ServeError::Executor(format!("model {name:?} panicked while it was loaded: {panic}"));

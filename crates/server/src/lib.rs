@@ -36,14 +36,21 @@ pub use error::ServeError;
 pub use local::{DecodeError, Decoded, decode};
 pub use serve::Server;
 
+/// Loads a model, and fetches it first if it must; the error says why it could not.
+pub type Load = dyn FnOnce() -> Result<Box<dyn vae::Vae>, Box<dyn std::error::Error + Send + Sync>> + Send;
+
 /// A model to serve.
 pub struct Model {
     /// Its name in URLs: ASCII letters, digits, `.`, `_` and `-`.
     pub name: String,
-    /// Where it comes from, for the log: a folder or `demo`.
+    /// Where it comes from, for the log: a path, an id of the hub, or `demo`.
     pub source: String,
+    /// Where it comes from, for clients; `None` where that is nobody's business, as with a path on this machine.
+    pub origin: Option<String>,
+    /// Under which licence its weights are, as far as that is known.
+    pub license: Option<String>,
     /// Loads it. Called once, on the thread that will own it.
-    pub load: Box<dyn FnOnce() -> Result<Box<dyn vae::Vae>, vae::LoadError> + Send>,
+    pub load: Box<Load>,
 }
 
 /// How to serve.

@@ -142,7 +142,10 @@ pub(super) fn info() -> VaeInfo {
 pub(super) fn model(name: &str, info: VaeInfo) -> (Model, Handle) {
     let handle = Handle::default();
     let fake = FakeVae { info, handle: handle.clone() };
-    let model =
-        Model { name: name.to_owned(), source: "a test".to_owned(), load: Box::new(|| Ok(Box::new(fake))) };
-    (model, handle)
+    (from(name, "a test", Box::new(|| Ok(Box::new(fake)))), handle)
+}
+
+/// A model that `load` makes.
+pub(super) fn from(name: &str, source: &str, load: Box<Load>) -> Model {
+    Model { name: name.to_owned(), source: source.to_owned(), origin: None, license: None, load }
 }

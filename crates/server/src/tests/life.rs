@@ -87,7 +87,7 @@ async fn it_lives_before_it_is_ready() {
         loading.recv().unwrap();
         (ready.load)()
     });
-    let late = Model { name: "late".to_owned(), source: "a test".to_owned(), load };
+    let late = from("late", "a test", load);
     let mut live = Live::open(Config::default(), vec![late]).await;
 
     assert!(live.ask("GET /health HTTP/1.1\r\n\r\n").await.ends_with("Ok"));
@@ -113,7 +113,7 @@ async fn it_can_be_stopped_while_it_loads() {
         let _ = loading.recv();
         (model("late", info()).0.load)()
     });
-    let late = Model { name: "late".to_owned(), source: "a test".to_owned(), load };
+    let late = from("late", "a test", load);
     let mut live = Live::open(Config::default(), vec![late]).await;
     live.stop();
     live.end().await.unwrap();
@@ -125,13 +125,14 @@ async fn a_model_that_does_not_load_ends_it() {
         Err(vae::LoadError::Config {
             path: PathBuf::from("config.json"),
             message: "no such class".to_owned(),
-        })
+        }
+        .into())
     });
-    let broken = Model { name: "broken".to_owned(), source: "nowhere".to_owned(), load };
+    let broken = from("broken", "nowhere", load);
     let error = Live::open(Config::default(), vec![broken]).await.end().await.unwrap_err();
     assert_eq!(error.to_string(), "cannot load model \"broken\" from nowhere: config.json: no such class");
 
-    let panics = Model { name: "b".to_owned(), source: "c".to_owned(), load: Box::new(|| panic!("ouch")) };
+    let panics = from("b", "c", Box::new(|| panic!("ouch")));
     let error = Live::open(Config::default(), vec![panics]).await.end().await.unwrap_err();
     assert!(error.to_string().contains("ouch"), "{error}");
 }

@@ -62,6 +62,7 @@ fn beside(path: &Path) -> Option<Config> {
 
 /// The architecture of an `AutoencoderKL`, as the shapes of its tensors tell it.
 struct Shapes {
+    in_channels: usize,
     out_channels: usize,
     latent_channels: usize,
     /// From the picture's end to the latents' end.
@@ -95,8 +96,11 @@ impl Shapes {
                 "no decoder that we know: {layers} layers in its first up block, expected 2 or more"
             )));
         }
+        let out_channels = axis("decoder.conv_out.weight", 0)?;
+        let first = "encoder.conv_in.weight";
         Ok(Self {
-            out_channels: axis("decoder.conv_out.weight", 0)?,
+            in_channels: if checkpoint.contains(first) { axis(first, 1)? } else { out_channels },
+            out_channels,
             latent_channels: axis(FIRST_LAYER, 1)?,
             block_out_channels,
             // A decoder's blocks have one layer more than the configuration says.
@@ -114,7 +118,7 @@ impl Shapes {
         let blocks = self.block_out_channels.len();
         let values = json!({
             "_class_name": "AutoencoderKL",
-            "in_channels": self.out_channels,
+            "in_channels": self.in_channels,
             "out_channels": self.out_channels,
             "latent_channels": self.latent_channels,
             "block_out_channels": self.block_out_channels,
