@@ -20,7 +20,8 @@ ALLOWED = {
     "wire": set(),
     "server": {"wire", "vae", "media"},
     "client": {"wire"},
-    "cli": {"kernels", "vae", "media", "wire", "server", "client"},
+    "hub": set(),
+    "cli": {"kernels", "vae", "media", "wire", "server", "client", "hub"},
 }
 
 # Foreign crates that must not be reachable from a crate at all, however indirectly.
@@ -32,6 +33,7 @@ FORBIDDEN = {
     "media": ASYNC_AND_HTTP | {"safetensors"},
     "wire": (ASYNC_AND_HTTP - {"http"}) | CODECS | {"safetensors"},
     "client": CODECS,
+    "hub": CODECS | {"safetensors"},
 }
 
 # Words that must not occur in the code of a crate: it would know what is none of its business.
@@ -40,6 +42,7 @@ UNSPOKEN = {
     "kernels": FAMILIES + r"|up_blocks|mid_block|safetensors::|config\.json",
     "server": FAMILIES + r"|avx2|avx512|\bneon\b|is_x86_feature_detected",
     "wire": FAMILIES,
+    "hub": FAMILIES,
 }
 
 # The crates that may contain `unsafe`.

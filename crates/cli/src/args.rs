@@ -10,6 +10,7 @@ use client::{DecodeOptions, ImageFormat, OutputType};
 use tracing_subscriber::filter::Targets;
 
 use crate::engine::{EngineArgs, FLAGS as ENGINE_FLAGS};
+use crate::models::ModelsArgs;
 use crate::service::LimitArgs;
 use crate::source::{ModelArgs, Source};
 
@@ -34,6 +35,7 @@ pub(crate) enum Command {
     Decode(DecodeArgs),
     Quickstart(QuickstartArgs),
     Bench(BenchArgs),
+    Models(ModelsArgs),
 }
 
 /// Serve models over HTTP
@@ -43,14 +45,16 @@ pub(crate) enum Command {
     when the requests that it has accepted are answered.\n\nExamples:\n  \
     remote-vae serve\n      \
       the embedded demonstration model\n  \
-    remote-vae serve --model sdxl=./sdxl-vae-fp16-fix --model flux=./FLUX.1-schnell\n      \
-      two models: sdxl at / and /sdxl, flux at /flux\n  \
+    remote-vae serve --model sdxl --model flux=./ae.safetensors\n      \
+      two models: sdxl, from the hub, at / and /sdxl; flux, from a file, at /flux\n  \
     REMOTE_VAE_HOST=0.0.0.0 REMOTE_VAE_MODEL=sd=/models/sd,sdxl=/models/sdxl remote-vae serve\n      \
       the same by environment, for containers"
 )]
 pub(crate) struct ServeArgs {
-    /// A model to serve, as often as wanted: a folder as diffusers saves it (of an autoencoder, or of a pipeline
-    /// with vae/ inside), or `demo` for the embedded demonstration model; in the variable, separated by commas
+    /// A model to serve, as often as wanted; in the variable, separated by commas. SOURCE is a name that `remote-vae
+    /// models` lists; a folder as diffusers saves it, of an autoencoder or of a pipeline; a .safetensors file, of an
+    /// autoencoder or of a full checkpoint; or OWNER/NAME[:PATH][@REVISION] on the Hugging Face hub. Factors may follow:
+    /// SOURCE,scaling_factor=0.13025,shift_factor=0
     #[arg(
         long = "model",
         env = "REMOTE_VAE_MODEL",
@@ -89,7 +93,7 @@ pub(crate) struct DecodeArgs {
     /// URL of a server, ours or any other that diffusers' remote_decode works with
     #[arg(long, env = "REMOTE_VAE_ENDPOINT", hide_env_values = true, value_name = "URL")]
     pub(crate) endpoint: Option<String>,
-    /// Decode here, without a server: a folder as diffusers saves it, or `demo` [default: demo, if no --endpoint]
+    /// Decode here, without a server: a SOURCE as in `remote-vae serve --help` [default: demo, if no --endpoint]
     #[arg(long, env = "REMOTE_VAE_MODEL", hide_env_values = true, value_name = "SOURCE")]
     pub(crate) model: Option<ModelArgs>,
     #[command(flatten)]
@@ -166,7 +170,7 @@ pub(crate) struct QuickstartArgs {
     remote-vae bench --model ./sdxl-vae-fp16-fix --sizes 512,1024"
 )]
 pub(crate) struct BenchArgs {
-    /// The model: a folder as diffusers saves it, or `demo` for the embedded demonstration model
+    /// The model: a SOURCE as in `remote-vae serve --help`
     #[arg(
         long,
         env = "REMOTE_VAE_MODEL",
@@ -304,7 +308,7 @@ impl DecodeArgs {
                 models => anyhow::bail!("--model names {} models, but one decodes", models.len()),
             },
             (None, Some(_)) => Ok(None),
-            (None, None) => Ok(Some(Source::Demo)),
+            (None, None) => Ok(Some(Source::demo())),
         }
     }
 }

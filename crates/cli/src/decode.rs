@@ -25,7 +25,7 @@ pub(crate) fn run(args: DecodeArgs) -> anyhow::Result<()> {
             (decoded, vae.endpoint().to_owned(), start.elapsed())
         }
         (source, _) => {
-            let source = source.unwrap_or(Source::Demo);
+            let source = source.unwrap_or_else(Source::demo);
             let by = source.to_string();
             let (decoded, time) = decode_here(source, args.engine, latents, &options)?;
             (decoded, by, time)

@@ -15,6 +15,7 @@ mod demo;
 mod engine;
 mod latents;
 mod machine;
+mod models;
 mod output;
 mod quickstart;
 mod serve;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         Command::Decode(args) => decode::run(args),
         Command::Quickstart(args) => quickstart::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Models(args) => models::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

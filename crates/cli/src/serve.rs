@@ -59,6 +59,8 @@ pub(crate) fn served(
     Ok(Model {
         name: name.clone(),
         source: source.to_string(),
+        origin: source.origin(),
+        license: source.license(),
         load: Box::new(move || {
             let vae = source.load(engine)?;
             let info = vae.info().clone();

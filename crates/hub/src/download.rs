@@ -63,15 +63,15 @@ impl Download<'_> {
             if kept > self.metadata.size {
                 kept = 0;
             }
-            self.complete(&mut target, kept, progress)?;
-            match self.check(&mut target) {
+            match self.complete(&mut target, kept, progress).and_then(|()| self.check(&mut target)) {
                 Ok(()) => break,
                 // The part that was there before may have been damaged; what comes fresh is not doubted twice.
                 Err(HubError::Damaged { .. }) if kept > 0 => kept = 0,
-                Err(error) => {
+                Err(error @ HubError::Damaged { .. }) => {
                     let _ = fs::remove_file(self.incomplete);
                     return Err(error);
                 }
+                Err(error) => return Err(error),
             }
         }
         target.sync_all().map_err(io())

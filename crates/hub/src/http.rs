@@ -288,7 +288,11 @@ fn first_byte(headers: &HeaderMap) -> Option<u64> {
     range.split_once('-')?.0.trim().parse().ok()
 }
 
+/// A connection that broke may be whole the next time; a request that cannot be written may not.
 fn passing(error: &reqwest::Error) -> Failure {
+    if error.is_builder() {
+        return Failure::Final(HubError::Denied(format!("HF_TOKEN cannot be sent: {}", innermost(error))));
+    }
     Failure::Passing(innermost(error))
 }
 

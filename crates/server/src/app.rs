@@ -4,16 +4,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use serde::Serialize;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use vae::VaeInfo;
 use wire::Limits;
 use wire::routes::{Target, is_model_name};
 
-use crate::Config;
 use crate::client::Client;
 use crate::error::{ApiError, ServeError};
 use crate::executor::Executor;
 use crate::queue::Full;
+use crate::{Config, Model};
 
 /// Nobody knows how long models take to load.
 const WHILE_LOADING: Duration = Duration::from_secs(5);
@@ -27,6 +28,7 @@ pub(crate) struct App(Arc<Inner>);
 
 struct Inner {
     names: Vec<String>,
+    origins: Vec<Origin>,
     executor: Executor,
     limits: Limits,
     body_timeout: Duration,
@@ -45,10 +47,26 @@ impl Drop for InFlight<'_> {
     }
 }
 
+/// Where a model comes from, as far as clients may know.
+#[derive(Serialize)]
+pub(crate) struct Origin {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    license: Option<String>,
+}
+
+impl Origin {
+    fn of(model: &Model) -> Self {
+        Self { source: model.origin.clone(), license: model.license.clone() }
+    }
+}
+
 impl App {
     /// # Errors
     /// No model, or a name that cannot stand in a URL or is there twice.
-    pub(crate) fn new(config: &Config, names: Vec<String>) -> Result<Self, ServeError> {
+    pub(crate) fn new(config: &Config, models: &[Model]) -> Result<Self, ServeError> {
+        let names: Vec<String> = models.iter().map(|model| model.name.clone()).collect();
         if names.is_empty() {
             return Err(ServeError::Config("there is no model to serve".to_owned()));
         }
@@ -66,6 +84,7 @@ impl App {
         Ok(Self(Arc::new(Inner {
             executor: Executor::new(config.max_queue, names.len(), config.idle_release),
             names,
+            origins: models.iter().map(Origin::of).collect(),
             limits: config.limits.clone(),
             body_timeout: config.body_timeout,
             timeout: config.timeout,
@@ -95,6 +114,11 @@ impl App {
     /// How long a request may take, from its head to the last step of its work.
     pub(crate) fn timeout(&self) -> Duration {
         self.0.timeout
+    }
+
+    /// Where the models come from, in the order of their names.
+    pub(crate) fn origins(&self) -> &[Origin] {
+        &self.0.origins
     }
 
     /// The names of all models, the default one first.

@@ -10,7 +10,7 @@ use serde::Serialize;
 use vae::VaeInfo;
 use wire::routes::{self, HEALTH, MODELS, PREDICT, READY};
 
-use crate::app::App;
+use crate::app::{App, Origin};
 use crate::error::ApiError;
 use crate::{body, decode, trace};
 
@@ -49,10 +49,12 @@ async fn models(State(app): State<App>) -> Result<Response, ApiError> {
     let models = app
         .names()
         .iter()
+        .zip(app.origins())
         .enumerate()
-        .map(|(index, name)| ModelEntry {
+        .map(|(index, (name, origin))| ModelEntry {
             name,
             default: index == 0,
+            origin,
             info: infos.and_then(|infos| infos.get(index)).map(ModelDetails::from),
         })
         .collect();
@@ -71,6 +73,8 @@ struct ModelEntry<'a> {
     name: &'a str,
     /// Whether requests that name no model get this one.
     default: bool,
+    #[serde(flatten)]
+    origin: &'a Origin,
     /// Absent until all models are loaded.
     #[serde(flatten)]
     info: Option<ModelDetails<'a>>,

@@ -45,7 +45,7 @@ impl Server {
     /// # Errors
     /// No model, a name that cannot stand in a URL or is there twice, or a port that cannot be had.
     pub async fn bind(config: Config, models: Vec<Model>) -> Result<Self, ServeError> {
-        let app = App::new(&config, models.iter().map(|model| model.name.clone()).collect())?;
+        let app = App::new(&config, &models)?;
         let bind_error = |source| ServeError::Bind { host: config.host.clone(), port: config.port, source };
         let listener = TcpListener::bind((config.host.as_str(), config.port)).await.map_err(bind_error)?;
         let local_addr = listener.local_addr().map_err(bind_error)?;

@@ -33,7 +33,7 @@ struct House {
 impl House {
     /// A server whose models are loaded.
     async fn open(config: Config, models: Vec<Model>) -> Self {
-        let app = App::new(&config, models.iter().map(|model| model.name.clone()).collect()).unwrap();
+        let app = App::new(&config, &models).unwrap();
         let mut end = app.executor().spawn(models).unwrap();
         let router = router(app.clone());
         let house = Self { app, router };

@@ -10,13 +10,8 @@ use kernels::Bytes;
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 
+use crate::files::{INDEX_FILES, SINGLE_FILES, is_variant};
 use crate::{DType, LoadError, Weight};
-
-/// Where diffusers puts weights, in the order of preference: full precision, half precision, and either in shards.
-const SINGLE_FILES: [&str; 2] =
-    ["diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors"];
-const INDEX_FILES: [&str; 2] =
-    ["diffusion_pytorch_model.safetensors.index.json", "diffusion_pytorch_model.safetensors.index.fp16.json"];
 
 /// The tensors of a model, by name.
 pub(crate) struct Checkpoint {
@@ -240,12 +235,7 @@ fn other_variants(folder: &Path) -> Result<Vec<PathBuf>, LoadError> {
     let mut found = Vec::new();
     for file in std::fs::read_dir(folder).map_err(unreadable)? {
         let name = file.map_err(unreadable)?.file_name();
-        let is_variant = name
-            .to_str()
-            .and_then(|name| name.strip_prefix("diffusion_pytorch_model."))
-            .and_then(|rest| rest.strip_suffix(".safetensors"))
-            .is_some();
-        if is_variant {
+        if name.to_str().is_some_and(is_variant) {
             found.push(folder.join(name));
         }
     }

@@ -9,6 +9,7 @@ mod config;
 pub mod engine;
 mod error;
 mod families;
+mod files;
 pub mod latents;
 mod layers;
 mod load;
@@ -20,6 +21,8 @@ mod vae;
 mod weight;
 
 pub use error::{EngineError, LoadError, VaeError};
+pub use families::CLASS_NAMES;
+pub use files::model_files;
 pub use load::{Factors, Source, load, load_with};
 pub use observe::{Cancelled, Observer, Silent};
 pub use posterior::DiagonalGaussianDistribution;

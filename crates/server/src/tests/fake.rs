@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use vae::{DecodeOptions, EngineError, HostTensor, Observer, Vae, VaeError, VaeInfo};
 
-use crate::Model;
+use crate::{Load, Model};
 
 /// A first latent of this value makes the model panic.
 pub(super) const PANIC: f32 = 1000.0;

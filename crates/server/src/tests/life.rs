@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::PATIENCE;
-use super::fake::{Handle, info, model};
+use super::fake::{Handle, from, info, model};
 use crate::{Config, Model, ServeError, Server};
 
 const DECODE: &str = "POST /?dtype=uint8&shape=[1,4,1,1]&output_type=pt HTTP/1.1\r\nHost: test\r\n\

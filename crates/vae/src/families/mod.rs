@@ -11,7 +11,7 @@ use crate::engine::VideoEngine;
 use crate::{LoadError, Vae};
 
 /// The values of `_class_name` for which there is a family.
-pub(crate) const CLASS_NAMES: &[&str] = &[kl::CLASS_NAME, hunyuan_video::CLASS_NAME];
+pub const CLASS_NAMES: &[&str] = &[kl::CLASS_NAME, hunyuan_video::CLASS_NAME];
 
 /// Builds the model that `config` names from the tensors of `checkpoint`.
 pub(crate) fn load<E: VideoEngine>(

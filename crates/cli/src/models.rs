@@ -1,0 +1,125 @@
+//! `remote-vae models`.
+
+use clap::builder::BoolishValueParser;
+use clap::builder::styling::Style;
+use serde_json::json;
+
+use crate::source::Preset;
+use crate::{demo, source};
+
+/// List the models that have a name, and what else can be served
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Wherever a SOURCE is taken, these names stand for the checkpoint: \
+    `remote-vae serve --model sdxl`. It is downloaded when it is first used.")]
+pub(crate) struct ModelsArgs {
+    /// Print JSON instead of a table
+    #[arg(long, env = "REMOTE_VAE_JSON", hide_env_values = true, value_parser = BoolishValueParser::new())]
+    json: bool,
+}
+
+/// One line of the list.
+struct Row {
+    name: &'static str,
+    class_name: String,
+    latent_channels: usize,
+    scaling_factor: f32,
+    shift_factor: Option<f32>,
+    source: String,
+    license: &'static str,
+    /// Whether it can be used without a download.
+    here: bool,
+}
+
+impl Row {
+    fn of(preset: &Preset) -> Self {
+        let place = preset.place();
+        Self {
+            name: preset.name,
+            class_name: preset.class_name.to_owned(),
+            latent_channels: preset.latent_channels,
+            scaling_factor: preset.scaling_factor,
+            shift_factor: preset.shift_factor,
+            source: place.to_string(),
+            license: preset.license,
+            here: source::is_cached(&place),
+        }
+    }
+
+    fn demo() -> anyhow::Result<Self> {
+        let demo::Facts { class_name, latent_channels, scaling_factor, shift_factor } = demo::facts()?;
+        let source = "embedded in this program".to_owned();
+        let license = demo::LICENSE;
+        Ok(Self {
+            name: "demo",
+            class_name,
+            latent_channels,
+            scaling_factor,
+            shift_factor,
+            source,
+            license,
+            here: true,
+        })
+    }
+
+    fn cells(&self) -> [String; 7] {
+        let Self { name, class_name, latent_channels, scaling_factor, shift_factor, license, here, .. } =
+            self;
+        let factors = match shift_factor {
+            Some(shift) => format!("{scaling_factor}, shift {shift}"),
+            None => scaling_factor.to_string(),
+        };
+        [
+            (*name).to_owned(),
+            class_name.clone(),
+            latent_channels.to_string(),
+            factors,
+            self.source.clone(),
+            (*license).to_owned(),
+            if *here { "yes" } else { "no" }.to_owned(),
+        ]
+    }
+}
+
+const HEAD: [&str; 7] = ["NAME", "FAMILY", "LATENTS", "SCALING FACTOR", "SOURCE", "LICENSE", "HERE"];
+
+pub(crate) fn run(args: &ModelsArgs) -> anyhow::Result<()> {
+    let rows: Vec<Row> = Preset::all().map(Row::of).chain([Row::demo()?]).collect();
+    if args.json {
+        let models: Vec<_> = rows
+            .iter()
+            .map(|row| {
+                json!({
+                    "name": row.name,
+                    "class_name": row.class_name,
+                    "latent_channels": row.latent_channels,
+                    "scaling_factor": row.scaling_factor,
+                    "shift_factor": row.shift_factor,
+                    "source": row.source,
+                    "license": row.license,
+                    "here": row.here,
+                })
+            })
+            .collect();
+        say!("{}", serde_json::to_string_pretty(&json!({ "families": vae::CLASS_NAMES, "models": models }))?);
+        return Ok(());
+    }
+    let bold = Style::new().bold();
+    let cells: Vec<_> = rows.iter().map(Row::cells).collect();
+    let width = |column: usize| {
+        cells.iter().map(|row| row[column].len()).chain([HEAD[column].len()]).max().unwrap_or_default()
+    };
+    let widths: [usize; 7] = std::array::from_fn(width);
+    let line = |cells: &[String]| {
+        let cells = cells.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    say!("{bold}{}{bold:#}", line(&HEAD.map(str::to_owned)));
+    for row in &cells {
+        say!("{}", line(row));
+    }
+    say!(
+        "\nAlso: any model of these families, from the Hugging Face hub (OWNER/NAME[:PATH][@REVISION]) or from this"
+    );
+    say!("machine (a folder as diffusers saves it, or a .safetensors file): {}", vae::CLASS_NAMES.join(", "));
+    Ok(())
+}

@@ -1,0 +1,388 @@
+//! Models as they are named on the command line.
+
+#[cfg(feature = "hub")]
+mod hub;
+mod preset;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use anyhow::{Context, bail};
+use vae::engine::cpu::CpuEngine;
+use vae::{Factors, Vae};
+
+pub(crate) use self::preset::Preset;
+use crate::demo;
+
+/// `SOURCE`: where a model comes from, and what its user says of it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Source {
+    place: Place,
+    factors: Factors,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Place {
+    /// The embedded demonstration model.
+    Demo,
+    /// A checkpoint on the hub by a short name.
+    Preset(&'static Preset),
+    /// A checkpoint on the hub.
+    Hub(HubPath),
+    /// A folder or file on this machine.
+    Path(PathBuf),
+}
+
+/// `OWNER/NAME[:PATH][@REVISION]`.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct HubPath {
+    repo: String,
+    /// A folder in the repository, or a `.safetensors` file; empty for the repository itself.
+    path: String,
+    revision: Option<String>,
+}
+
+impl Source {
+    /// The embedded demonstration model.
+    pub(crate) fn demo() -> Self {
+        Self { place: Place::Demo, factors: Factors::default() }
+    }
+
+    /// The model, run by `engine`; downloaded first if it is on the hub and not in its cache.
+    pub(crate) fn load(self, engine: CpuEngine) -> anyhow::Result<Box<dyn Vae>> {
+        let mut factors = self.factors;
+        let source = match self.place {
+            Place::Demo => demo::model(),
+            Place::Preset(preset) => {
+                let known = preset.factors();
+                // Another scaling factor is of another model, whose shift is not this one.
+                if factors.scaling_factor.is_none() {
+                    factors.scaling_factor = known.scaling_factor;
+                    factors.shift_factor = factors.shift_factor.or(known.shift_factor);
+                }
+                resolve(&preset.place())?
+            }
+            Place::Hub(place) => resolve(&place)?,
+            Place::Path(path) if path.is_file() => vae::Source::File(path),
+            Place::Path(path) => vae::Source::Folder(path),
+        };
+        Ok(vae::load_with(source, factors, engine)?)
+    }
+
+    /// Where it comes from, as far as it is known beyond this machine.
+    pub(crate) fn origin(&self) -> Option<String> {
+        match &self.place {
+            Place::Demo => Some("demo".to_owned()),
+            Place::Preset(preset) => Some(preset.place().to_string()),
+            Place::Hub(place) => Some(place.to_string()),
+            Place::Path(_) => None,
+        }
+    }
+
+    /// The licence of its weights, where it is known.
+    pub(crate) fn license(&self) -> Option<String> {
+        match &self.place {
+            Place::Demo => Some(demo::LICENSE.to_owned()),
+            Place::Preset(preset) => Some(preset.license.to_owned()),
+            Place::Hub(_) | Place::Path(_) => None,
+        }
+    }
+
+    /// The last part of its name: `demo`, a preset's, a repository's, a folder's, a file's without its ending.
+    fn short_name(&self) -> anyhow::Result<String> {
+        let path = match &self.place {
+            Place::Demo => return Ok("demo".to_owned()),
+            Place::Preset(preset) => return Ok(preset.name.to_owned()),
+            Place::Hub(HubPath { repo, .. }) => Path::new(repo).to_path_buf(),
+            // `.` and `..` have a name too, once they are looked up.
+            Place::Path(path) => {
+                path.canonicalize().with_context(|| format!("cannot read {}", path.display()))?
+            }
+        };
+        let name = if path.is_file() { path.file_stem() } else { path.file_name() };
+        match name.and_then(|name| name.to_str()) {
+            Some(name) if wire::routes::is_model_name(name) => Ok(name.to_owned()),
+            _ => bail!("{self} needs a name for its URL: write NAME={self}"),
+        }
+    }
+}
+
+#[cfg(feature = "hub")]
+fn resolve(place: &HubPath) -> anyhow::Result<vae::Source> {
+    hub::resolve(place)
+}
+
+/// Whether a model of the hub is in the cache.
+#[cfg(feature = "hub")]
+pub(crate) use self::hub::is_cached;
+
+/// Whether a model of the hub is in the cache.
+#[cfg(not(feature = "hub"))]
+pub(crate) fn is_cached(_place: &HubPath) -> bool {
+    false
+}
+
+#[cfg(not(feature = "hub"))]
+fn resolve(place: &HubPath) -> anyhow::Result<vae::Source> {
+    bail!(
+        "{place} is no file or folder here, and this program was built without the feature `hub` to download it"
+    )
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.place {
+            Place::Demo => f.write_str("demo"),
+            Place::Preset(preset) => write!(f, "{} ({})", preset.name, preset.place()),
+            Place::Hub(place) => place.fmt(f),
+            Place::Path(path) => path.display().fmt(f),
+        }
+    }
+}
+
+impl FromStr for Source {
+    type Err = String;
+
+    /// A preset goes first, then what is on this machine, then the hub.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (text, factors) = with_factors(text)?;
+        let place = match text {
+            "" => {
+                return Err(
+                    "it names no model: a folder, a file, an id of the hub, a preset, or `demo`".to_owned()
+                );
+            }
+            "demo" => Place::Demo,
+            text => match (Preset::find(text), HubPath::parse(text)) {
+                (Some(preset), _) => Place::Preset(preset),
+                (None, Some(place)) if !Path::new(text).exists() => Place::Hub(place),
+                _ => Place::Path(text.into()),
+            },
+        };
+        Ok(Self { place, factors })
+    }
+}
+
+/// What may follow a source, after a comma.
+const FACTORS: [&str; 2] = ["scaling_factor", "shift_factor"];
+
+/// A source and the factors that follow it.
+fn with_factors(text: &str) -> Result<(&str, Factors), String> {
+    let (mut source, mut factors) = (text, Factors::default());
+    while let Some((before, last)) = source.rsplit_once(',')
+        && let Some((key, value)) = last.split_once('=')
+        && FACTORS.contains(&key)
+    {
+        let number = value.parse().ok().filter(|number: &f32| number.is_finite());
+        let number = number.ok_or_else(|| format!("{key} is {value:?}, expected a number"))?;
+        let factor = if key == FACTORS[0] { &mut factors.scaling_factor } else { &mut factors.shift_factor };
+        if factor.replace(number).is_some() {
+            return Err(format!("{key} is there twice"));
+        }
+        source = before;
+    }
+    Ok((source, factors))
+}
+
+impl HubPath {
+    /// `OWNER/NAME[:PATH][@REVISION]`, if `text` is so. Whether there is such a model is not asked.
+    fn parse(text: &str) -> Option<Self> {
+        let (text, revision) = match text.split_once('@') {
+            Some((text, revision)) => (text, Some(revision)),
+            None => (text, None),
+        };
+        let (repo, path) = text.split_once(':').unwrap_or((text, ""));
+        let is_name = |name: &str| {
+            let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+            !name.is_empty() && !name.starts_with(['.', '-']) && name.chars().all(plain)
+        };
+        let path = path.trim_end_matches('/');
+        let is_path = path.is_empty() || path.split('/').all(|part| !matches!(part, "" | "." | ".."));
+        let good = repo.split_once('/').is_some_and(|(owner, name)| is_name(owner) && is_name(name))
+            && is_path
+            && revision != Some("");
+        good.then(|| Self {
+            repo: repo.to_owned(),
+            path: path.to_owned(),
+            revision: revision.map(str::to_owned),
+        })
+    }
+
+    /// Whether it names a file rather than a folder.
+    #[cfg(feature = "hub")]
+    fn is_file(&self) -> bool {
+        self.path.ends_with(".safetensors") || self.path.ends_with(".sft")
+    }
+}
+
+impl fmt::Display for HubPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { repo, path, revision } = self;
+        f.write_str(repo)?;
+        if !path.is_empty() {
+            write!(f, ":{path}")?;
+        }
+        match revision {
+            Some(revision) => write!(f, "@{revision}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// `NAME=SOURCE`, or a `SOURCE` alone.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct ModelArg {
+    name: Option<String>,
+    pub(crate) source: Source,
+}
+
+impl ModelArg {
+    /// The demonstration model.
+    pub(crate) fn demo() -> Self {
+        Self { name: None, source: Source::demo() }
+    }
+
+    /// Its name in URLs: what was said, else the source's own.
+    pub(crate) fn name(&self) -> anyhow::Result<String> {
+        self.name.clone().map_or_else(|| self.source.short_name(), Ok)
+    }
+}
+
+impl FromStr for ModelArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match named(text) {
+            Some((name, source)) => Ok(Self { name: Some(name.to_owned()), source: source.parse()? }),
+            None => Ok(Self { name: None, source: text.parse()? }),
+        }
+    }
+}
+
+/// `NAME=SOURCE` taken apart, if it is so. A path may have `=` in it too, but then it hardly begins with a bare word.
+fn named(text: &str) -> Option<(&str, &str)> {
+    text.split_once('=').filter(|(name, _)| wire::routes::is_model_name(name) && !FACTORS.contains(name))
+}
+
+/// What one `--model`, or the whole variable, says: models separated by commas.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct ModelArgs(pub(crate) Vec<ModelArg>);
+
+impl FromStr for ModelArgs {
+    type Err = String;
+
+    /// A comma separates only where a `NAME=` follows, since paths may have commas; factors belong to their model.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut models: Vec<String> = Vec::new();
+        for part in text.split(',') {
+            match models.last_mut() {
+                Some(last) if named(part).is_none() => {
+                    last.push(',');
+                    last.push_str(part);
+                }
+                _ => models.push(part.to_owned()),
+            }
+        }
+        models.iter().map(|model| model.parse()).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source(place: Place) -> Source {
+        Source { place, factors: Factors::default() }
+    }
+
+    fn path(path: &str) -> Source {
+        source(Place::Path(path.into()))
+    }
+
+    fn scaled(source: Source, scaling_factor: f32, shift_factor: Option<f32>) -> Source {
+        Source { factors: Factors { scaling_factor: Some(scaling_factor), shift_factor }, ..source }
+    }
+
+    #[test]
+    fn models_of_a_line_and_of_a_variable() {
+        for (text, expected) in [
+            ("demo", vec![(None, Source::demo())]),
+            ("demo=demo", vec![(Some("demo"), Source::demo())]),
+            ("sdxl=./a", vec![(Some("sdxl"), path("./a"))]),
+            ("./a=b", vec![(None, path("./a=b"))]),
+            ("sd=/x,y/z,sdxl=/w", vec![(Some("sd"), path("/x,y/z")), (Some("sdxl"), path("/w"))]),
+            ("./a,scaling_factor=0.5", vec![(None, scaled(path("./a"), 0.5, None))]),
+            (
+                "a=/x,y,shift_factor=-1,scaling_factor=0.5,b=demo",
+                vec![(Some("a"), scaled(path("/x,y"), 0.5, Some(-1.0))), (Some("b"), Source::demo())],
+            ),
+        ] {
+            let models: ModelArgs = text.parse().unwrap();
+            let models: Vec<_> =
+                models.0.iter().map(|model| (model.name.as_deref(), model.source.clone())).collect();
+            assert_eq!(models, expected, "{text}");
+        }
+        for text in [
+            "",
+            "sd=",
+            "scaling_factor=1",
+            "demo,scaling_factor=",
+            "demo,scaling_factor=nan",
+            "demo,shift_factor=x",
+            "demo,shift_factor=1,shift_factor=2",
+        ] {
+            let error = text.parse::<ModelArgs>().map(|models| models.0[0].source.place == Place::Demo);
+            assert_ne!(error, Ok(true), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn presets_go_before_paths_and_paths_before_the_hub() {
+        let parse = |text: &str| text.parse::<Source>().unwrap().place;
+        for name in ["sd-v1", "sdxl", "flux"] {
+            assert!(matches!(parse(name), Place::Preset(preset) if preset.name == name), "{name}");
+        }
+        for (text, repo, path, revision) in [
+            ("a/b", "a/b", "", None),
+            ("a/b:vae", "a/b", "vae", None),
+            ("a/b:vae/", "a/b", "vae", None),
+            ("a/b@v1.0", "a/b", "", Some("v1.0")),
+            ("a/b-1.x:deep/er.safetensors@refs/pr/1", "a/b-1.x", "deep/er.safetensors", Some("refs/pr/1")),
+        ] {
+            let revision = revision.map(str::to_owned);
+            let place = HubPath { repo: repo.to_owned(), path: path.to_owned(), revision };
+            assert_eq!(parse(text), Place::Hub(place.clone()), "{text}");
+            assert_eq!(HubPath::parse(&place.to_string()), Some(place));
+        }
+        for text in ["./sdxl", "a", "a/b/c", "/a/b", "../b", "a/", "a/b@", "a/b:../c", "~/a", "a b/c", "-a/b"]
+        {
+            assert_eq!(parse(text), Place::Path(text.into()), "{text}");
+        }
+        // What there is goes before what there may be. Tests run in the folder of their crate.
+        assert_eq!(parse("src/source"), Place::Path("src/source".into()));
+    }
+
+    #[test]
+    fn a_model_without_a_name_has_one() {
+        let name = |text: &str| text.parse::<ModelArg>().unwrap().name();
+        for (text, expected) in [
+            ("demo", "demo"),
+            ("other=demo", "other"),
+            ("sdxl", "sdxl"),
+            ("black-forest-labs/FLUX.1-schnell:vae@main", "FLUX.1-schnell"),
+        ] {
+            assert_eq!(name(text).unwrap(), expected);
+        }
+        let here = tempfile::tempdir().unwrap();
+        for (folder, expected) in [("sdxl-vae", Some("sdxl-vae")), ("with space", None), ("models", None)] {
+            let path = here.path().join(folder);
+            std::fs::create_dir(&path).unwrap();
+            assert_eq!(name(path.to_str().unwrap()).ok().as_deref(), expected, "{folder}");
+        }
+        let file = here.path().join("ae.v2.safetensors");
+        std::fs::write(&file, "").unwrap();
+        assert_eq!(name(file.to_str().unwrap()).unwrap(), "ae.v2");
+        assert!(name("/no/such/folder").unwrap_err().to_string().contains("/no/such/folder"));
+    }
+}
