@@ -1,0 +1,33 @@
+"""The Python in the documentation runs as printed, and prints what is printed there."""
+
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+from place import PHOTOGRAPH_LATENTS, ROOT
+from service import serving
+
+# Pages whose Python talks to a plain `remote-vae serve` on its usual port.
+PAGES = ["uis.md"]
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    with serving([], tmp_path_factory.mktemp("plain") / "log") as service:
+        yield service
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_python(plain, tmp_path, page):
+    text = (ROOT / "docs" / page).read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```\n\n```\n(.*?)^```", text, re.M | re.S)
+    assert len(blocks) == text.count("```python") > 0
+    # What quickstart writes.
+    (tmp_path / "remote-vae-quickstart").mkdir()
+    shutil.copy(PHOTOGRAPH_LATENTS, tmp_path / "remote-vae-quickstart" / "latents.safetensors")
+    for code, printed in blocks:
+        code = code.replace("http://127.0.0.1:8080", plain.url)
+        result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        assert (result.returncode, result.stdout) == (0, printed), result.stderr
