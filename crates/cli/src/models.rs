@@ -2,7 +2,7 @@
 
 use clap::builder::BoolishValueParser;
 use clap::builder::styling::Style;
-use serde_json::json;
+use serde::Serialize;
 
 use crate::source::Preset;
 use crate::{demo, source};
@@ -17,7 +17,15 @@ pub(crate) struct ModelsArgs {
     json: bool,
 }
 
+/// What `--json` prints.
+#[derive(Serialize)]
+struct List<'a> {
+    families: &'a [&'a str],
+    models: &'a [Row],
+}
+
 /// One line of the list.
+#[derive(Serialize)]
 struct Row {
     name: &'static str,
     class_name: String,
@@ -85,22 +93,7 @@ const HEAD: [&str; 7] = ["NAME", "FAMILY", "LATENTS", "SCALING FACTOR", "SOURCE"
 pub(crate) fn run(args: &ModelsArgs) -> anyhow::Result<()> {
     let rows: Vec<Row> = Preset::all().map(Row::of).chain([Row::demo()?]).collect();
     if args.json {
-        let models: Vec<_> = rows
-            .iter()
-            .map(|row| {
-                json!({
-                    "name": row.name,
-                    "class_name": row.class_name,
-                    "latent_channels": row.latent_channels,
-                    "scaling_factor": row.scaling_factor,
-                    "shift_factor": row.shift_factor,
-                    "source": row.source,
-                    "license": row.license,
-                    "here": row.here,
-                })
-            })
-            .collect();
-        say!("{}", serde_json::to_string_pretty(&json!({ "families": vae::CLASS_NAMES, "models": models }))?);
+        say!("{}", serde_json::to_string_pretty(&List { families: vae::CLASS_NAMES, models: &rows })?);
         return Ok(());
     }
     let bold = Style::new().bold();

@@ -45,7 +45,11 @@ pub fn load(source: Source, engine: impl VideoEngine) -> Result<Box<dyn Vae>, Lo
 ///
 /// # Errors
 /// Those of [`load`].
-pub fn load_with(source: Source, factors: Factors, engine: impl VideoEngine) -> Result<Box<dyn Vae>, LoadError> {
+pub fn load_with(
+    source: Source,
+    factors: Factors,
+    engine: impl VideoEngine,
+) -> Result<Box<dyn Vae>, LoadError> {
     let (mut config, checkpoint) = match source {
         Source::File(path) => single_file::open(&path, factors)?,
         Source::Folder(folder) => {

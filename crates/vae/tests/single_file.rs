@@ -227,6 +227,26 @@ fn given_factors_go_first_and_unknown_ones_are_asked_for() {
 }
 
 #[test]
+fn hunyuan_video_is_known_by_its_first_layer() {
+    let case = case("video");
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("hunyuan_video_vae.safetensors");
+    fs::copy(case.folder.join("diffusion_pytorch_model.safetensors"), &path).unwrap();
+    // The small model has not the shapes of the real one, which are what is expected where nothing is said.
+    let error = load(Source::File(path.clone()), Reference).map(drop).unwrap_err().to_string();
+    assert!(error.contains("expected [512, 16, 3, 3, 3] from the configuration"), "{error}");
+
+    fs::copy(case.folder.join("config.json"), folder.path().join("config.json")).unwrap();
+    let decode = |source| {
+        load(source, Reference)
+            .unwrap()
+            .decode(case.latents(), &DecodeOptions::default(), &mut Silent)
+            .unwrap()
+    };
+    assert_eq!(decode(Source::File(path)), decode(case.source()));
+}
+
+#[test]
 fn what_is_no_autoencoder_is_refused() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("file.safetensors");

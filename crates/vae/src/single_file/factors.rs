@@ -128,7 +128,7 @@ pub(super) fn find(
             SDXL.scaling_factor
         ),
         _ => info!(
-            "{path}: scaling_factor {scaling_factor}{shift} of {name} is assumed; for Stable Diffusion 3, whose autoencoder has \
+            "{path}: scaling_factor {scaling_factor}{shift} of {name} are assumed; for Stable Diffusion 3, whose autoencoder has \
              the same shapes, write FILE,scaling_factor={},shift_factor={}",
             SD3.scaling_factor,
             SD3.shift_factor.unwrap_or_default()

@@ -11,7 +11,7 @@ mod original;
 
 use std::path::Path;
 
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 use tracing::info;
 
 use crate::checkpoint::Checkpoint;
@@ -21,16 +21,20 @@ use crate::{Factors, LoadError, families};
 /// Where autoencoders are in full checkpoints: those of the original code bases, and those of newer models.
 const PREFIXES: [&str; 3] = ["", "first_stage_model.", "vae."];
 
-/// The first layer of every decoder that we know.
+/// The first layer of every decoder of pictures that we know.
 const FIRST_LAYER: &str = "decoder.conv_in.weight";
+
+/// The same of HunyuanVideo's, whose own files have diffusers' names too.
+const FIRST_VIDEO_LAYER: &str = "decoder.conv_in.conv.weight";
 
 /// Opens the file at `path`. `factors` are those that the user gives; what they say need not be assumed.
 pub(crate) fn open(path: &Path, factors: Factors) -> Result<(Config, Checkpoint), LoadError> {
     let mut checkpoint = Checkpoint::open_file(path)?;
     let model = factors::Model::of(&checkpoint);
-    let Some(prefix) =
-        PREFIXES.into_iter().find(|prefix| checkpoint.contains(&format!("{prefix}{FIRST_LAYER}")))
-    else {
+    let first = |prefix: &&str| {
+        [FIRST_LAYER, FIRST_VIDEO_LAYER].iter().any(|layer| checkpoint.contains(&format!("{prefix}{layer}")))
+    };
+    let Some(prefix) = PREFIXES.into_iter().find(first) else {
         return Err(checkpoint.wrong(format!(
             "no autoencoder that we know: there is no tensor `{FIRST_LAYER}`, neither as it is nor after \
              `first_stage_model.` or `vae.`"
@@ -41,6 +45,12 @@ pub(crate) fn open(path: &Path, factors: Factors) -> Result<(Config, Checkpoint)
 
     if let Some(config) = beside(path) {
         return Ok((config, checkpoint));
+    }
+    if checkpoint.contains(FIRST_VIDEO_LAYER) {
+        // There is one model of this family, and its configuration is what diffusers takes where nothing is said.
+        info!("{}: an autoencoder of HunyuanVideo", path.display());
+        let class_name = Value::from("AutoencoderKLHunyuanVideo");
+        return Ok((Config::of(path, Map::from_iter([("_class_name".to_owned(), class_name)])), checkpoint));
     }
     let shapes = Shapes::of(&checkpoint)?;
     let known = factors::find(path, model, &shapes, factors, &checkpoint)?;
@@ -114,7 +124,7 @@ impl Shapes {
     }
 
     /// The configuration as diffusers would write it.
-    fn config(&self, known: &factors::Known) -> Map<String, serde_json::Value> {
+    fn config(&self, known: &factors::Known) -> Map<String, Value> {
         let blocks = self.block_out_channels.len();
         let values = json!({
             "_class_name": "AutoencoderKL",
@@ -133,7 +143,7 @@ impl Shapes {
             "sample_size": known.sample_size,
         });
         match values {
-            serde_json::Value::Object(values) => values,
+            Value::Object(values) => values,
             _ => Map::new(),
         }
     }
