@@ -1,13 +1,24 @@
-//! Large buffers, kept and handed out again.
+//! Large buffers, cut from one range of addresses and handed out again.
 //!
 //! A decode touches gigabytes in all but needs few at a time, and fresh pages cost about as much as computing on
-//! them. So buffers go back to an arena when they are dropped, and are handed out again to whoever asks for a similar
-//! size. Where none fits a new one is made, and kept ones are given to the system as far as needed to stay below the
-//! most that was ever live at once: what is kept never adds to the peak.
+//! them: they have to be cleared, and a virtual machine has to find them first. So the arena reserves one long range
+//! of addresses, cuts buffers from it, and remembers which parts have pages. A new buffer goes where it needs the
+//! fewest fresh ones. Pages of holes that no buffer fits into go back to the system as far as needed to stay near the
+//! most that was ever in use at once, so that holes hardly add to the peak.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use memmap2::{Advice, MmapMut, MmapOptions};
+#[cfg(target_os = "linux")]
+use memmap2::Advice;
+use memmap2::{MmapMut, MmapOptions, UncheckedAdvice};
+
+/// Buffers are multiples of this, the size of a huge page.
+const GRAIN: usize = 2 << 20;
+/// Addresses to reserve; fewer where the system refuses.
+const RESERVE: usize = 1 << 40;
+/// Above this many fresh bytes the system is asked whether it can ever have them.
+const ASK: usize = 64 << 20;
 
 /// Keeps dropped buffers for reuse. Cloning shares it.
 #[derive(Clone, Default)]
@@ -16,18 +27,29 @@ pub struct Arena(Arc<Mutex<Books>>);
 /// What an arena has.
 #[derive(Default)]
 struct Books {
-    /// Kept buffers.
-    free: Vec<MmapMut>,
-    /// Bytes kept, bytes handed out, and the most that was ever handed out.
-    kept: usize,
+    /// The reserved addresses; none before the first buffer.
+    slab: Option<MmapMut>,
+    /// What of them is free, in order, neighbours merged if they are alike.
+    free: Vec<Hole>,
+    /// Bytes handed out, the most that ever were, and bytes that have pages.
     live: usize,
     most: usize,
+    resident: usize,
 }
 
-/// Anonymous memory, page-aligned, of unspecified but initialised content. Returns to its arena when dropped.
+/// A free part of the slab.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Hole {
+    at: Range<usize>,
+    /// Whether it has pages.
+    resident: bool,
+}
+
+/// Page-aligned memory of unspecified but initialised content. Returns to its arena when dropped.
 pub struct Buffer {
-    map: Option<MmapMut>,
     address: *mut u8,
+    /// Where it lies in the slab; empty for an alias.
+    at: Range<usize>,
     arena: Arena,
 }
 
@@ -45,48 +67,37 @@ impl Arena {
     /// A buffer of at least `bytes` bytes.
     ///
     /// # Errors
-    /// When the system has not that much address space.
+    /// When the system has not that much memory or address space.
     pub fn take(&self, bytes: usize) -> Result<Buffer, OutOfMemory> {
-        let bytes = bytes.max(4096);
+        let refused = OutOfMemory(bytes);
+        let bytes = bytes.max(1).checked_next_multiple_of(GRAIN).ok_or(refused)?;
         let mut books = self.lock();
-        let free = &books.free;
-        let fit = (0..free.len())
-            .filter(|&i| free[i].len() >= bytes && free[i].len() / 4 <= bytes)
-            .min_by_key(|&i| free[i].len());
-        if let Some(i) = fit {
-            let map = books.free.swap_remove(i);
-            books.kept -= map.len();
-            books.hand_out(map.len());
-            return Ok(Buffer::of(map, self.clone()));
+        books.reserve().ok_or(refused)?;
+        let at = books.place(bytes).ok_or(refused)?;
+        if books.fresh(&at) >= ASK && MmapOptions::new().len(bytes).map_anon().is_err() {
+            return Err(refused);
         }
-        books.hand_out(bytes);
-        while books.live + books.kept > books.most
-            && let Some(i) = (0..books.free.len()).max_by_key(|&i| books.free[i].len())
-        {
-            let map = books.free.swap_remove(i);
-            books.kept -= map.len();
-        }
-        drop(books);
-        let map = MmapOptions::new().len(bytes).map_anon().map_err(|_| {
-            self.lock().live -= bytes;
-            OutOfMemory(bytes)
-        })?;
-        // Fewer faults and fewer misses of the address cache; where there are no huge pages nothing is lost.
-        let _ = map.advise(Advice::HugePage);
-        Ok(Buffer::of(map, self.clone()))
+        books.hand_out(at.clone());
+        books.give_back_holes();
+        let address = books.address(at.start).ok_or(refused)?;
+        Ok(Buffer { address, at, arena: self.clone() })
     }
 
-    /// Gives all kept buffers back to the system.
+    /// Gives the pages of all free memory back to the system.
     pub fn release(&self) {
         let mut books = self.lock();
-        books.free.clear();
-        books.kept = 0;
         books.most = books.live;
+        books.give_back(usize::MAX);
     }
 
-    /// Bytes kept and not in use.
-    pub fn kept(&self) -> usize {
-        self.lock().kept
+    /// Bytes that have pages, in use or kept for reuse.
+    pub fn resident(&self) -> usize {
+        self.lock().resident
+    }
+
+    /// The most bytes that were ever in use at once, since the last [`Arena::release`].
+    pub fn most_in_use(&self) -> usize {
+        self.lock().most
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Books> {
@@ -95,36 +106,155 @@ impl Arena {
 }
 
 impl Books {
-    fn hand_out(&mut self, bytes: usize) {
-        self.live += bytes;
+    /// Reserves the addresses, if that was not done before.
+    fn reserve(&mut self) -> Option<()> {
+        if self.slab.is_none() {
+            let mut size = RESERVE;
+            let slab = loop {
+                // No page is promised, so that any size will do where the system does not count promises.
+                match MmapOptions::new().len(size).no_reserve_swap().map_anon() {
+                    Ok(slab) => break slab,
+                    Err(_) => size = (size / 2 >= GRAIN).then_some(size / 2)?,
+                }
+            };
+            // Fewer faults and fewer misses of the address cache; where there are no huge pages nothing is lost.
+            #[cfg(target_os = "linux")]
+            let _ = slab.advise(Advice::HugePage);
+            // Whole grains, so that a huge page never belongs to two buffers.
+            let begin = slab.as_ptr().addr().next_multiple_of(GRAIN) - slab.as_ptr().addr();
+            let end = begin + (size - begin) / GRAIN * GRAIN;
+            self.free = vec![Hole { at: begin..end, resident: false }];
+            self.slab = Some(slab);
+        }
+        Some(())
+    }
+
+    fn address(&mut self, offset: usize) -> Option<*mut u8> {
+        Some(self.slab.as_mut()?.as_mut_ptr().wrapping_add(offset))
+    }
+
+    /// Where `bytes` should go: at the beginning or the end of some free run, with the fewest fresh pages; among equals
+    /// in the shortest run.
+    fn place(&self, bytes: usize) -> Option<Range<usize>> {
+        let mut best: Option<((usize, usize), Range<usize>)> = None;
+        let mut first = 0;
+        while first < self.free.len() {
+            let mut last = first;
+            while last + 1 < self.free.len() && self.free[last + 1].at.start == self.free[last].at.end {
+                last += 1;
+            }
+            let run = self.free[first].at.start..self.free[last].at.end;
+            first = last + 1;
+            if run.len() < bytes {
+                continue;
+            }
+            for at in [run.start..run.start + bytes, run.end - bytes..run.end] {
+                let cost = (self.fresh(&at), run.len());
+                if best.as_ref().is_none_or(|(least, _)| cost < *least) {
+                    best = Some((cost, at));
+                }
+            }
+        }
+        best.map(|(_, at)| at)
+    }
+
+    /// Bytes of a free range that have no pages.
+    fn fresh(&self, at: &Range<usize>) -> usize {
+        let inside = |hole: &Hole| {
+            hole.at.end.min(at.end).saturating_sub(hole.at.start.max(at.start)) * usize::from(!hole.resident)
+        };
+        self.free.iter().map(inside).sum()
+    }
+
+    /// Takes a free range out of the books.
+    fn hand_out(&mut self, at: Range<usize>) {
+        self.resident += self.fresh(&at);
+        self.live += at.len();
         self.most = self.most.max(self.live);
+        let cut = |hole: Hole| {
+            let before = hole.at.start..hole.at.end.min(at.start);
+            let after = hole.at.start.max(at.end)..hole.at.end;
+            [before, after].map(|at| Hole { at, resident: hole.resident })
+        };
+        self.free = self.free.drain(..).flat_map(cut).filter(|hole| !hole.at.is_empty()).collect();
+    }
+
+    /// Puts a range back.
+    fn put_back(&mut self, at: Range<usize>) {
+        if at.is_empty() {
+            return;
+        }
+        self.live -= at.len();
+        let index = self.free.partition_point(|hole| hole.at.start < at.start);
+        self.free.insert(index, Hole { at, resident: true });
+        self.merge();
+    }
+
+    /// Merges neighbours that are alike.
+    fn merge(&mut self) {
+        self.free.dedup_by(|next, hole| {
+            let alike = hole.at.end == next.at.start && hole.resident == next.resident;
+            if alike {
+                hole.at.end = next.at.end;
+            }
+            alike
+        });
+    }
+
+    /// Keeps what has pages near the most that was ever in use.
+    fn give_back_holes(&mut self) {
+        let allowed = self.most + self.most / 16;
+        if self.resident > allowed {
+            self.give_back(self.resident - allowed);
+        }
+    }
+
+    /// Gives pages of free memory back, the longest holes first, until `bytes` are given or nothing is left.
+    fn give_back(&mut self, mut bytes: usize) {
+        while bytes > 0 {
+            let Some(slab) = &self.slab else { break };
+            let resident = (0..self.free.len()).filter(|&i| self.free[i].resident);
+            let Some(index) = resident.max_by_key(|&i| self.free[i].at.len()) else { break };
+            let hole = self.free[index].at.clone();
+            let size = hole.len().min(bytes.div_ceil(GRAIN).saturating_mul(GRAIN));
+            let given = hole.end - size..hole.end;
+            // SAFETY: these pages belong to nobody: whoever gets them next expects unspecified content.
+            // A failure only costs memory, so it is not reported.
+            let _ = unsafe { slab.unchecked_advise_range(UncheckedAdvice::DontNeed, given.start, size) };
+            self.free[index].at.end = given.start;
+            self.free.insert(index + 1, Hole { at: given, resident: false });
+            self.resident -= size;
+            bytes = bytes.saturating_sub(size);
+            self.free.retain(|hole| !hole.at.is_empty());
+            self.merge();
+        }
     }
 }
 
 impl Buffer {
-    fn of(map: MmapMut, arena: Arena) -> Self {
-        Self { address: map.as_ptr().cast_mut(), map: Some(map), arena }
-    }
-
     /// A second name for the same memory, which must not outlive `original`.
     pub(crate) fn alias(original: &Buffer) -> Self {
-        Self { map: None, address: original.address, arena: original.arena.clone() }
+        Self { address: original.address, at: 0..0, arena: original.arena.clone() }
     }
 
     /// The address of the first byte.
     pub(crate) fn ptr(&self) -> *mut u8 {
         self.address
     }
+
+    /// Keeps the first `bytes` bytes and gives the rest back to the arena.
+    pub(crate) fn shrink(&mut self, bytes: usize) {
+        let end = self.at.start + bytes.max(1).next_multiple_of(GRAIN);
+        if end < self.at.end {
+            self.arena.lock().put_back(end..self.at.end);
+            self.at.end = end;
+        }
+    }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if let Some(map) = self.map.take() {
-            let mut books = self.arena.lock();
-            books.live -= map.len();
-            books.kept += map.len();
-            books.free.push(map);
-        }
+        self.arena.lock().put_back(self.at.clone());
     }
 }
 
@@ -132,28 +262,60 @@ impl Drop for Buffer {
 mod tests {
     use super::*;
 
-    const MIB: usize = 1 << 20;
+    fn take(arena: &Arena, grains: usize) -> Buffer {
+        let buffer = arena.take(grains * GRAIN).expect("memory");
+        // SAFETY: the buffer is that long.
+        unsafe { buffer.ptr().add(grains * GRAIN - 1).write(1) };
+        buffer
+    }
 
     #[test]
-    fn what_is_kept_is_reused_and_never_adds_to_the_peak() {
+    fn pages_are_used_again_before_fresh_ones() {
         let arena = Arena::default();
-        let (a, b) = (arena.take(8 * MIB).expect("memory"), arena.take(2 * MIB).expect("memory"));
+        let (a, b) = (take(&arena, 8), take(&arena, 2));
         let address = a.ptr();
         drop(a);
-        assert_eq!(arena.kept(), 8 * MIB);
-        // A smaller request takes the kept buffer whole; a tiny one would waste it.
-        let again = arena.take(5 * MIB).expect("memory");
+        assert_eq!(arena.resident(), 10 * GRAIN);
+        let again = take(&arena, 5);
         assert_eq!(again.ptr(), address);
-        drop((again, b));
-        assert_eq!(arena.kept(), 10 * MIB);
-        let tiny = arena.take(4096).expect("memory");
-        assert_eq!(arena.kept(), 2 * MIB, "10 MiB were the most ever live: the largest makes room");
-        drop(tiny);
-        // Nothing kept fits, and there would be more than ever was live: the kept ones go.
-        let large = arena.take(20 * MIB).expect("memory");
-        assert_eq!(arena.kept(), 0);
-        drop(large);
+        let rest = take(&arena, 3);
+        assert_eq!(rest.ptr(), address.wrapping_add(5 * GRAIN));
+        assert_eq!(arena.resident(), 10 * GRAIN);
+        drop((again, rest, b));
+        let whole = take(&arena, 10);
+        assert_eq!(whole.ptr(), address, "neighbours that were dropped are one hole again");
+        assert_eq!((arena.resident(), arena.most_in_use()), (10 * GRAIN, 10 * GRAIN));
+        drop(whole);
         arena.release();
-        assert_eq!(arena.kept(), 0);
+        assert_eq!(arena.resident(), 0);
+    }
+
+    #[test]
+    fn holes_that_nothing_fits_into_hardly_add_to_the_peak() {
+        let arena = Arena::default();
+        let (a, b) = (take(&arena, 40), take(&arena, 40));
+        drop(a);
+        // Does not fit into the hole, so the hole's pages make room.
+        let c = take(&arena, 60);
+        assert_eq!(arena.most_in_use(), 100 * GRAIN);
+        assert!(arena.resident() <= 106 * GRAIN, "{} MiB", arena.resident() >> 20);
+        drop((b, c));
+    }
+
+    #[test]
+    fn a_shrunk_buffer_leaves_its_tail_to_others() {
+        let arena = Arena::default();
+        let mut a = take(&arena, 8);
+        a.shrink(3 * GRAIN - 5);
+        let b = take(&arena, 5);
+        assert_eq!(b.ptr(), a.ptr().wrapping_add(3 * GRAIN));
+        assert_eq!(arena.resident(), 8 * GRAIN);
+    }
+
+    #[test]
+    fn more_than_there_is_is_an_error() {
+        let arena = Arena::default();
+        assert_eq!(arena.take(usize::MAX / 2).err(), Some(OutOfMemory(usize::MAX / 2)));
+        assert!(arena.take(1).is_ok());
     }
 }

@@ -4,6 +4,7 @@ use crate::arena::OutOfMemory;
 use crate::context::Context;
 use crate::direct;
 use crate::features::{ChannelStats, Features, PAD, Storage};
+use crate::few_outputs;
 use crate::norm::{Affine, GroupNorm};
 use crate::plan::{self, Algorithm, Plan};
 use crate::pointwise;
@@ -107,6 +108,9 @@ impl Conv2d<'_> {
         self.with(context, x, pre.silu, affine.as_ref(), residual, 1, |job| match algorithm {
             Algorithm::Winograd6 => winograd::run(job, winograd::F6x3),
             Algorithm::Winograd4 => winograd::run(job, winograd::F4x3),
+            Algorithm::Direct if self.is_same3x3() && self.out_channels <= few_outputs::MOST => {
+                few_outputs::run(job, self)
+            }
             Algorithm::Direct => direct::run(job, self, 1),
         })
     }

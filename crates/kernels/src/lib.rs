@@ -13,6 +13,7 @@ mod context;
 mod conv;
 mod direct;
 mod features;
+mod few_outputs;
 mod gemm;
 mod memory;
 mod norm;

@@ -134,6 +134,7 @@ pub(crate) fn run(
     y.stats = stats;
     if in_place {
         y.buffer = old.buffer;
+        y.buffer.shrink(y.batch * y.image_bytes());
     }
     Ok(y)
 }

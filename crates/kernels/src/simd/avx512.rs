@@ -120,6 +120,16 @@ unsafe impl Simd for Avx512 {
         unsafe { _mm512_storeu_ps(p, v) }
     }
     #[inline(always)]
+    unsafe fn store_past(self, p: *mut f32, v: Self::V) {
+        // SAFETY: self proves the features; the caller says the pointer is good and aligned.
+        unsafe { _mm512_stream_ps(p, v) }
+    }
+    #[inline(always)]
+    fn publish(self) {
+        // SAFETY: every processor with these features has SSE.
+        unsafe { _mm_sfence() }
+    }
+    #[inline(always)]
     unsafe fn load_f16(self, p: *const u16) -> Self::V {
         // SAFETY: self proves the features; the caller says the pointer is good.
         unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())) }

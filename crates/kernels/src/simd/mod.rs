@@ -71,6 +71,19 @@ pub(crate) unsafe trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// `LANES` values must be writable at `p`.
     unsafe fn store(self, p: *mut f32, v: Self::V);
+    /// Stores past the caches, for what is read only much later. [`Simd::publish`] must follow before other threads
+    /// may read it.
+    ///
+    /// # Safety
+    /// `LANES` values must be writable at `p`, which must be aligned to a vector.
+    #[inline(always)]
+    unsafe fn store_past(self, p: *mut f32, v: Self::V) {
+        // SAFETY: by the caller's promise.
+        unsafe { self.store(p, v) }
+    }
+    /// Makes what [`Simd::store_past`] wrote visible to threads that synchronise with this one later.
+    #[inline(always)]
+    fn publish(self) {}
     /// Loads f16 bit patterns.
     ///
     /// # Safety
@@ -130,10 +143,23 @@ pub(crate) unsafe trait Simd: Copy + Send + Sync + 'static {
         self.mul(p, self.exp2i(n))
     }
 
-    /// `x * sigmoid(x)`.
+    /// `x * sigmoid(x)`, within 2e-6 of itself for `|x| <= 20`, and next to 0 or `x` beyond.
+    ///
+    /// `x / (1 + 2^t)` with `t = -x log2 e` in [-126, 126], `2^t` as `2^n 2^f`, `|f| <= 1/2`, and a polynomial of degree
+    /// 6 (the Taylor series of `2^f`, whose next term is below 1.2e-7).
     #[inline(always)]
     fn silu(self, x: Self::V) -> Self::V {
-        let e = self.exp(self.sub(self.zero(), x));
-        self.div(x, self.add(self.splat(1.0), e))
+        let t = self.mul(x, self.splat(-std::f32::consts::LOG2_E));
+        let t = self.min(self.max(t, self.splat(-126.0)), self.splat(126.0));
+        let n = self.round(t);
+        let f = self.sub(t, n);
+        let mut p = self.splat(1.540_353e-4);
+        p = self.fma(p, f, self.splat(1.333_355_8e-3));
+        p = self.fma(p, f, self.splat(9.618_129e-3));
+        p = self.fma(p, f, self.splat(5.550_410_9e-2));
+        p = self.fma(p, f, self.splat(2.402_265_1e-1));
+        p = self.fma(p, f, self.splat(std::f32::consts::LN_2));
+        p = self.fma(p, f, self.splat(1.0));
+        self.div(x, self.fma(p, self.exp2i(n), self.splat(1.0)))
     }
 }

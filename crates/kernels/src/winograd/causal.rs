@@ -43,7 +43,9 @@ pub(crate) fn run<C: Scheme>(
     let chunks = phases * columns.div_ceil(chunk);
     let groups = if blocks >= threads { 1 } else { threads.div_ceil(blocks).min(chunks) };
 
-    let ring = Ring::new::<C>(Layout::new::<C>(grid.most().next_multiple_of(mr), depth, chunk), x.batch);
+    let tiles = grid.most().next_multiple_of(mr);
+    let layout = Layout::new::<C>(tiles, tiles, depth, chunk, false);
+    let ring = Ring::new::<C>(layout, x.batch);
     let scratch = (0..threads).map(|_| context.arena.take(ring.bytes())).collect::<Result<Vec<_>, _>>()?;
     let scratch: Vec<Shared> = scratch.iter().map(|b| Shared::new(b.ptr().cast())).collect();
 
@@ -70,9 +72,12 @@ pub(crate) fn run<C: Scheme>(
                 sink: sinks[0],
                 u,
                 scratch: scratch[worker],
+                v: scratch[worker],
                 layout: ring.layout,
                 tiles: grid.block(block),
+                range: 0..grid.block(block).count(),
                 phases,
+                first_phase: 0,
                 panels,
                 chunks: chunks * group / groups..chunks * (group + 1) / groups,
                 partials: writer,
@@ -120,7 +125,6 @@ fn transformed_filters<C: Scheme>(
             // SAFETY: the buffer has room for every panel of every filter, and each task writes its own.
             out: unsafe { u_ptr.get().add(first) },
             plane_size: in_chunk * count * size,
-            scratch: &mut Vec::new(),
         });
     });
     Ok(u)
@@ -183,7 +187,7 @@ impl<C: Scheme> Op for Clip<'_, C> {
                 while ready <= newest {
                     self.block.view = self.views[ready];
                     self.block.layout.v = self.ring.v(ready);
-                    self.block.input(simd);
+                    self.block.input(simd, 0..self.block.windows());
                     ready += 1;
                 }
                 self.block.sink = self.sinks[t];

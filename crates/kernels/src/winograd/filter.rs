@@ -22,6 +22,9 @@ pub(crate) struct Filters<'a> {
 /// How many input channels are read at a time.
 const BLOCK: usize = 32;
 
+/// The most vectors of a panel.
+const MAX_VECTORS: usize = 4;
+
 /// Transforms one panel of `NR` output channels.
 pub(crate) struct TransformPanel<'a, C: Scheme> {
     pub(crate) scheme: C,
@@ -34,8 +37,6 @@ pub(crate) struct TransformPanel<'a, C: Scheme> {
     pub(crate) out: *mut f32,
     /// From one plane to the next.
     pub(crate) plane_size: usize,
-    /// Room for `BLOCK * 9 * (NR + 1)` values.
-    pub(crate) scratch: &'a mut Vec<f32>,
 }
 
 /// How the three taps of a filter become the two of an output phase. A nearest 2× upsampling shows the filter each
@@ -51,8 +52,8 @@ impl<C: Scheme> Op for TransformPanel<'_, C> {
         let Filters { weight, out_channels, in_channels, depth, time } = self.filters;
         let taps = if time.is_some() { 27 } else { 9 };
         let vectors = S::NR / S::LANES;
-        self.scratch.resize(BLOCK * 9 * S::NR + BLOCK * taps, 0.0);
-        let (transposed, row) = self.scratch.split_at_mut(BLOCK * 9 * S::NR);
+        let mut scratch = vec![0.0f32; BLOCK * (9 * S::NR + taps)];
+        let (transposed, row) = scratch.split_at_mut(BLOCK * 9 * S::NR);
         for begin in (0..depth).step_by(BLOCK) {
             let width = BLOCK.min(depth - begin);
             let real = in_channels.saturating_sub(begin).min(width);
@@ -71,15 +72,15 @@ impl<C: Scheme> Op for TransformPanel<'_, C> {
                 }
             }
             for i in 0..width {
-                for v in 0..vectors {
+                // G g, by columns, for each vector of the panel ...
+                let mut half = [[[simd.zero(); 3]; MAX]; MAX_VECTORS];
+                for (v, half) in half.iter_mut().enumerate().take(vectors) {
                     let load = |tap: usize| {
                         let at = (i * 9 + tap) * S::NR + v * S::LANES;
                         // SAFETY: `transposed` holds `width * 9 * NR` values.
                         unsafe { simd.load(transposed[at..at + S::LANES].as_ptr()) }
                     };
                     let g = effective::<S, C>(simd, self.phase, load);
-                    // G g, by columns, then (G g) Gᵀ, by rows.
-                    let mut half = [[simd.zero(); 3]; MAX];
                     for (n, half) in half.iter_mut().enumerate().take(C::N) {
                         for x in 0..C::R {
                             let mut sum = simd.mul(g[0][x], simd.splat(C::G[n][0]));
@@ -89,20 +90,26 @@ impl<C: Scheme> Op for TransformPanel<'_, C> {
                             half[x] = sum;
                         }
                     }
-                    for n in 0..C::N {
-                        for m in 0..C::N {
+                }
+                // ... then (G g) Gᵀ, by rows. A plane's vectors are written together, as they share a line: the
+                // planes lie a power of two apart and would push each other out of the cache in between.
+                for n in 0..C::N {
+                    for m in 0..C::N {
+                        let at = (n * C::N + m) * self.plane_size + (begin + i) * S::NR;
+                        for (v, half) in half.iter().enumerate().take(vectors) {
                             let mut sum = simd.mul(half[n][0], simd.splat(C::G[m][0]));
                             for x in 1..C::R {
                                 sum = simd.fma(half[n][x], simd.splat(C::G[m][x]), sum);
                             }
-                            let at = (n * C::N + m) * self.plane_size + (begin + i) * S::NR + v * S::LANES;
-                            // SAFETY: `out` has room for `depth * NR` values in each plane; `begin + i < depth`.
-                            unsafe { simd.store(self.out.add(at), sum) };
+                            // SAFETY: `out` has room for `depth * NR` values in each plane, `begin + i < depth`, and
+                            // panels begin at whole lines.
+                            unsafe { simd.store_past(self.out.add(at + v * S::LANES), sum) };
                         }
                     }
                 }
             }
         }
+        simd.publish();
         let _ = self.scheme;
     }
 }

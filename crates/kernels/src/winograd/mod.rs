@@ -15,6 +15,7 @@
 //!
 //! Rounding error, relative to `sqrt(Σ w² Σ x²)` over a filter's support: see [`crate::plan`].
 
+mod blocks;
 mod causal;
 mod filter;
 mod scheme;
@@ -26,12 +27,20 @@ use crate::pool::Shared;
 use crate::simd::{Op, Simd};
 use crate::sink::{Partials, PartialsWriter, Sink};
 use crate::source::{View, Window};
+use blocks::{Grid, Layout, Patch};
 pub(crate) use causal::run as run_causal;
 use filter::{Filters, TransformPanel};
 pub(crate) use scheme::{F4x3, F5x2, F6x3, F7x2, MAX, Scheme};
 
 /// Output channels of one product: `M` of a block stays in the second-level cache.
 const CHUNK: usize = 64;
+/// Fewer blocks than this for each worker are shared by all workers, as a worker would wait for about half a block at
+/// the end.
+const FEW_ROUNDS: usize = 12;
+/// The most bytes of a shared `V`: the third-level cache of a few cores.
+const SHARED_V: usize = 24 << 20;
+/// The most bytes of filters at a time, as far as they belong to different phases.
+const FILTERS: usize = 144 << 20;
 /// Rows and columns of tiles, and channels, whose inputs are staged together: they stay in the second-level cache, so
 /// that each value is read, normalised and activated about once though neighbouring tiles overlap.
 const STAGED: [usize; 2] = [4, 6];
@@ -59,10 +68,33 @@ pub(crate) fn run<C: Scheme>(job: &mut Job<'_>, scheme: C) -> Result<Ready, OutO
     let chunk = CHUNK.next_multiple_of(nr).min(columns);
     let per_chunk = chunk / nr;
 
-    // Filters.
-    let panel_size = C::N * C::N * depth * nr;
-    let u = context.arena.take(phases * panels * panel_size * 4)?;
-    let u_ptr = Shared::new(u.ptr().cast::<f32>());
+    // Blocks of tiles of about equal size: one for a worker at a time, or, where that would be a few for each and
+    // leave workers waiting at the end, larger ones that all workers share.
+    let threads = context.pool.threads();
+    let mr = context.isa.tile_shape().0;
+    let most = (phases * columns / 4).clamp(*TILES.start(), *TILES.end());
+    let mut grid = Grid::new([tiles_y, tiles_x], most, threads);
+    let shared = grid.blocks() * x.batch < FEW_ROUNDS * threads;
+    if shared {
+        let fits = SHARED_V / (C::N * C::N * depth * 4);
+        grid = Grid::new([tiles_y, tiles_x], fits.max(*TILES.end()), 1);
+    }
+    let blocks = grid.blocks();
+    // Shared blocks are cut into runs of tiles for each chunk of channels.
+    let runs = if shared { grid.most().div_ceil(*TILES.end()) } else { 1 };
+    let (tiles, in_run) = (grid.most().next_multiple_of(mr), grid.most().div_ceil(runs).next_multiple_of(mr));
+    let layout = Layout::new::<C>(tiles, in_run, depth, chunk, shared);
+    let scratch = (0..threads).map(|_| context.arena.take(layout.bytes())).collect::<Result<Vec<_>, _>>()?;
+    let scratch: Vec<Shared> = scratch.iter().map(|b| Shared::new(b.ptr().cast())).collect();
+    let v = if shared { Some(context.arena.take(layout.v_bytes::<C>())?) } else { None };
+    let v = v.as_ref().map(|v| Shared::new(v.ptr().cast()));
+
+    let mut partials = Partials::new(x.batch * blocks * runs * phases, job.y.stride);
+    let writer = partials.writer();
+    let sinks: Vec<Sink<'_>> = (0..x.batch).map(|image| job.sink(image)).collect();
+    let source = job.source;
+
+    // The filters of some phases at a time, so that they do not outgrow the image.
     let filters = Filters {
         weight: job.weight,
         out_channels: job.y.channels,
@@ -70,167 +102,68 @@ pub(crate) fn run<C: Scheme>(job: &mut Job<'_>, scheme: C) -> Result<Ready, OutO
         depth,
         time: None,
     };
-    context.pool.run(phases * panels, |_, index| {
-        let (phase, panel) = (index / panels, index % panels);
-        let begin = panel / per_chunk * per_chunk;
-        let count = per_chunk.min(panels - begin);
-        // SAFETY: the buffer has room for every panel, and each task writes its own.
-        let out =
-            unsafe { u_ptr.get().add((phase * panels + begin) * panel_size + (panel - begin) * depth * nr) };
-        context.isa.run(TransformPanel {
-            scheme,
-            filters,
-            first: panel * nr,
-            phase: (phases == 4).then_some([phase / 2, phase % 2]),
-            out,
-            plane_size: count * depth * nr,
-            scratch: &mut Vec::new(),
+    let panel_size = C::N * C::N * depth * nr;
+    let together = (FILTERS / (panels * panel_size * 4)).clamp(1, phases);
+    let u = context.arena.take(together * panels * panel_size * 4)?;
+    let u = Shared::new(u.ptr().cast::<f32>());
+    for first_phase in (0..phases).step_by(together) {
+        let together = together.min(phases - first_phase);
+        context.pool.run(together * panels, |_, index| {
+            let (phase, panel) = (index / panels, index % panels);
+            let begin = panel / per_chunk * per_chunk;
+            let count = per_chunk.min(panels - begin);
+            // SAFETY: the buffer has room for every panel, and each task writes its own.
+            let out =
+                unsafe { u.get().add((phase * panels + begin) * panel_size + (panel - begin) * depth * nr) };
+            context.isa.run(TransformPanel {
+                scheme,
+                filters,
+                first: panel * nr,
+                phase: (phases == 4).then_some([(first_phase + phase) / 2, (first_phase + phase) % 2]),
+                out,
+                plane_size: count * depth * nr,
+            });
         });
-    });
-
-    // Blocks of tiles of about equal size, the same number for each worker.
-    let threads = context.pool.threads();
-    let mr = context.isa.tile_shape().0;
-    let most = (phases * columns / 4).clamp(*TILES.start(), *TILES.end());
-    let grid = Grid::new([tiles_y, tiles_x], most, threads);
-    let blocks = grid.blocks();
-    // Where there are fewer blocks than workers, they share a block's output channels.
-    let chunks = phases * columns.div_ceil(chunk);
-    let groups = if blocks * x.batch >= threads { 1 } else { threads.div_ceil(blocks * x.batch).min(chunks) };
-
-    let layout = Layout::new::<C>(grid.most().next_multiple_of(mr), depth, chunk);
-    let scratch = (0..threads).map(|_| context.arena.take(layout.bytes())).collect::<Result<Vec<_>, _>>()?;
-    let scratch: Vec<Shared> = scratch.iter().map(|b| Shared::new(b.ptr().cast())).collect();
-
-    let mut partials = Partials::new(x.batch * blocks * phases, job.y.stride);
-    let writer = partials.writer();
-    let sinks: Vec<Sink<'_>> = (0..x.batch).map(|image| job.sink(image)).collect();
-    let source = job.source;
-    context.pool.run(x.batch * blocks * groups, |worker, index| {
-        let (part, group) = (index / groups, index % groups);
-        let (image, block) = (part / blocks, part % blocks);
-        context.isa.run(Block::<C> {
-            scheme,
-            view: source.view(image),
-            sink: sinks[image],
-            u: u_ptr,
-            scratch: scratch[worker],
-            layout,
-            tiles: grid.block(block),
-            phases,
-            panels,
-            chunks: chunks * group / groups..chunks * (group + 1) / groups,
-            partials: writer,
-            part: part * phases,
-        });
-    });
-    let stats = (0..x.batch)
-        .map(|image| partials.merge(image * blocks * phases..(image + 1) * blocks * phases))
-        .collect();
-    Ok(Ready { stats })
-}
-
-/// Some rows and columns of tiles.
-#[derive(Clone, Copy)]
-struct Patch {
-    top: usize,
-    left: usize,
-    height: usize,
-    width: usize,
-}
-
-impl Patch {
-    fn count(&self) -> usize {
-        self.height * self.width
-    }
-
-    /// The row and column of its tile `index`.
-    #[inline(always)]
-    fn tile(&self, index: usize) -> (usize, usize) {
-        (self.top + index / self.width, self.left + index % self.width)
-    }
-}
-
-/// How an image's tiles are cut into blocks: `rows × columns` blocks of about equal size.
-#[derive(Clone, Copy)]
-struct Grid {
-    tiles: [usize; 2],
-    cuts: [usize; 2],
-}
-
-impl Grid {
-    /// The cut into blocks of at most `most` tiles that makes the least idle time and the squarest blocks.
-    fn new(tiles: [usize; 2], most: usize, threads: usize) -> Self {
-        let mut best = (f64::INFINITY, [1, 1]);
-        for rows in 1..=tiles[0] {
-            for columns in 1..=tiles[1] {
-                let (height, width) = (tiles[0].div_ceil(rows), tiles[1].div_ceil(columns));
-                if height * width > most {
-                    continue;
-                }
-                let blocks = rows * columns;
-                // Rounds in which every worker does a largest block, each with its own filters to fetch (worth about
-                // a dozen tiles), and inputs that neighbouring blocks both read.
-                let rounds = blocks.div_ceil(threads) as f64;
-                let edges = 0.1 * (height + width) as f64;
-                let cost = rounds * ((height * width) as f64 + 12.0 + edges);
-                if cost < best.0 {
-                    best = (cost, [rows, columns]);
-                }
-                break;
+        let chunks = together * columns.div_ceil(chunk);
+        // Run `run` of block `part / runs`, counted over all images.
+        let block = |worker: usize, part: usize, run: usize| {
+            let (image, tiles) = (part / blocks, grid.block(part % blocks));
+            let count = tiles.count();
+            Block::<C> {
+                scheme,
+                view: source.view(image),
+                sink: sinks[image],
+                u,
+                scratch: scratch[worker],
+                v: v.unwrap_or(scratch[worker]),
+                layout,
+                tiles,
+                range: count.min(run * in_run)..count.min((run + 1) * in_run),
+                phases,
+                first_phase,
+                panels,
+                chunks: 0..chunks,
+                partials: writer,
+                part: (part * runs + run) * phases,
             }
-        }
-        Self { tiles, cuts: best.1 }
-    }
-
-    fn blocks(&self) -> usize {
-        self.cuts[0] * self.cuts[1]
-    }
-
-    /// Tiles of the largest block.
-    fn most(&self) -> usize {
-        self.tiles[0].div_ceil(self.cuts[0]) * self.tiles[1].div_ceil(self.cuts[1])
-    }
-
-    fn block(&self, index: usize) -> Patch {
-        let part = |axis: usize, i: usize| {
-            let begin = self.tiles[axis] * i / self.cuts[axis];
-            (begin, self.tiles[axis] * (i + 1) / self.cuts[axis] - begin)
         };
-        let (top, height) = part(0, index / self.cuts[1]);
-        let (left, width) = part(1, index % self.cuts[1]);
-        Patch { top, left, height, width }
+        if !shared {
+            context.pool.run(x.batch * blocks, |worker, part| context.isa.run(block(worker, part, 0)));
+            continue;
+        }
+        for part in 0..x.batch * blocks {
+            context.pool.run(block(0, part, 0).windows(), |worker, window| {
+                context.isa.run(Input { block: block(worker, part, 0), window });
+            });
+            context.pool.run(chunks * runs, |worker, index| {
+                let (chunk, run) = (index / runs, index % runs);
+                context.isa.run(Output { block: block(worker, part, run), chunk });
+            });
+        }
     }
-}
-
-/// Where the staged input, `V` and `M` lie in a worker's scratch, in f32 values.
-#[derive(Clone, Copy)]
-struct Layout {
-    depth: usize,
-    chunk: usize,
-    v: usize,
-    /// From one of the `N * N` planes of `V` to the next.
-    v_plane: usize,
-    m_plane: usize,
-    m: usize,
-    end: usize,
-}
-
-impl Layout {
-    fn new<C: Scheme>(tiles: usize, depth: usize, chunk: usize) -> Self {
-        let planes = C::N * C::N;
-        // Planes a multiple of 4 KiB apart would all fall into the same few lines of the cache.
-        let apart = |size: usize| size.next_multiple_of(1024) + 16;
-        let (v_plane, m_plane) = (apart(tiles * depth), apart(tiles * chunk));
-        let side = |tiles: usize| tiles * C::M + C::N - C::M;
-        let v = side(STAGED[0]) * side(STAGED[1]) * STAGED_CHANNELS;
-        let m = v + planes * v_plane;
-        Self { depth, chunk, v, v_plane, m_plane, m, end: m + planes * m_plane }
-    }
-
-    fn bytes(&self) -> usize {
-        self.end * 4
-    }
+    let parts = blocks * runs * phases;
+    let stats = (0..x.batch).map(|image| partials.merge(image * parts..(image + 1) * parts)).collect();
+    Ok(Ready { stats })
 }
 
 struct Block<'a, C: Scheme> {
@@ -239,11 +172,17 @@ struct Block<'a, C: Scheme> {
     sink: Sink<'a>,
     u: Shared,
     scratch: Shared,
+    /// What `V` lies in: the worker's scratch, or memory that all workers share.
+    v: Shared,
     layout: Layout,
     tiles: Patch,
+    /// Which of the tiles the products and outputs are of; the inputs are of all.
+    range: std::ops::Range<usize>,
     phases: usize,
+    /// The phase whose filters U begins with.
+    first_phase: usize,
     panels: usize,
-    /// Which chunks of output channels, over all phases.
+    /// Which chunks of output channels, over all phases that U holds.
     chunks: std::ops::Range<usize>,
     partials: PartialsWriter,
     /// The part of the statistics that phase 0 of this block writes.
@@ -257,7 +196,7 @@ impl<C: Scheme> Op for Block<'_, C> {
     fn run<S: Simd>(self, simd: S) {
         // SAFETY: the scratch holds what `layout` says for the block's tiles rounded up to MR; U holds all panels.
         unsafe {
-            self.input(simd);
+            self.input(simd, 0..self.windows());
             for chunk in self.chunks.clone() {
                 self.product(simd, chunk);
                 self.output(simd, chunk);
@@ -267,17 +206,60 @@ impl<C: Scheme> Op for Block<'_, C> {
     }
 }
 
+/// Step 1 for one window of a shared block.
+struct Input<'a, C: Scheme> {
+    block: Block<'a, C>,
+    window: usize,
+}
+
+impl<C: Scheme> Op for Input<'_, C> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        // SAFETY: scratch and V hold what `layout` says; each window's tiles are this task's own.
+        unsafe { self.block.input(simd, self.window..self.window + 1) }
+    }
+}
+
+/// Steps 2 and 3 for one chunk of a shared block's run.
+struct Output<'a, C: Scheme> {
+    block: Block<'a, C>,
+    chunk: usize,
+}
+
+impl<C: Scheme> Op for Output<'_, C> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        // SAFETY: scratch and V hold what `layout` says, V is written, U holds all panels; each run's tiles and each
+        // chunk's channels are this task's own.
+        unsafe {
+            self.block.product(simd, self.chunk);
+            self.block.output(simd, self.chunk);
+        }
+    }
+}
+
 impl<C: Scheme> Block<'_, C> {
-    /// Step 1.
+    /// How many windows the inputs are staged in.
+    fn windows(&self) -> usize {
+        self.tiles.height.div_ceil(STAGED[0]) * self.tiles.width.div_ceil(STAGED[1])
+    }
+
+    /// Step 1, for some windows.
     ///
     /// # Safety
-    /// The scratch holds what `layout` says.
+    /// The scratch and `V` hold what `layout` says.
     #[inline(always)]
-    unsafe fn input<S: Simd>(&self, simd: S) {
+    unsafe fn input<S: Simd>(&self, simd: S, windows: std::ops::Range<usize>) {
         let block = self.tiles;
         let staged = self.scratch.get();
-        for top in (0..block.height).step_by(STAGED[0]) {
-            for left in (0..block.width).step_by(STAGED[1]) {
+        let across = block.width.div_ceil(STAGED[1]);
+        for window in windows {
+            let (top, left) = (window / across * STAGED[0], window % across * STAGED[1]);
+            {
                 let height = STAGED[0].min(block.height - top);
                 let width = STAGED[1].min(block.width - left);
                 for first in (0..self.layout.depth).step_by(STAGED_CHANNELS) {
@@ -300,7 +282,7 @@ impl<C: Scheme> Block<'_, C> {
                         // SAFETY: the tile lies inside the window, its row inside V.
                         unsafe {
                             let from = staged.add(corner).cast_const();
-                            let to = staged.add(self.layout.v + row * self.layout.depth + first);
+                            let to = self.v.get().add(self.layout.v + row * self.layout.depth + first);
                             self.transform(simd, from, window.columns, channels, to);
                         }
                     }
@@ -324,18 +306,6 @@ impl<C: Scheme> Block<'_, C> {
         to: *mut f32,
     ) {
         for c in (0..channels).step_by(S::LANES) {
-            if c % LINE == 0 {
-                // The lines written next, which lie in as many pages as there are planes: this tile's, or those of
-                // the tile after it.
-                let next = if c + LINE < channels {
-                    to.wrapping_add(c + LINE)
-                } else {
-                    to.wrapping_add(self.layout.depth)
-                };
-                for plane in 0..C::N * C::N {
-                    simd.prefetch(next.wrapping_add(plane * self.layout.v_plane));
-                }
-            }
             let mut tmp = [[simd.zero(); MAX]; MAX];
             for (y, row) in tmp.iter_mut().enumerate().take(C::N) {
                 let mut d = [simd.zero(); MAX];
@@ -355,7 +325,7 @@ impl<C: Scheme> Block<'_, C> {
         }
     }
 
-    /// The phase, the first panel within it, and how many panels a chunk has.
+    /// The phase, counted from the first of U, the first panel within it, and how many panels a chunk has.
     #[inline(always)]
     fn chunk_panels(&self, chunk: usize, nr: usize) -> (usize, usize, usize) {
         let per_chunk = self.layout.chunk / nr;
@@ -372,7 +342,7 @@ impl<C: Scheme> Block<'_, C> {
     unsafe fn product<S: Simd>(&self, simd: S, chunk: usize) {
         let planes = C::N * C::N;
         let (phase, first, count) = self.chunk_panels(chunk, S::NR);
-        let tiles = self.tiles.count();
+        let tiles = self.range.len();
         let depth = self.layout.depth;
         let panel_size = depth * S::NR;
         let u = self.u.get().wrapping_add((phase * self.panels + first) * planes * panel_size).cast_const();
@@ -380,7 +350,8 @@ impl<C: Scheme> Block<'_, C> {
         let ahead = prefetched_lines(depth) * 16;
         for plane in 0..planes {
             let u = u.wrapping_add(plane * count * panel_size);
-            let v = self.scratch.get().wrapping_add(self.layout.v + plane * self.layout.v_plane).cast_const();
+            let v = self.layout.v + plane * self.layout.v_plane + self.range.start * depth;
+            let v = self.v.get().wrapping_add(v).cast_const();
             let m = self.scratch.get().wrapping_add(self.layout.m + plane * self.layout.m_plane);
             // What the next plane needs comes in while this one is computed: its panels follow this one's.
             let mut next = [v.wrapping_add(self.layout.v_plane), u.wrapping_add(count * panel_size)];
@@ -413,13 +384,14 @@ impl<C: Scheme> Block<'_, C> {
     #[inline(always)]
     unsafe fn output<S: Simd>(&self, simd: S, chunk: usize) {
         let (phase, first_panel, count) = self.chunk_panels(chunk, S::NR);
+        let phase = self.first_phase + phase;
         // The image's rows and columns that this phase writes: every one, or every second.
         let step = if self.phases == 4 { 2 } else { 1 };
         let (py, px) = (phase / 2, phase % 2);
         let begin = first_panel * S::NR;
         let end = (begin + count * S::NR).min(self.sink.stride);
         let mut seen = 0u32;
-        for tile in 0..self.tiles.count() {
+        for tile in self.range.clone() {
             let (tile_y, tile_x) = self.tiles.tile(tile);
             // An odd phase's first output comes before the image.
             let top = (tile_y * C::M) as isize - py as isize;
@@ -430,7 +402,7 @@ impl<C: Scheme> Block<'_, C> {
             if pixels == 0 {
                 continue;
             }
-            let row = tile * self.layout.chunk;
+            let row = (tile - self.range.start) * self.layout.chunk;
             for c in (begin..end).step_by(S::LANES) {
                 if c % LINE == 0 {
                     // The lines read and written next: this tile's next channels; of M, or else those of the tile after.
