@@ -156,8 +156,8 @@ pub(crate) unsafe trait Simd: Copy + Send + Sync + 'static {
         let mut p = self.splat(1.540_353e-4);
         p = self.fma(p, f, self.splat(1.333_355_8e-3));
         p = self.fma(p, f, self.splat(9.618_129e-3));
-        p = self.fma(p, f, self.splat(5.550_410_9e-2));
-        p = self.fma(p, f, self.splat(2.402_265_1e-1));
+        p = self.fma(p, f, self.splat(5.550_411e-2));
+        p = self.fma(p, f, self.splat(2.402_265e-1));
         p = self.fma(p, f, self.splat(std::f32::consts::LN_2));
         p = self.fma(p, f, self.splat(1.0));
         self.div(x, self.fma(p, self.exp2i(n), self.splat(1.0)))
