@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from place import PHOTOGRAPH_LATENTS, ROOT
+from place import PHOTOGRAPH_LATENTS, ROOT, binary, clean_environment
 from service import serving
 
 # Pages whose Python talks to a plain `remote-vae serve` on its usual port.
@@ -31,3 +31,11 @@ def test_python(plain, tmp_path, page):
         code = code.replace("http://127.0.0.1:8080", plain.url)
         result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
         assert (result.returncode, result.stdout) == (0, printed), result.stderr
+
+
+def test_the_list_of_models(tmp_path):
+    """The page shows what the program prints where nothing has been downloaded."""
+    text = (ROOT / "docs" / "serve-a-checkpoint.md").read_text()
+    (shown,) = re.findall(r"^```\n\$ remote-vae models\n(.*?)^```", text, re.M | re.S)
+    environment = clean_environment(HF_HOME=str(tmp_path), HF_HUB_CACHE="")
+    assert subprocess.check_output([binary(), "models"], env=environment, text=True) == shown
