@@ -5,9 +5,9 @@ from html import escape
 
 from record import BASE, Line, Record
 
-WIDTH, ROW, TOP, BOTTOM = 860, 30, 74, 44
+WIDTH, ROW, TOP, BOTTOM = 860, 30, 74, 58
 # Left edge and width of the two panels' bars.
-TIME, MEMORY = (196, 300), (612, 150)
+TIME, MEMORY = (226, 262), (622, 140)
 
 STYLE = """
   text { font: 13px -apple-system, BlinkMacSystemFont, "Segoe UI", "Noto Sans", Helvetica, Arial, sans-serif; fill: #1f2328 }
@@ -50,9 +50,13 @@ def svg(record: Record) -> str:
         parts += row(TOP + ROW * index, line, TIME[1] / slowest, MEMORY[1] / largest)
     rounds = min(len(line.seconds) for line in lines)
     machine = f"{record.data['processor']}, {record.data['cores']} cores, {record.data['instruction_set']}"
-    commit = f" · remote-vae {record.data['commit']}" if record.data["commit"] else ""
-    note = f"{machine} · median of {rounds} or more rounds, line from least to most · × is times ours, in pairs{commit}"
-    parts += [text(20, height - 18, note, "quiet"), "</svg>"]
+    build = f"remote-vae {record.data['commit'] or record.data['version']}"
+    method = f"Medians of {rounds} or more rounds, in each of which every engine decodes once; lines: least to most; ×: of our time"
+    parts += [
+        text(20, height - 36, method, "quiet"),
+        text(20, height - 16, f"{machine}; {build}", "quiet"),
+        "</svg>",
+    ]
     return "\n".join(parts) + "\n"
 
 

@@ -7,16 +7,17 @@ from datetime import date
 from pathlib import Path
 
 BASE = "remote-vae"
+# Where the version goes is `{}`.
 NAMES = {
     "remote-vae": "remote-vae",
     "remote-vae-1-thread": "remote-vae, 1 thread",
     "remote-vae-f16": "remote-vae, f16 storage",
-    "mnn": "MNN",
-    "ncnn": "ncnn",
-    "onnxruntime": "ONNX Runtime",
-    "openvino": "OpenVINO",
-    "pytorch-channels-last": "PyTorch, channels-last",
-    "pytorch": "PyTorch",
+    "mnn": "MNN {}",
+    "ncnn": "ncnn {}",
+    "onnxruntime": "ONNX Runtime {}",
+    "openvino": "OpenVINO {}",
+    "pytorch-channels-last": "PyTorch {} channels-last",
+    "pytorch": "PyTorch {}",
 }
 
 
@@ -108,8 +109,8 @@ class Line:
 
     @property
     def label(self) -> str:
-        version = self.about["version"]
-        return NAMES[self.name] if version is None else f"{NAMES[self.name]} {version.split('+')[0]}"
+        version = self.about["version"] or ""
+        return NAMES[self.name].format(version.split("+")[0])
 
     def cells(self) -> list[str]:
         return [

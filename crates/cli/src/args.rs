@@ -192,6 +192,9 @@ pub(crate) struct BenchArgs {
     /// Runs of each size that are timed
     #[arg(long, env = "REMOTE_VAE_RUNS", hide_env_values = true, value_name = "N", default_value = "3", value_parser = runs)]
     pub(crate) runs: usize,
+    /// Also say of each layer what it does, why so, and how fast
+    #[arg(long, env = "REMOTE_VAE_EXPLAIN", hide_env_values = true, value_parser = BoolishValueParser::new())]
+    pub(crate) explain: bool,
     /// Print JSON instead of a table
     #[arg(long, env = "REMOTE_VAE_JSON", hide_env_values = true, value_parser = BoolishValueParser::new())]
     pub(crate) json: bool,

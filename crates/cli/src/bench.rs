@@ -7,9 +7,10 @@ use anyhow::{bail, ensure};
 use serde_json::{Value, json};
 use vae::engine::cpu::{CpuEngine, CpuOptions, Isa, Numerics, Storage};
 use vae::latents::Scaling;
-use vae::{Cancelled, DecodeOptions, HostTensor, Observer, Silent, Vae, VaeError, VaeInfo};
+use vae::{Cancelled, DecodeOptions, HostTensor, LayerRun, Observer, Silent, Vae, VaeError, VaeInfo};
 
 use crate::args::BenchArgs;
+use crate::explain::{self, Explainer};
 use crate::machine;
 use crate::source::Source;
 
@@ -76,7 +77,8 @@ pub(crate) fn run(args: BenchArgs) -> anyhow::Result<()> {
         let whole = measure(vae.as_mut(), How::Whole, size, args.runs)?;
         let cut = vae.tile_latent_min_size().is_some_and(|tile| side > tile);
         let tiled = cut.then(|| measure(vae.as_mut(), How::Tiled, size, args.runs)).transpose()?;
-        rows.push((size, whole, tiled));
+        let layers = if args.explain { Some(explained(vae.as_mut(), size)?) } else { None };
+        rows.push(Row { size, whole, tiled, layers });
     }
     if args.json {
         say!("{:#}", as_json(&source, &info, &checked, &rows));
@@ -201,15 +203,34 @@ impl Measured {
     }
 }
 
-type Row = (usize, Measured, Option<Measured>);
+/// Everything of one resolution.
+struct Row {
+    size: usize,
+    whole: Measured,
+    tiled: Option<Measured>,
+    layers: Option<Vec<LayerRun>>,
+}
+
+/// The layers of one more decode.
+fn explained(vae: &mut dyn Vae, size: usize) -> anyhow::Result<Vec<LayerRun>> {
+    let side = size / vae.info().spatial_factor;
+    let latents = latents(vae.info(), [side, side])?;
+    let mut progress = Progress::new(format!("{size} x {size}, layer by layer"));
+    let mut explainer = Explainer { progress: &mut progress, layers: Vec::new() };
+    vae.decode(latents, &DecodeOptions::default(), &mut explainer)?;
+    let layers = explainer.layers;
+    progress.end();
+    Ok(layers)
+}
 
 fn as_json(source: &Source, info: &VaeInfo, checked: &Checked, rows: &[Row]) -> Value {
-    let results = rows.iter().map(|(size, whole, tiled)| {
+    let results = rows.iter().map(|row| {
         json!({
-            "height": size,
-            "width": size,
-            "whole": whole.json(),
-            "tiled": tiled.as_ref().map(Measured::json),
+            "height": row.size,
+            "width": row.size,
+            "whole": row.whole.json(),
+            "tiled": row.tiled.as_ref().map(Measured::json),
+            "layers": row.layers.as_deref().map(explain::json),
         })
     });
     json!({
@@ -245,11 +266,16 @@ fn print(source: &Source, info: &VaeInfo, checked: &Checked, rows: &[Row]) {
         "tiled time",
         "tiled memory"
     );
-    for (size, whole, tiled) in rows {
+    for Row { size, whole, tiled, .. } in rows {
         let [time, memory] = cells(Some(whole));
         let [tiled_time, tiled_memory] = cells(tiled.as_ref());
         let resolution = format!("{size} x {size}");
         say!("{resolution:>13}  {time:>22}  {memory:>17}  {tiled_time:>22}  {tiled_memory:>17}");
+    }
+    for row in rows {
+        if let Some(layers) = &row.layers {
+            explain::print(row.size, layers);
+        }
     }
 }
 

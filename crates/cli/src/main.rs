@@ -13,6 +13,7 @@ mod bench;
 mod decode;
 mod demo;
 mod engine;
+mod explain;
 mod latents;
 mod machine;
 mod models;

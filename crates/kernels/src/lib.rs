@@ -17,6 +17,7 @@ mod few_outputs;
 mod gemm;
 mod memory;
 mod norm;
+mod peak;
 mod plan;
 mod pointwise;
 mod pool;

@@ -27,6 +27,19 @@ pub enum Algorithm {
     Direct,
 }
 
+impl Algorithm {
+    /// For people. Behind a nearest 2× upsampling a 3×3 convolution is four of 2×2, one for each phase of the output.
+    pub fn name(self, upsampled: bool) -> &'static str {
+        match (self, upsampled) {
+            (Self::Winograd6, false) => "Winograd F(6×6, 3×3)",
+            (Self::Winograd6, true) => "4 × Winograd F(7×7, 2×2)",
+            (Self::Winograd4, false) => "Winograd F(4×4, 3×3)",
+            (Self::Winograd4, true) => "4 × Winograd F(5×5, 2×2)",
+            (Self::Direct, _) => "direct",
+        }
+    }
+}
+
 /// A choice and its reason.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {

@@ -24,7 +24,7 @@ pub use error::{EngineError, LoadError, VaeError};
 pub use families::CLASS_NAMES;
 pub use files::model_files;
 pub use load::{Factors, Source, load, load_with};
-pub use observe::{Cancelled, Observer, Silent};
+pub use observe::{Cancelled, LayerRun, Observer, Silent};
 pub use posterior::DiagonalGaussianDistribution;
 pub use tensor::HostTensor;
 pub use vae::{DecodeOptions, EncodeOptions, Vae, VaeInfo};

@@ -1,6 +1,9 @@
 //! Watching a decode from outside: progress, cancellation, and the activations that golden tests compare.
 
+use std::time::Duration;
+
 use crate::HostTensor;
+use crate::engine::Choice;
 
 /// The caller no longer wants the result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +29,33 @@ pub trait Observer {
     fn activation(&mut self, stage: &str, value: HostTensor) {
         let _ = (stage, value);
     }
+
+    /// Whether [`Observer::layer`] should be called. Explaining a layer costs a little time.
+    fn wants_layers(&self) -> bool {
+        false
+    }
+
+    /// A layer has been run.
+    fn layer(&mut self, layer: LayerRun) {
+        let _ = layer;
+    }
+}
+
+/// What one layer did.
+#[derive(Clone, Debug)]
+pub struct LayerRun {
+    /// As in the checkpoint.
+    pub name: String,
+    /// `[B, C, H, W]` that went in.
+    pub input: Vec<usize>,
+    /// `[B, C, H, W]` that came out.
+    pub output: Vec<usize>,
+    /// Multiplications with an addition that the layer's definition has, however many the algorithm makes.
+    pub multiply_adds: usize,
+    /// How the engine did it, and why.
+    pub choice: Choice,
+    /// How long it took.
+    pub time: Duration,
 }
 
 /// Watches nothing.

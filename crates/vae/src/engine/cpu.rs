@@ -7,7 +7,7 @@ use std::sync::Arc;
 use kernels::{Context, Features, OutOfMemory, Pool, Pre};
 pub use kernels::{Isa, Numerics, Storage};
 
-use super::{Activation, Conv2dSpec, Engine, GroupNormSpec, Limits};
+use super::{Activation, Choice, Conv2dSpec, Engine, GroupNormSpec, Limits, Step};
 use crate::{EngineError, HostTensor, Weight};
 
 /// How the engine works; the defaults are what nearly everybody wants.
@@ -138,6 +138,10 @@ impl Attention {
     }
 }
 
+fn pre(norm: &kernels::GroupNorm, activation: Activation) -> Pre<'_> {
+    Pre { norm: Some(norm), silu: activation == Activation::Silu }
+}
+
 impl Engine for CpuEngine {
     type Tensor = Features;
     type Conv2d = Conv2d;
@@ -164,6 +168,29 @@ impl Engine for CpuEngine {
 
     fn release(&self) {
         self.0.arena.release();
+    }
+
+    fn shape(&self, tensor: &Features) -> Vec<usize> {
+        tensor.shape().to_vec()
+    }
+
+    fn explain(&self, x: &Features, step: Step<'_, Self>) -> Choice {
+        let (conv, pre, upsampled) = match step {
+            Step::Conv2d(conv) => (conv, Pre::default(), false),
+            Step::NormActConv2d(norm, activation, conv) => (conv, pre(norm, activation), false),
+            Step::Upsample2xConv2d(conv) => (conv, Pre::default(), true),
+            Step::Attention(_) => {
+                return Choice {
+                    algorithm: "blocks of keys",
+                    reason: "a running softmax: the matrix of scores never exists",
+                };
+            }
+        };
+        if conv.spec.kernel == 1 {
+            return Choice { algorithm: "matrix product", reason: "1×1: one product with the weights" };
+        }
+        let plan = conv.kernel().plan(&self.0, x, pre);
+        Choice { algorithm: plan.algorithm.name(upsampled), reason: plan.reason }
     }
 
     fn conv2d(&self, spec: Conv2dSpec, weight: Weight, bias: Option<Weight>) -> Result<Conv2d, EngineError> {
@@ -241,8 +268,7 @@ impl Engine for CpuEngine {
         conv: &Conv2d,
         residual: Option<Features>,
     ) -> Result<Features, EngineError> {
-        let pre = Pre { norm: Some(norm), silu: activation == Activation::Silu };
-        conv.run(|kernel| kernel.run(&self.0, x, pre, residual))
+        conv.run(|kernel| kernel.run(&self.0, x, pre(norm, activation), residual))
     }
 
     fn run_upsample2x_conv2d(&self, x: Features, conv: &Conv2d) -> Result<Features, EngineError> {

@@ -5,10 +5,12 @@
 //! engine can work in place where another simply drops it. One thread drives one engine.
 
 pub mod cpu;
+mod explain;
 pub mod reference;
 mod spec;
 mod video;
 
+pub use explain::{Choice, Step};
 pub use spec::{Activation, Conv2dSpec, GroupNormSpec, Limits};
 pub use video::{CausalConv3dSpec, Upsampling, VideoEngine, Watch};
 
@@ -31,6 +33,12 @@ pub trait Engine: Send + 'static {
     fn limits(&self) -> Limits;
     /// Gives back cached memory.
     fn release(&self);
+    /// `[B, C, H, W]`.
+    fn shape(&self, tensor: &Self::Tensor) -> Vec<usize>;
+    /// How this engine would do a step on `x`, and why. It may look at the values, but changes nothing.
+    fn explain(&self, x: &Self::Tensor, step: Step<'_, Self>) -> Choice
+    where
+        Self: Sized;
 
     /// Prepares a convolution. `weight` is `[out, in, k, k]`, `bias` `[out]`, both already checked against `spec`.
     fn conv2d(

@@ -5,7 +5,7 @@
 
 mod video;
 
-use super::{Activation, Conv2dSpec, Engine, GroupNormSpec, Limits};
+use super::{Activation, Choice, Conv2dSpec, Engine, GroupNormSpec, Limits, Step};
 use crate::{EngineError, HostTensor, Weight};
 
 /// An engine of plain loops.
@@ -94,6 +94,14 @@ impl Engine for Reference {
     }
 
     fn release(&self) {}
+
+    fn shape(&self, x: &Tensor) -> Vec<usize> {
+        vec![x.batch, x.channels, x.height, x.width]
+    }
+
+    fn explain(&self, _: &Tensor, _: Step<'_, Self>) -> Choice {
+        Choice { algorithm: "as defined", reason: "this engine takes no short cut" }
+    }
 
     fn conv2d(&self, spec: Conv2dSpec, weight: Weight, bias: Option<Weight>) -> Result<Conv2d, EngineError> {
         let bias = bias.map_or_else(|| vec![0.0; spec.out_channels], |bias| bias.to_f32());

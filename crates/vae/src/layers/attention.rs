@@ -6,7 +6,7 @@ use crate::{LoadError, VaeError};
 
 /// `x + to_out(attention(group_norm(x)))` over all positions of each image.
 pub(crate) struct Attention<E: Engine> {
-    name: String,
+    pub(super) name: String,
     pub(crate) weights: E::Attention,
     pub(super) cost: Cost,
 }

@@ -60,7 +60,8 @@ impl<'a, E: Engine> VarBuilder<'a, E> {
         let bias = self.checkpoint.tensor(&self.name("bias"), &[out_channels])?;
         let weights = self.engine.conv2d(spec, weight, Some(bias))?;
         let fixed = kernel * kernel * in_channels * out_channels * self.area;
-        Ok(Conv2d { weights, cost: self.add(Cost { fixed, per_position: 0 }, out_channels) })
+        let cost = self.add(Cost { fixed, per_position: 0 }, out_channels);
+        Ok(Conv2d { name: self.prefix.clone(), weights, cost })
     }
 
     /// Loads the causal 3-D convolution here.
@@ -112,6 +113,7 @@ impl<'a, E: Engine> VarBuilder<'a, E> {
 
 /// A convolution, ready to run.
 pub(crate) struct Conv2d<E: Engine> {
+    pub(super) name: String,
     pub(super) weights: E::Conv2d,
     pub(super) cost: Cost,
 }

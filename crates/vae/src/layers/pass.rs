@@ -1,8 +1,10 @@
 //! One run through a model: the engine's steps, with progress and activations reported in between.
 
+use std::time::Instant;
+
 use super::{Attention, Conv2d, Cost};
-use crate::engine::{Activation, Engine};
-use crate::{Observer, VaeError};
+use crate::engine::{Activation, Choice, Engine, Step};
+use crate::{LayerRun, Observer, VaeError};
 
 /// One run through a model.
 pub(crate) struct Pass<'a, E> {
@@ -30,7 +32,9 @@ impl<'a, E: Engine> Pass<'a, E> {
 
     /// `conv(x)`.
     pub(crate) fn conv2d(&mut self, x: E::Tensor, conv: &Conv2d<E>) -> Result<E::Tensor, VaeError> {
+        let before = self.before(&x, Step::Conv2d(&conv.weights));
         let y = self.engine.run_conv2d(x, &conv.weights)?;
+        self.report(before, &conv.name, conv.cost, &y);
         self.advance(conv.cost)?;
         Ok(y)
     }
@@ -43,7 +47,9 @@ impl<'a, E: Engine> Pass<'a, E> {
         conv: &Conv2d<E>,
         residual: Option<E::Tensor>,
     ) -> Result<E::Tensor, VaeError> {
+        let before = self.before(x, Step::NormActConv2d(norm, Activation::Silu, &conv.weights));
         let y = self.engine.run_norm_act_conv2d(x, norm, Activation::Silu, &conv.weights, residual)?;
+        self.report(before, &conv.name, conv.cost, &y);
         self.advance(conv.cost)?;
         Ok(y)
     }
@@ -54,7 +60,9 @@ impl<'a, E: Engine> Pass<'a, E> {
         x: E::Tensor,
         conv: &Conv2d<E>,
     ) -> Result<E::Tensor, VaeError> {
+        let before = self.before(&x, Step::Upsample2xConv2d(&conv.weights));
         let y = self.engine.run_upsample2x_conv2d(x, &conv.weights)?;
+        self.report(before, &conv.name, conv.cost, &y);
         self.advance(conv.cost)?;
         Ok(y)
     }
@@ -65,7 +73,9 @@ impl<'a, E: Engine> Pass<'a, E> {
         x: E::Tensor,
         attention: &Attention<E>,
     ) -> Result<E::Tensor, VaeError> {
+        let before = self.before(&x, Step::Attention(&attention.weights));
         let y = self.engine.run_attention(x, &attention.weights)?;
+        self.report(before, &attention.name, attention.cost, &y);
         self.advance(attention.cost)?;
         Ok(y)
     }
@@ -78,8 +88,36 @@ impl<'a, E: Engine> Pass<'a, E> {
         Ok(())
     }
 
+    /// What is to be told of a layer and has to be known before it runs; `None` if nobody wants to hear it.
+    fn before(&self, x: &E::Tensor, step: Step<'_, E>) -> Option<Before> {
+        self.observer.wants_layers().then(|| Before {
+            input: self.engine.shape(x),
+            choice: self.engine.explain(x, step),
+            start: Instant::now(),
+        })
+    }
+
+    fn report(&mut self, before: Option<Before>, name: &str, cost: Cost, y: &E::Tensor) {
+        let Some(Before { input, choice, start }) = before else { return };
+        let time = start.elapsed();
+        let (name, output) = (name.to_owned(), self.engine.shape(y));
+        self.observer.layer(LayerRun { name, input, output, multiply_adds: self.work(cost), choice, time });
+    }
+
+    /// What a layer costs for the images that go through now.
+    fn work(&self, cost: Cost) -> usize {
+        cost.of_image(self.positions).saturating_mul(self.images)
+    }
+
     fn advance(&mut self, cost: Cost) -> Result<(), VaeError> {
-        self.done = self.done.saturating_add(cost.of_image(self.positions).saturating_mul(self.images));
+        self.done = self.done.saturating_add(self.work(cost));
         Ok(self.observer.progress(self.done, self.total)?)
     }
+}
+
+/// Of a layer that is about to run.
+struct Before {
+    input: Vec<usize>,
+    choice: Choice,
+    start: Instant,
 }
