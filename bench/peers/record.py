@@ -6,6 +6,8 @@ import statistics
 from datetime import date
 from pathlib import Path
 
+from environment import Failure
+
 BASE = "remote-vae"
 # Where the version goes is `{}`.
 NAMES = {
@@ -27,7 +29,10 @@ class Record:
 
     @classmethod
     def read(cls, path: Path) -> "Record":
-        return cls(path, json.loads(path.read_text()))
+        try:
+            return cls(path, json.loads(path.read_text()))
+        except (OSError, ValueError) as error:
+            raise Failure(f"{path} cannot be read as a record: {error}") from None
 
     @classmethod
     def begin(cls, about: dict, cores: int, system: str, path: Path) -> "Record":
