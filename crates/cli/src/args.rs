@@ -127,7 +127,7 @@ pub(crate) struct OptionArgs {
     /// The latents are scaled already: decode them as they are
     #[arg(long, env = "REMOTE_VAE_NO_SCALING", hide_env_values = true, value_parser = BoolishValueParser::new())]
     pub(crate) no_scaling: bool,
-    /// A picture (pil) or a tensor (pt) [default: what the ending of OUT says]
+    /// A picture (pil), a tensor (pt) or a video (mp4) [default: what the ending of OUT says]
     #[arg(long, env = "REMOTE_VAE_OUTPUT_TYPE", hide_env_values = true, value_name = "TYPE")]
     pub(crate) output_type: Option<OutputTypeArg>,
     /// Format of a picture [default: what the ending of OUT says, else jpg]
@@ -142,6 +142,12 @@ pub(crate) struct OptionArgs {
     /// Width of the picture in pixels; packed latents need it
     #[arg(long, env = "REMOTE_VAE_WIDTH", hide_env_values = true, value_name = "W")]
     pub(crate) width: Option<usize>,
+    /// Frames a second of a video [default: 15]
+    #[arg(long, env = "REMOTE_VAE_FPS", hide_env_values = true, value_name = "N")]
+    pub(crate) fps: Option<u16>,
+    /// Quality of a video, from 1 to 100 [default: about CRF 25 of x264]
+    #[arg(long, env = "REMOTE_VAE_QUALITY", hide_env_values = true, value_name = "N")]
+    pub(crate) quality: Option<u8>,
 }
 
 /// See the whole path work: server, client, pictures
@@ -215,6 +221,7 @@ fn runs(text: &str) -> Result<usize, String> {
 pub(crate) enum OutputTypeArg {
     Pil,
     Pt,
+    Mp4,
 }
 
 /// `--image-format`.
@@ -230,6 +237,7 @@ impl From<OutputTypeArg> for OutputType {
         match arg {
             OutputTypeArg::Pil => Self::Pil,
             OutputTypeArg::Pt => Self::Pt,
+            OutputTypeArg::Mp4 => Self::Mp4,
         }
     }
 }
@@ -255,6 +263,8 @@ impl OptionArgs {
             .partial_postprocess(self.partial_postprocess)
             .height(self.height)
             .width(self.width)
+            .fps(self.fps)
+            .quality(self.quality)
     }
 }
 

@@ -57,6 +57,7 @@ fn decode_here(
     let start = Instant::now();
     let decoded = match server::decode(vae.as_mut(), request, &limits)? {
         server::Decoded::Tensor(tensor) => Decoded::Tensor(tensor),
+        server::Decoded::Video(file) => Decoded::Video(file),
         server::Decoded::Image(file) => Decoded::Image(Image::from_bytes(file)?),
     };
     Ok((decoded, start.elapsed()))

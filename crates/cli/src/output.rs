@@ -17,6 +17,7 @@ enum Ending {
     Image(ImageFormatArg),
     Safetensors,
     Npy,
+    Mp4,
     Other,
 }
 
@@ -27,6 +28,7 @@ impl Ending {
             Some("png") => Self::Image(ImageFormatArg::Png),
             Some("safetensors") => Self::Safetensors,
             Some("npy") => Self::Npy,
+            Some("mp4") => Self::Mp4,
             _ => Self::Other,
         }
     }
@@ -44,13 +46,23 @@ pub(crate) fn plan(out: &Path, args: &OptionArgs) -> anyhow::Result<(OutputType,
     let ending = Ending::of(out);
     let by_name = match ending {
         Ending::Safetensors | Ending::Npy => OutputTypeArg::Pt,
+        Ending::Mp4 => OutputTypeArg::Mp4,
         Ending::Other if args.partial_postprocess => OutputTypeArg::Pt,
         Ending::Image(_) | Ending::Other => OutputTypeArg::Pil,
     };
     let output_type = args.output_type.unwrap_or(by_name);
     let out = out.display();
     match (output_type, &ending) {
-        (OutputTypeArg::Pt, Ending::Image(_) | Ending::Other) => {
+        (OutputTypeArg::Mp4, Ending::Mp4 | Ending::Other) if args.partial_postprocess => {
+            bail!("--partial-postprocess gives a tensor: name it .safetensors or .npy, not {out}")
+        }
+        (OutputTypeArg::Mp4, Ending::Image(_) | Ending::Safetensors | Ending::Npy) => {
+            bail!("--output-type mp4 gives a video: name it .mp4, not {out}")
+        }
+        (OutputTypeArg::Pil, Ending::Mp4) => {
+            bail!("--output-type pil gives a picture: name it .jpg or .png, not {out}")
+        }
+        (OutputTypeArg::Pt, Ending::Image(_) | Ending::Mp4 | Ending::Other) => {
             bail!(
                 "--output-type pt and --partial-postprocess give a tensor: name it .safetensors or .npy, not {out}"
             )
@@ -132,6 +144,7 @@ pub(crate) fn describe(decoded: &Decoded) -> String {
             format!("{} x {} {format}, {size}", image.width, image.height)
         }
         Decoded::Tensor(tensor) => format!("{}, {size}", tensor.head),
+        Decoded::Video(_) => format!("MP4, {size}"),
         _ => size,
     }
 }
@@ -170,6 +183,8 @@ mod tests {
             ("a.npy", &[], (Pt, JPG)),
             ("a.safetensors", &["--output-type", "pt"], (Pt, JPG)),
             ("a.npy", &["--partial-postprocess"], (Pt, JPG)),
+            ("a.mp4", &[], (OutputType::Mp4, JPG)),
+            ("a.mp4", &["--output-type=mp4"], (OutputType::Mp4, JPG)),
         ] {
             assert_eq!(planned(out, flags), Ok(expected), "{out} {flags:?}");
         }
@@ -184,6 +199,10 @@ mod tests {
             ("a", &["--partial-postprocess"], ".safetensors or .npy"),
             ("a.jpg", &["--partial-postprocess"], ".safetensors or .npy"),
             ("a.npy", &["--output-type=pil"], ".jpg or .png"),
+            ("a.mp4", &["--output-type=pil"], ".jpg or .png"),
+            ("a.mp4", &["--output-type=pt"], ".safetensors or .npy"),
+            ("a.mp4", &["--partial-postprocess"], ".safetensors or .npy"),
+            ("a.npy", &["--output-type=mp4"], "name it .mp4"),
             ("no/such/folder/a.png", &[], "there is no folder no/such/folder"),
             ("/", &[], "it is a folder"),
         ] {

@@ -15,6 +15,8 @@ pub enum Decoded {
     Image(Image),
     /// A tensor ([`OutputType::Pt`]).
     Tensor(Tensor),
+    /// An mp4 file ([`OutputType::Mp4`]).
+    Video(Bytes),
 }
 
 impl Decoded {
@@ -25,8 +27,8 @@ impl Decoded {
     pub fn into_image(self) -> Result<Image, Error> {
         match self {
             Self::Image(image) => Ok(image),
-            Self::Tensor(_) => {
-                Err(Error::Options("`output_type` pt gives a tensor, not a picture".to_owned()))
+            Self::Tensor(_) | Self::Video(_) => {
+                Err(Error::Options("`output_type` pt or mp4 gives no picture".to_owned()))
             }
         }
     }
@@ -38,8 +40,8 @@ impl Decoded {
     pub fn into_tensor(self) -> Result<Tensor, Error> {
         match self {
             Self::Tensor(tensor) => Ok(tensor),
-            Self::Image(_) => {
-                Err(Error::Options("`output_type` pil gives a picture, not a tensor".to_owned()))
+            Self::Image(_) | Self::Video(_) => {
+                Err(Error::Options("`output_type` pil or mp4 gives a file, not a tensor".to_owned()))
             }
         }
     }
@@ -49,6 +51,7 @@ impl Decoded {
         match self {
             Self::Image(image) => &image.bytes,
             Self::Tensor(tensor) => &tensor.bytes,
+            Self::Video(file) => file,
         }
     }
 }
@@ -102,6 +105,9 @@ impl std::fmt::Debug for Image {
 pub(crate) fn read(output_type: OutputType, headers: &HeaderMap, body: Bytes) -> Result<Decoded, Error> {
     match output_type {
         OutputType::Pil => Image::from_bytes(body).map(Decoded::Image),
+        // The second word of the file is the name of its first box (ISO/IEC 14496-12, 4.3).
+        OutputType::Mp4 if body.get(4..8) == Some(b"ftyp") => Ok(Decoded::Video(body)),
+        OutputType::Mp4 => Err(Error::Answer("it is no mp4 file".to_owned())),
         OutputType::Pt => {
             let header = |name| headers.get(name).and_then(|value| value.to_str().ok());
             TensorHead::from_headers(header("shape"), header("dtype"))

@@ -1,6 +1,6 @@
 //! What to ask for, in diffusers' words.
 
-use wire::{Answer, DType, ImageFormat, Params, Scaling, Transfer, Values};
+use wire::{Answer, DType, ImageFormat, Params, Scaling, Transfer, Values, VideoFormat};
 
 use crate::Error;
 
@@ -12,8 +12,10 @@ pub enum OutputType {
     #[default]
     Pil,
     /// A tensor: float16 `[B, 3, H, W]`, nominally in [-1, 1]; with [`DecodeOptions::partial_postprocess`] uint8
-    /// `[B, H, W, 3]`.
+    /// `[B, H, W, 3]`. Of a video `[B, 3, F, H, W]`, and `[F, H, W, 3]`.
     Pt,
+    /// A video as an mp4 file, with [`DecodeOptions::fps`] and [`DecodeOptions::quality`].
+    Mp4,
 }
 
 /// The options of a decode: names and defaults are those of diffusers' `remote_decode`.
@@ -44,6 +46,10 @@ pub struct DecodeOptions {
     pub height: Option<usize>,
     /// Width of the picture in pixels; packed latents need it.
     pub width: Option<usize>,
+    /// Frames a second of [`OutputType::Mp4`], 1 to 240; 15 if nothing is said.
+    pub fps: Option<u16>,
+    /// Quality of [`OutputType::Mp4`], 1 to 100.
+    pub quality: Option<u8>,
 }
 
 impl Default for DecodeOptions {
@@ -57,6 +63,8 @@ impl Default for DecodeOptions {
             partial_postprocess: false,
             height: None,
             width: None,
+            fps: None,
+            quality: None,
         }
     }
 }
@@ -115,6 +123,18 @@ impl DecodeOptions {
         self
     }
 
+    /// Sets [`DecodeOptions::fps`].
+    pub fn fps(mut self, fps: impl Into<Option<u16>>) -> Self {
+        self.fps = fps.into();
+        self
+    }
+
+    /// Sets [`DecodeOptions::quality`].
+    pub fn quality(mut self, quality: impl Into<Option<u8>>) -> Self {
+        self.quality = quality.into();
+        self
+    }
+
     /// These options as the protocol says them.
     ///
     /// # Errors
@@ -145,7 +165,8 @@ impl DecodeOptions {
         }
         let answer = match (self.output_type, self.partial_postprocess) {
             (OutputType::Pil, false) => Answer::Image(self.image_format),
-            (OutputType::Pil, true) => {
+            (OutputType::Mp4, false) => Answer::Video(VideoFormat { fps: self.fps, quality: self.quality }),
+            (OutputType::Pil | OutputType::Mp4, true) => {
                 return wrong("`partial_postprocess` answers with a tensor: it needs `output_type` pt");
             }
             (OutputType::Pt, false) => {
@@ -155,7 +176,11 @@ impl DecodeOptions {
                 Answer::Tensor { values: Values::Round8, dtype: DType::UInt8, transfer: Transfer::Binary }
             }
         };
-        Ok(Params { model: None, scaling, height: self.height, width: self.width, answer })
+        if self.output_type != OutputType::Mp4 && (self.fps.is_some() || self.quality.is_some()) {
+            return wrong("`fps` and `quality` are of a video: they need `output_type` mp4");
+        }
+        let (height, width) = (self.height, self.width);
+        Ok(Params { scaling, height, width, ..Params::new(answer) })
     }
 }
 

@@ -6,10 +6,12 @@
 
 mod error;
 mod jpeg;
+mod mp4;
 mod pixels;
 mod png;
 
 pub use error::MediaError;
 pub use jpeg::{DEFAULT_QUALITY, encode_jpeg};
+pub use mp4::{DEFAULT_FPS, MP4_MAX_SIZE, Mp4Options, encode_mp4};
 pub use pixels::{f16_bytes, rgb_from_planes, round8, unit_range};
 pub use png::encode_png;

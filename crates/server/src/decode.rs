@@ -107,7 +107,7 @@ fn prepare(app: &App, target: &Target<'_>, head: &RequestHead, body: Bytes) -> R
     let answer = params.answer;
     let work: Work = Box::new(move |vae, observer| {
         let latents = for_model(latents, &params, vae.info())?;
-        vae.decode(latents, &DecodeOptions::default(), observer)
+        vae.decode(latents, &options(&params), observer)
     });
     Ok(Prepared { work, cost: Cost { model, work: pixels as u64 }, pixels, answer })
 }
@@ -126,7 +126,7 @@ pub(crate) fn check(
     let shape = vae::latents::arranged_shape(&latents.head.shape, info, params.height, params.width)?;
     let [batch, frames, height, width] = decoded_size(&shape, info);
     limits.check_decoded(batch, frames, height, width)?;
-    respond::check(params.answer, info, batch)?;
+    respond::check(params.answer, info, batch, [height, width])?;
     Ok(batch * frames * height * width)
 }
 
@@ -138,6 +138,11 @@ pub(crate) fn for_model(latents: Tensor, params: &Params, info: &VaeInfo) -> Res
     let mut latents = vae::latents::arrange(host_tensor(latents)?, info, params.height, params.width)?;
     scaling(params.scaling).apply(&mut latents, info)?;
     Ok(latents)
+}
+
+/// How the model shall decode.
+pub(crate) fn options(params: &Params) -> DecodeOptions {
+    DecodeOptions { tiling: params.tiling, framewise: params.framewise }
 }
 
 /// The values as f32, whatever type they came in.

@@ -1,10 +1,10 @@
 //! A decode without the server: the same rooms, without HTTP, queue and thread.
 
 use bytes::Bytes;
-use vae::{DecodeOptions, Silent, Vae};
+use vae::{Silent, Vae};
 use wire::{Answer, DecodeRequest, Limits, Tensor};
 
-use crate::decode::{check, for_model};
+use crate::decode::{check, for_model, options};
 use crate::error::ApiError;
 use crate::{postprocess, respond};
 
@@ -15,6 +15,8 @@ pub enum Decoded {
     Tensor(Tensor),
     /// [`Answer::Image`]: the file.
     Image(Bytes),
+    /// [`Answer::Video`]: the file.
+    Video(Bytes),
 }
 
 /// The sentence that the server would refuse with.
@@ -31,12 +33,12 @@ impl From<ApiError> for DecodeError {
 /// Decodes with a model that is at hand, to the very bytes that a server with this model would answer with.
 ///
 /// # Errors
-/// Everything that the server would refuse, and answers that need HTTP: several files in one body, or mp4.
+/// Everything that the server would refuse, and an answer that needs HTTP: several files in one body.
 pub fn decode(vae: &mut dyn Vae, request: DecodeRequest, limits: &Limits) -> Result<Decoded, DecodeError> {
     let DecodeRequest { latents, params } = request;
     check(&latents, &params, vae.info(), limits)?;
     let latents = for_model(latents, &params, vae.info()).map_err(ApiError::from)?;
-    let pixels = vae.decode(latents, &DecodeOptions::default(), &mut Silent).map_err(ApiError::from)?;
+    let pixels = vae.decode(latents, &options(&params), &mut Silent).map_err(ApiError::from)?;
     match params.answer {
         Answer::Tensor { values, dtype, .. } => {
             Ok(Decoded::Tensor(postprocess::tensor(pixels, values, dtype).map_err(ApiError::from)?))
@@ -46,8 +48,9 @@ pub fn decode(vae: &mut dyn Vae, request: DecodeRequest, limits: &Limits) -> Res
             let file = file.ok_or_else(|| DecodeError("the model gave no picture".to_owned()))?;
             Ok(Decoded::Image(file.content.into()))
         }
-        Answer::Images(..) | Answer::Video => {
-            Err(DecodeError("only a tensor or one picture can be decoded without a server".to_owned()))
+        Answer::Video(format) => Ok(Decoded::Video(respond::video(pixels, format)?.into())),
+        Answer::Images(..) => {
+            Err(DecodeError("only a tensor, a picture or a video can be decoded without a server".to_owned()))
         }
     }
 }

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use axum::body::Body;
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
-use media::{DEFAULT_QUALITY, encode_jpeg, encode_png};
+use media::{DEFAULT_QUALITY, MP4_MAX_SIZE, Mp4Options, encode_jpeg, encode_mp4, encode_png};
 use vae::{HostTensor, VaeInfo};
-use wire::{Answer, ImageFormat, Tensor, Transfer, Values};
+use wire::{Answer, ImageFormat, Tensor, Transfer, Values, VideoFormat};
 
 use crate::error::ApiError;
 use crate::executor::Decoded;
@@ -21,11 +21,14 @@ const DTYPE: HeaderName = HeaderName::from_static("dtype");
 /// Header with how long each step took, in milliseconds (W3C Server Timing).
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
-/// Checks that a model can answer so, before any work is done.
+/// Media type of a video.
+const VIDEO_MP4: &str = "video/mp4";
+
+/// Checks that a model can answer so with pictures of this height and width, before any work is done.
 ///
 /// # Errors
 /// 422 that says what to ask for instead.
-pub(crate) fn check(answer: Answer, info: &VaeInfo, batch: usize) -> Result<(), ApiError> {
+pub(crate) fn check(answer: Answer, info: &VaeInfo, batch: usize, size: [usize; 2]) -> Result<(), ApiError> {
     let is_video = info.temporal_factor.is_some();
     let needs_rgb = !matches!(answer, Answer::Tensor { values: Values::Raw, .. });
     if needs_rgb && info.out_channels != 3 {
@@ -35,10 +38,8 @@ pub(crate) fn check(answer: Answer, info: &VaeInfo, batch: usize) -> Result<(), 
         )));
     }
     match answer {
-        Answer::Video if is_video => {
-            Err(ApiError::unprocessable("this server does not write mp4 files: use output_type=pt"))
-        }
-        Answer::Video => Err(ApiError::unprocessable(
+        Answer::Video(_) if is_video => check_video(batch, size),
+        Answer::Video(_) => Err(ApiError::unprocessable(
             "output_type=mp4 needs a video model, and this one decodes images: use pil or pt",
         )),
         Answer::Image(_) | Answer::Images(..) if is_video => {
@@ -87,7 +88,7 @@ fn render(pixels: HostTensor, answer: Answer) -> Result<Response, ApiError> {
             let (content_type, body) = pack(&files(pixels, format)?, packaging).map_err(broken)?;
             respond(&content_type, body)
         }
-        Answer::Video => Err(ApiError::internal("a video was asked for, but should have been refused")),
+        Answer::Video(format) => respond(VIDEO_MP4, video(pixels, format)?),
     }
 }
 
@@ -119,6 +120,30 @@ pub(crate) fn files(pixels: HostTensor, format: ImageFormat) -> Result<Vec<File>
         content.map(|content| File { name, media_type: format.media_type(), content }).map_err(broken)
     };
     pictures.into_iter().enumerate().map(encode).collect()
+}
+
+/// The frames of one video as an mp4 file.
+pub(crate) fn video(pixels: HostTensor, format: VideoFormat) -> Result<Vec<u8>, ApiError> {
+    let (height, width, frames) = pictures(pixels);
+    let options = Mp4Options { fps: format.fps, quality: format.quality };
+    encode_mp4(&frames, width, height, &options).map_err(broken)
+}
+
+/// Whether videos of this height and width, in pixels, fit into one mp4 file.
+fn check_video(batch: usize, [height, width]: [usize; 2]) -> Result<(), ApiError> {
+    let [longest, shortest] = MP4_MAX_SIZE;
+    if height.max(width) > longest || height.min(width) > shortest {
+        return Err(ApiError::unprocessable(format!(
+            "an mp4 file holds pictures of at most {longest} x {shortest} pixels, and these are {width} x {height}: \
+             use output_type=pt"
+        )));
+    }
+    if batch > 1 {
+        return Err(ApiError::unprocessable(format!(
+            "{batch} videos do not fit into one mp4 file: send them one by one, or use output_type=pt"
+        )));
+    }
+    Ok(())
 }
 
 fn respond(content_type: &str, body: impl Into<Body>) -> Result<Response, ApiError> {

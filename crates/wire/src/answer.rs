@@ -19,7 +19,22 @@ pub enum Answer {
     /// All pictures of a batch as files in one body.
     Images(ImageFormat, Packaging),
     /// A video as an mp4 file.
-    Video,
+    Video(VideoFormat),
+}
+
+/// How a video file is made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VideoFormat {
+    /// Frames a second, 1 to 240; `None` is 15.
+    pub fps: Option<u16>,
+    /// 1 to 100; `None` is about what x264 makes of its CRF 25.
+    pub quality: Option<u8>,
+}
+
+impl VideoFormat {
+    fn read(metadata: &Metadata) -> Result<Self, WireError> {
+        Ok(Self { fps: metadata.number("fps", 1..=240)?, quality: metadata.number("quality", 1..=100)? })
+    }
 }
 
 /// Which values a tensor answer has.
@@ -141,8 +156,8 @@ fn transfer(media_type: &str) -> Option<Transfer> {
 }
 
 impl Answer {
-    /// Reads `output_type` (absent: `pil`), `image_format`, `partial_postprocess`, `out_dtype` and `quality` in the
-    /// light of `Accept`.
+    /// Reads `output_type` (absent: `pil`), `image_format`, `partial_postprocess`, `out_dtype`, `quality` and
+    /// `fps` in the light of `Accept`.
     ///
     /// # Errors
     /// A value that cannot be read, or an `Accept` that none of the answers fits.
@@ -150,7 +165,7 @@ impl Answer {
         let output_type = metadata.text("output_type")?;
         let partial_postprocess = metadata.flag("partial_postprocess")?.unwrap_or(false);
         match output_type {
-            Some("mp4") => return Ok(Self::Video),
+            Some("mp4") => return VideoFormat::read(metadata).map(Self::Video),
             Some("pt") => return tensor_or_bytes(metadata, accept, partial_postprocess),
             Some("pil") | None => {}
             Some(other) => {
@@ -187,12 +202,12 @@ impl Answer {
     pub(crate) fn parameters(self) -> Vec<(&'static str, String)> {
         let format = match self {
             Self::Image(format) | Self::Images(format, _) => format,
-            Self::Tensor { .. } | Self::Video => ImageFormat::Jpeg { quality: None },
+            Self::Tensor { .. } | Self::Video(_) => ImageFormat::Jpeg { quality: None },
         };
         let output_type = match self {
             Self::Tensor { values: Values::Raw | Values::Round8, .. } => "pt",
             Self::Tensor { values: Values::Unit, .. } | Self::Image(_) | Self::Images(..) => "pil",
-            Self::Video => "mp4",
+            Self::Video(_) => "mp4",
         };
         let partial = matches!(self, Self::Tensor { values: Values::Round8, .. });
         let mut parameters = vec![
@@ -208,6 +223,10 @@ impl Answer {
             | Self::Images(ImageFormat::Jpeg { quality: Some(quality) }, _) => {
                 parameters.push(("quality", quality.to_string()));
             }
+            Self::Video(VideoFormat { fps, quality }) => {
+                parameters.extend(fps.map(|fps| ("fps", fps.to_string())));
+                parameters.extend(quality.map(|quality| ("quality", quality.to_string())));
+            }
             _ => {}
         }
         parameters
@@ -220,7 +239,7 @@ impl Answer {
             Self::Image(format) => format.media_type(),
             Self::Images(_, packaging) => packaging.media_type(),
             // What diffusers sends.
-            Self::Video => "text/plain",
+            Self::Video(_) => "text/plain",
         }
     }
 }
@@ -284,6 +303,7 @@ mod tests {
     const PNG: Answer = Answer::Image(ImageFormat::Png);
     const RAW: Answer = tensor(Values::Raw, DType::Float16, Transfer::Binary);
     const UNIT: Answer = tensor(Values::Unit, DType::Float16, Transfer::Binary);
+    const VIDEO: Answer = Answer::Video(VideoFormat { fps: None, quality: None });
     const ROUND8: Answer = tensor(Values::Round8, DType::UInt8, Transfer::Binary);
 
     #[test]
@@ -295,8 +315,8 @@ mod tests {
             ("output_type=pil", "image/jpeg", JPEG),
             ("output_type=pil", "image/png", PNG),
             ("output_type=pil", "tensor/binary", UNIT),
-            ("output_type=mp4", "text/plain", Answer::Video),
-            ("output_type=mp4", "video/mp4", Answer::Video),
+            ("output_type=mp4", "text/plain", VIDEO),
+            ("output_type=mp4", "video/mp4", VIDEO),
             // The file follows `Accept`, and `image_format` where that leaves it open.
             ("output_type=pil&image_format=png", "image/jpeg", JPEG),
             ("output_type=pil&image_format=png", "*/*", PNG),
@@ -318,7 +338,7 @@ mod tests {
             ("output_type=pil&partial_postprocess=True", "*/*", ROUND8),
             ("output_type=pil&partial_postprocess=True", "image/jpeg", JPEG),
             ("output_type=pil&partial_postprocess=True", "tensor/binary", UNIT),
-            ("output_type=mp4&partial_postprocess=True", "text/plain", Answer::Video),
+            ("output_type=mp4&partial_postprocess=True", "text/plain", VIDEO),
             // Other types, other transfers, several files.
             ("output_type=pt&out_dtype=float32", "", tensor(Values::Raw, DType::Float32, Transfer::Binary)),
             ("output_type=pt&out_dtype=bfloat16", "", tensor(Values::Raw, DType::BFloat16, Transfer::Binary)),
@@ -348,6 +368,9 @@ mod tests {
             ("output_type=pil", "image/webp"),
             ("output_type=pil&quality=0", ""),
             ("output_type=pil&quality=101", "image/jpeg"),
+            ("output_type=mp4&quality=0", "text/plain"),
+            ("output_type=mp4&fps=0", "text/plain"),
+            ("output_type=mp4&fps=241", "text/plain"),
             ("output_type=pt&out_dtype=uint8", ""),
             ("output_type=pt&out_dtype=float64", ""),
             ("output_type=pt&partial_postprocess=True&out_dtype=float32", ""),
@@ -359,7 +382,7 @@ mod tests {
 
     #[test]
     fn what_is_printed_reads_the_same() {
-        let mut answers = vec![Answer::Video];
+        let mut answers = vec![VIDEO, Answer::Video(VideoFormat { fps: Some(24), quality: Some(90) })];
         for transfer in [Transfer::Binary, Transfer::Base64, Transfer::Json] {
             answers.push(tensor(Values::Round8, DType::UInt8, transfer));
             for dtype in [DType::Float16, DType::BFloat16, DType::Float32] {

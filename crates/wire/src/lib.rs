@@ -40,7 +40,7 @@ pub mod routes;
 mod tensor;
 
 pub use accept::Accept;
-pub use answer::{Answer, ImageFormat, Packaging, Transfer, Values};
+pub use answer::{Answer, ImageFormat, Packaging, Transfer, Values, VideoFormat};
 pub use base64::{read_base64_answer, write_base64_answer};
 pub use error::{ErrorBody, WireError};
 pub use limits::Limits;

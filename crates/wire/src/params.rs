@@ -55,7 +55,7 @@ impl Scaling {
 }
 
 /// What a decode request says besides its latents.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Params {
     /// The model, if one is named in the query; else the path says it.
     pub model: Option<String>,
@@ -67,6 +67,24 @@ pub struct Params {
     pub width: Option<usize>,
     /// What to answer with.
     pub answer: Answer,
+    /// Decode in tiles, as diffusers does after `enable_tiling()`.
+    pub tiling: bool,
+    /// Decode a video a few frames at a time, as diffusers does by default.
+    pub framewise: bool,
+}
+
+impl Default for Params {
+    fn default() -> Self {
+        Self {
+            model: None,
+            scaling: Scaling::default(),
+            height: None,
+            width: None,
+            answer: Answer::default(),
+            tiling: false,
+            framewise: true,
+        }
+    }
 }
 
 impl Params {
@@ -93,6 +111,8 @@ impl Params {
             height: side("height")?,
             width: side("width")?,
             answer: Answer::read(metadata, accept)?,
+            tiling: metadata.flag("tiling")?.unwrap_or(false),
+            framewise: metadata.flag("framewise")?.unwrap_or(true),
         })
     }
 
@@ -102,6 +122,8 @@ impl Params {
         parameters.extend(self.scaling.parameters());
         parameters.extend(self.height.map(|height| ("height", height.to_string())));
         parameters.extend(self.width.map(|width| ("width", width.to_string())));
+        parameters.extend(self.tiling.then(|| ("tiling", "True".to_owned())));
+        parameters.extend((!self.framewise).then(|| ("framewise", "False".to_owned())));
         parameters.extend(self.model.clone().map(|model| ("model", model)));
         parameters
     }

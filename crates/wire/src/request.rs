@@ -228,7 +228,7 @@ fn is_picture(shape: &[usize]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Answer, DType, ImageFormat, Packaging, Transfer, Values};
+    use crate::{Answer, DType, ImageFormat, Packaging, Transfer, Values, VideoFormat};
 
     fn head(query: &str, content_type: Option<&str>) -> Result<RequestHead, WireError> {
         RequestHead::read(query, content_type, None)
@@ -289,7 +289,7 @@ mod tests {
             Answer::Tensor { values: Values::Raw, dtype: DType::BFloat16, transfer: Transfer::Binary },
             Answer::Tensor { values: Values::Round8, dtype: DType::UInt8, transfer: Transfer::Base64 },
             Answer::Tensor { values: Values::Unit, dtype: DType::Float16, transfer: Transfer::Json },
-            Answer::Video,
+            Answer::Video(VideoFormat { fps: Some(8), quality: None }),
         ];
         let scalings = [
             Scaling::None,
@@ -307,7 +307,8 @@ mod tests {
                         let bytes = vec![7; shape.iter().product::<usize>() * dtype.size()];
                         let latents = Tensor::new(dtype, shape, bytes.into()).unwrap();
                         let model = (dtype == DType::UInt8).then(|| "a model & more=1".to_owned());
-                        let params = Params { model, scaling, height, width, answer };
+                        let (tiling, framewise) = (dtype == DType::Float16, dtype != DType::Float32);
+                        let params = Params { model, scaling, height, width, answer, tiling, framewise };
                         let request = DecodeRequest { latents, params };
                         let head = RequestHead::read(
                             &request.query(),
@@ -338,6 +339,7 @@ mod tests {
                 height: Some(1024),
                 width: Some(1024),
                 answer: Answer::Image(ImageFormat::Jpeg { quality: None }),
+                ..Params::default()
             }
         );
     }

@@ -316,6 +316,17 @@ async fn a_video_model_answers_in_frames() {
     assert_eq!(tensor(&reply).1.shape, [9, 2, 4, 3]);
     let reply = house.post(&format!("{base}&output_type=pil"), "image/png", bytes(&input, "float32")).await;
     assert!(reply.error(422).contains("mp4 or pt"));
+
+    let mp4 = format!("{base}&output_type=mp4&fps=24&quality=80");
+    for accept in ["text/plain", "video/mp4", ""] {
+        let reply = house.post(&mp4, accept, bytes(&input, "float32")).await;
+        let file = reply.content("video/mp4");
+        assert_eq!(&file[4..8], b"ftyp", "{accept}");
+    }
+    let two = latents(&[2, 4, 1, 1, 1]);
+    let batch = format!("/?dtype=float32{}&output_type=mp4", shape_query(&two.shape));
+    let reply = house.post(&batch, "", bytes(&two, "float32")).await;
+    assert!(reply.error(422).contains("one by one"));
 }
 
 #[tokio::test]

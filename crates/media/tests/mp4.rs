@@ -1,0 +1,106 @@
+//! What the mp4 files are, read back by OpenH264's own decoder.
+
+use media::{Mp4Options, encode_mp4};
+use openh264::decoder::Decoder;
+use openh264::formats::YUVSource;
+
+/// A smooth gradient that moves.
+fn frames(count: usize, width: usize, height: usize) -> Vec<Vec<u8>> {
+    let wave = |x: usize, step: f32| ((x as f32 / step).sin() * 100.0 + 128.0) as u8;
+    let pixel = |t: usize, i: usize| {
+        let (x, y) = (i % width + 3 * t, i / width + t);
+        [wave(x, 23.0), wave(y, 17.0), wave(x + y, 31.0)]
+    };
+    (0..count).map(|t| (0..width * height).flat_map(|i| pixel(t, i)).collect()).collect()
+}
+
+/// The boxes at the top of the file, by name.
+fn boxes(file: &[u8]) -> Vec<(String, &[u8])> {
+    let mut rest = file;
+    let mut found = Vec::new();
+    while let Some((head, _)) = rest.split_first_chunk::<4>() {
+        let length = u32::from_be_bytes(*head) as usize;
+        found.push((String::from_utf8(rest[4..8].to_vec()).unwrap(), &rest[8..length]));
+        rest = &rest[length..];
+    }
+    found
+}
+
+/// Decodes the frames in `mdat` with the parameter sets of `avcC`; returns size and luma of each.
+fn decoded(file: &[u8]) -> Vec<((usize, usize), Vec<u8>)> {
+    let boxes = boxes(file);
+    let names: Vec<_> = boxes.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["ftyp", "moov", "mdat"], "the index comes before the data");
+    let at = file.windows(4).position(|name| name == b"avcC").unwrap() + 4;
+    let length = |at: usize| usize::from(u16::from_be_bytes([file[at], file[at + 1]]));
+    let sps = &file[at + 8..][..length(at + 6)];
+    let pps = &file[at + 11 + sps.len()..][..length(at + 9 + sps.len())];
+    let mut decoder = Decoder::new().unwrap();
+    let annex_b = |unit: &[u8]| [&[0, 0, 0, 1], unit].concat();
+    decoder.decode(&[annex_b(sps), annex_b(pps)].concat()).unwrap();
+    let mut data = boxes[2].1;
+    let mut pictures = Vec::new();
+    while let Some((head, rest)) = data.split_first_chunk::<4>() {
+        let (unit, rest) = rest.split_at(u32::from_be_bytes(*head) as usize);
+        data = rest;
+        if let Some(picture) = decoder.decode(&annex_b(unit)).unwrap() {
+            let (width, height) = picture.dimensions();
+            let luma = picture.y().chunks(picture.strides().0).take(height).flat_map(|line| &line[..width]);
+            pictures.push(((width, height), luma.copied().collect()));
+        }
+    }
+    for picture in decoder.flush_remaining().unwrap() {
+        let (width, height) = picture.dimensions();
+        let luma = picture.y().chunks(picture.strides().0).take(height).flat_map(|line| &line[..width]);
+        pictures.push(((width, height), luma.copied().collect()));
+    }
+    pictures
+}
+
+#[test]
+fn every_frame_comes_back_and_better_quality_is_nearer() {
+    let (width, height) = (96, 64);
+    let frames = frames(9, width, height);
+    let error = |quality| {
+        let file = encode_mp4(&frames, width, height, &Mp4Options { fps: Some(24), quality }).unwrap();
+        let decoded = decoded(&file);
+        assert_eq!(decoded.len(), 9);
+        let mut squares = 0.0;
+        for ((size, luma), rgb) in decoded.iter().zip(&frames) {
+            assert_eq!(*size, (width, height));
+            for (&luma, rgb) in luma.iter().zip(rgb.as_chunks::<3>().0) {
+                let [r, g, b] = rgb.map(f64::from);
+                let expected = 16.0 + (0.2126 * r + 0.7152 * g + 0.0722 * b) * 219.0 / 255.0;
+                squares += (f64::from(luma) - expected).powi(2);
+            }
+        }
+        squares / (9 * width * height) as f64
+    };
+    let (best, usual, worst) = (error(Some(100)), error(None), error(Some(1)));
+    assert!(best < usual && usual < worst, "{best} {usual} {worst}");
+    // 40 dB of a range of 255.
+    assert!(usual < 6.5, "{usual}");
+}
+
+#[test]
+fn sizes_that_the_format_has_not_are_filled_up() {
+    for ((width, height), expected) in
+        [((1, 1), (16, 16)), ((8, 24), (16, 24)), ((33, 17), (34, 18)), ((35, 64), (36, 64))]
+    {
+        let file = encode_mp4(&frames(2, width, height), width, height, &Mp4Options::default()).unwrap();
+        let sizes: Vec<_> = decoded(&file).into_iter().map(|(size, _)| size).collect();
+        assert_eq!(sizes, [expected; 2], "{width} x {height}");
+    }
+}
+
+#[test]
+fn what_cannot_be_encoded_is_refused() {
+    let options = Mp4Options::default();
+    assert!(encode_mp4::<Vec<u8>>(&[], 16, 16, &options).is_err());
+    for (width, height, bytes) in
+        [(16, 16, 767), (0, 16, 0), (3841, 2, 3841 * 6), (2162, 2162, 2162 * 2162 * 3)]
+    {
+        let error = encode_mp4(&[vec![0; bytes]], width, height, &options).unwrap_err().to_string();
+        assert!(error.contains(&width.to_string()), "{error}");
+    }
+}
