@@ -9,6 +9,7 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, Value
 use client::{DecodeOptions, ImageFormat, OutputType};
 use tracing_subscriber::filter::Targets;
 
+use crate::batch::args::{BatchArgs, ServerArgs};
 use crate::engine::{EngineArgs, FLAGS as ENGINE_FLAGS};
 use crate::models::ModelsArgs;
 use crate::service::LimitArgs;
@@ -75,27 +76,49 @@ pub(crate) struct ServeArgs {
     pub(crate) engine: EngineArgs,
 }
 
-/// Decode latents to a picture or a tensor, with a server or without one
+/// Decode latents to pictures or tensors, with a server or without one
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  \
+#[command(
+    after_help = "Exit codes: 0 all is done, 1 nothing (more) can be done, 2 the command line makes no sense, 3 some \
+    files failed and the others are written, 130 interrupted.\n\nExamples:\n  \
     remote-vae decode latents.safetensors -o picture.png --endpoint http://127.0.0.1:8080\n      \
       by a server, which scales as its model's configuration says\n  \
     remote-vae decode latents.npy -o picture.jpg --model ./sd-vae-ft-mse --scaling-factor 0.18215\n      \
       by a model on this machine, without a server\n  \
     remote-vae decode all.safetensors:second -o pixels.npy --model ./FLUX.1 --height 768 --width 1024\n      \
-      packed latents, one tensor of several in a file, to a float16 tensor")]
+      packed latents, one tensor of several in a file, to a float16 tensor\n  \
+    remote-vae decode latents/ 'more/**/*.pt' -o pictures/ --jobs 8 --resume --endpoint http://a --endpoint http://b\n      \
+      thousands, by two servers; the same command goes on where it was interrupted"
+)]
 pub(crate) struct DecodeArgs {
-    /// File with the latents: .npy, or .safetensors with one tensor (or PATH:NAME to choose one of several)
-    pub(crate) latents: String,
-    /// File to write. Its ending says what: .jpg, .png, or for a tensor .safetensors, .npy
+    /// Files with latents: .safetensors, .npy, .npz, .pt (or PATH:NAME for one of the tensors in a file). Also folders,
+    /// patterns such as 'a/**/*.pt', and - for a list on stdin, one a line
+    #[arg(required = true)]
+    pub(crate) latents: Vec<String>,
+    /// File to write. Its ending says what: .jpg, .png, or for a tensor .safetensors, .npy. For many files a folder,
+    /// which is made if it is not there
     #[arg(short, long, env = "REMOTE_VAE_OUT", hide_env_values = true)]
     pub(crate) out: PathBuf,
-    /// URL of a server, ours or any other that diffusers' remote_decode works with
-    #[arg(long, env = "REMOTE_VAE_ENDPOINT", hide_env_values = true, value_name = "URL")]
-    pub(crate) endpoint: Option<String>,
+    /// URL of a server, ours or any other that diffusers' remote_decode works with; of several, each file goes to the
+    /// least busy one
+    #[arg(
+        long,
+        env = "REMOTE_VAE_ENDPOINT",
+        hide_env_values = true,
+        value_name = "URL",
+        value_delimiter = ','
+    )]
+    pub(crate) endpoint: Vec<String>,
     /// Decode here, without a server: a SOURCE as in `remote-vae serve --help` [default: demo, if no --endpoint]
     #[arg(long, env = "REMOTE_VAE_MODEL", hide_env_values = true, value_name = "SOURCE")]
     pub(crate) model: Option<ModelArgs>,
+    /// Do not write into PNG and .safetensors files which model and factors they were made with
+    #[arg(long, env = "REMOTE_VAE_NO_METADATA", hide_env_values = true, value_parser = BoolishValueParser::new())]
+    pub(crate) no_metadata: bool,
+    #[command(flatten)]
+    pub(crate) batch: BatchArgs,
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
     #[command(flatten)]
     pub(crate) options: OptionArgs,
     #[command(flatten)]
@@ -133,6 +156,15 @@ pub(crate) struct OptionArgs {
     /// Format of a picture [default: what the ending of OUT says, else jpg]
     #[arg(long, env = "REMOTE_VAE_IMAGE_FORMAT", hide_env_values = true, value_name = "FORMAT")]
     pub(crate) image_format: Option<ImageFormatArg>,
+    /// Format of tensors, where -o names a folder
+    #[arg(
+        long,
+        env = "REMOTE_VAE_TENSOR_FORMAT",
+        hide_env_values = true,
+        value_name = "FORMAT",
+        default_value = "safetensors"
+    )]
+    pub(crate) tensor_format: TensorFormatArg,
     /// Tensor of bytes that are ready to show, [B, H, W, 3], instead of float16 [B, 3, H, W]
     #[arg(long, env = "REMOTE_VAE_PARTIAL_POSTPROCESS", hide_env_values = true, value_parser = BoolishValueParser::new())]
     pub(crate) partial_postprocess: bool,
@@ -232,6 +264,33 @@ pub(crate) enum ImageFormatArg {
     Png,
 }
 
+/// `--tensor-format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TensorFormatArg {
+    Safetensors,
+    Npy,
+}
+
+impl TensorFormatArg {
+    /// The ending of such files.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Safetensors => "safetensors",
+            Self::Npy => "npy",
+        }
+    }
+}
+
+impl ImageFormatArg {
+    /// The ending of such files.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Jpg => "jpg",
+            Self::Png => "png",
+        }
+    }
+}
+
 impl From<OutputTypeArg> for OutputType {
     fn from(arg: OutputTypeArg) -> Self {
         match arg {
@@ -291,7 +350,7 @@ impl DecodeArgs {
         let said = |id: &str| matches.value_source(id);
         match (said("endpoint"), said("model")) {
             (Some(ValueSource::CommandLine), Some(ValueSource::EnvVariable)) => self.model = None,
-            (Some(ValueSource::EnvVariable), Some(ValueSource::CommandLine)) => self.endpoint = None,
+            (Some(ValueSource::EnvVariable), Some(ValueSource::CommandLine)) => self.endpoint.clear(),
             (Some(_), Some(_)) => {
                 return Err(Args::command().error(
                     ErrorKind::ArgumentConflict,
@@ -301,7 +360,7 @@ impl DecodeArgs {
             }
             _ => {}
         }
-        let by_server = self.endpoint.is_some() && self.model.is_none();
+        let by_server = !self.endpoint.is_empty() && self.model.is_none();
         if let Some(flag) =
             ENGINE_FLAGS.iter().find(|flag| by_server && said(flag) == Some(ValueSource::CommandLine))
         {
@@ -315,13 +374,13 @@ impl DecodeArgs {
 
     /// The model to decode with here, `None` when a server does it
     pub(crate) fn source(&self) -> anyhow::Result<Option<Source>> {
-        match (&self.model, &self.endpoint) {
-            (Some(ModelArgs(models)), _) => match models.as_slice() {
+        match &self.model {
+            Some(ModelArgs(models)) => match models.as_slice() {
                 [model] => Ok(Some(model.source.clone())),
                 models => anyhow::bail!("--model names {} models, but one decodes", models.len()),
             },
-            (None, Some(_)) => Ok(None),
-            (None, None) => Ok(Some(Source::demo())),
+            None if self.endpoint.is_empty() => Ok(Some(Source::demo())),
+            None => Ok(None),
         }
     }
 }

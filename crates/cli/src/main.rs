@@ -9,6 +9,7 @@ macro_rules! say {
 }
 
 mod args;
+mod batch;
 mod bench;
 mod decode;
 mod demo;
@@ -18,6 +19,8 @@ mod latents;
 mod machine;
 mod models;
 mod output;
+mod preview;
+mod provenance;
 mod quickstart;
 mod serve;
 mod service;
@@ -46,7 +49,9 @@ fn main() -> ExitCode {
         Err(error) => {
             let style = clap::builder::styling::AnsiColor::Red.on_default().bold();
             anstream::eprintln!("{style}error{style:#}: {}", sentence(&error));
-            ExitCode::FAILURE
+            error
+                .downcast_ref::<batch::Incomplete>()
+                .map_or(ExitCode::FAILURE, |end| ExitCode::from(end.code))
         }
     }
 }

@@ -1,16 +1,26 @@
 //! Writing what was decoded.
 
+use std::collections::HashSet;
+use std::fs;
+use std::io::Write;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use client::{DType, Decoded, ImageFormat, OutputType, Tensor};
-use npyz::{WriteOptions, WriterBuilder};
 use safetensors::tensor::{Dtype, TensorView};
 
 use crate::args::{ImageFormatArg, OptionArgs, OutputTypeArg};
+use crate::latents::npy;
+use crate::provenance::Provenance;
 
 /// Name of the tensor in a safetensors file that we write, after diffusers' `DecoderOutput.sample`.
 const SAMPLE: &str = "sample";
+
+/// Names of files that are not yet whole. Hidden, and none that a person would choose.
+const PART_PREFIX: &str = ".remote-vae-";
+const PART_SUFFIX: &str = ".part";
 
 /// What the ending of a file's name says of it.
 enum Ending {
@@ -85,17 +95,81 @@ pub(crate) fn plan(out: &Path, args: &OptionArgs) -> anyhow::Result<(OutputType,
     Ok((output_type.into(), image_format.into()))
 }
 
-/// Writes what was decoded: a picture as it came, a tensor in the format that the name's ending says.
-pub(crate) fn write(out: &Path, decoded: &Decoded) -> anyhow::Result<()> {
-    let content = match (decoded, Ending::of(out)) {
-        (Decoded::Tensor(tensor), Ending::Npy) => npy(tensor)?,
-        (Decoded::Tensor(tensor), _) => safetensors(tensor)?,
-        (other, _) => other.bytes().to_vec(),
+/// As [`plan`], for many files in the folder `out`: the flags say it all. Also the ending of their names.
+pub(crate) fn plan_many(
+    out: &Path,
+    args: &OptionArgs,
+) -> anyhow::Result<(OutputType, ImageFormat, &'static str)> {
+    ensure!(
+        !out.exists() || out.is_dir(),
+        "{} is a file, but what comes of many files goes into a folder",
+        out.display()
+    );
+    ensure!(
+        out.is_dir() || matches!(Ending::of(out), Ending::Other),
+        "{} looks like one file, but many files go into a folder; add a / if it is one",
+        out.display()
+    );
+    let ending = match (args.output_type, args.partial_postprocess) {
+        (Some(OutputTypeArg::Pt), _) | (None, true) => args.tensor_format.name(),
+        (Some(OutputTypeArg::Mp4), _) => "mp4",
+        _ => args.image_format.unwrap_or(ImageFormatArg::Jpg).name(),
     };
-    std::fs::write(out, content).with_context(|| format!("cannot write {}", out.display()))
+    let (output_type, image_format) = plan(Path::new(&format!("x.{ending}")), args)?;
+    Ok((output_type, image_format, ending))
 }
 
-fn safetensors(tensor: &Tensor) -> anyhow::Result<Vec<u8>> {
+/// Writes what was decoded: a picture as it came, a tensor in the format that the name's ending says; with what is
+/// worth knowing of it, where the format has a place for that.
+pub(crate) fn write(out: &Path, decoded: &Decoded, provenance: Option<&Provenance>) -> anyhow::Result<()> {
+    let content = match (decoded, Ending::of(out), provenance) {
+        (Decoded::Tensor(tensor), Ending::Npy, _) => npy::write(tensor)?.into(),
+        (Decoded::Tensor(tensor), _, _) => safetensors(tensor, provenance)?.into(),
+        (Decoded::Image(image), _, Some(provenance)) if image.format == ImageFormat::Png => {
+            provenance.write_into_png(&image.bytes).into()
+        }
+        (other, ..) => other.bytes().clone(),
+    };
+    write_whole(out, &content).with_context(|| format!("cannot write {}", out.display()))
+}
+
+/// Writes a file that nobody ever sees half written, whatever happens in the middle: beside its place first.
+fn write_whole(out: &Path, content: &[u8]) -> std::io::Result<()> {
+    static NUMBER: AtomicUsize = AtomicUsize::new(0);
+    if out.exists() && !out.is_file() {
+        // A pipe or a device, which cannot be replaced.
+        return fs::write(out, content);
+    }
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let part = out.with_file_name(format!("{PART_PREFIX}{}-{number}{PART_SUFFIX}", std::process::id()));
+    let written = (|| {
+        let mut file = fs::File::create_new(&part)?;
+        file.write_all(content)?;
+        // Before the name: after a power cut there may be no file, but not an empty one.
+        file.sync_data()?;
+        fs::rename(&part, out)
+    })();
+    if written.is_err() {
+        let _ = fs::remove_file(&part);
+    }
+    written
+}
+
+/// Removes what runs that were killed have left beside these files. Younger ones may be another run's.
+pub(crate) fn sweep<'a>(outs: impl Iterator<Item = &'a Path>) {
+    let folders: HashSet<_> = outs.filter_map(Path::parent).collect();
+    for entry in folders.into_iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let age = entry.metadata().and_then(|data| data.modified()).ok().and_then(|time| time.elapsed().ok());
+        let old = age.is_some_and(|age| age > Duration::from_secs(60));
+        if old && name.starts_with(PART_PREFIX) && name.ends_with(PART_SUFFIX) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+fn safetensors(tensor: &Tensor, provenance: Option<&Provenance>) -> anyhow::Result<Vec<u8>> {
     let dtype = match tensor.head.dtype {
         DType::Float16 => Dtype::F16,
         DType::BFloat16 => Dtype::BF16,
@@ -103,33 +177,8 @@ fn safetensors(tensor: &Tensor) -> anyhow::Result<Vec<u8>> {
         DType::UInt8 => Dtype::U8,
     };
     let view = TensorView::new(dtype, tensor.head.shape.clone(), &tensor.bytes)?;
-    Ok(safetensors::serialize([(SAMPLE, view)], None)?)
-}
-
-fn npy(tensor: &Tensor) -> anyhow::Result<Vec<u8>> {
-    fn file<T: npyz::AutoSerialize>(
-        shape: &[usize],
-        values: impl Iterator<Item = T>,
-    ) -> std::io::Result<Vec<u8>> {
-        let mut file = Vec::new();
-        let shape: Vec<u64> = shape.iter().map(|&axis| axis as u64).collect();
-        let mut writer = WriteOptions::new().default_dtype().shape(&shape).writer(&mut file).begin_nd()?;
-        writer.extend(values)?;
-        writer.finish()?;
-        Ok(file)
-    }
-    let (shape, bytes) = (&tensor.head.shape, &tensor.bytes);
-    let content = match tensor.head.dtype {
-        DType::Float16 => {
-            file(shape, bytes.as_chunks::<2>().0.iter().map(|&bytes| half::f16::from_le_bytes(bytes)))
-        }
-        DType::Float32 => {
-            file(shape, bytes.as_chunks::<4>().0.iter().map(|&bytes| f32::from_le_bytes(bytes)))
-        }
-        DType::UInt8 => file(shape, bytes.iter().copied()),
-        DType::BFloat16 => bail!("NumPy has no bfloat16: name the file .safetensors"),
-    };
-    Ok(content?)
+    let metadata = provenance.map(|provenance| provenance.entries().collect());
+    Ok(safetensors::serialize([(SAMPLE, view)], metadata)?)
 }
 
 /// What was decoded, for people: `512 x 512 PNG, 310 KiB`.
@@ -219,12 +268,68 @@ mod tests {
             let tensor = Tensor::new(dtype, vec![1, 2, 3], bytes.into()).unwrap();
             for name in ["a.npy", "a.safetensors"] {
                 let path = folder.path().join(name);
-                write(&path, &Decoded::Tensor(tensor.clone())).unwrap();
+                write(&path, &Decoded::Tensor(tensor.clone()), None).unwrap();
                 assert_eq!(crate::latents::read(path.to_str().unwrap()).unwrap(), tensor, "{name}");
             }
         }
-        let bytes = Tensor::new(DType::UInt8, vec![2], vec![3, 4].into()).unwrap();
-        let npy = npy(&bytes).unwrap();
-        assert!(npy.starts_with(b"\x93NUMPY") && npy.ends_with(&[b'\n', 3, 4]), "{npy:?}");
+    }
+
+    #[test]
+    fn files_are_whole_or_not_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("a.png");
+        write_whole(&out, b"first").unwrap();
+        write_whole(&out, b"second").unwrap();
+        assert_eq!(fs::read(&out).unwrap(), b"second");
+        assert!(write_whole(&folder.path().join("none/a.png"), b"x").is_err());
+        write_whole(Path::new("/dev/null"), b"x").unwrap();
+
+        // Of what other runs have left, only the old goes.
+        let (old, young) =
+            (folder.path().join(".remote-vae-1-0.part"), folder.path().join(".remote-vae-1-1.part"));
+        for path in [&old, &young] {
+            fs::write(path, "half").unwrap();
+        }
+        let hour = Duration::from_secs(3600);
+        fs::File::options()
+            .write(true)
+            .open(&old)
+            .unwrap()
+            .set_modified(std::time::SystemTime::now() - hour)
+            .unwrap();
+        sweep([out.as_path()].into_iter());
+        let mut left: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        left.sort();
+        assert_eq!(left, [young, out]);
+    }
+
+    #[test]
+    fn many_files_go_into_a_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        fs::write(&file, "").unwrap();
+        let planned = |out: &Path, flags: &[&str]| {
+            let arguments = ["remote-vae", "decode", "a.npy", "b.npy", "-o", "x"]
+                .into_iter()
+                .chain(flags.iter().copied());
+            let Command::Decode(args) = Args::try_parse_from(arguments).unwrap().command else {
+                unreachable!()
+            };
+            plan_many(out, &args.options).map(|(_, _, ending)| ending).map_err(|error| error.to_string())
+        };
+        for (flags, ending) in [
+            (&[][..], "jpg"),
+            (&["--image-format=png"], "png"),
+            (&["--output-type=pt"], "safetensors"),
+            (&["--output-type=pt", "--tensor-format=npy"], "npy"),
+            (&["--partial-postprocess"], "safetensors"),
+        ] {
+            assert_eq!(planned(folder.path(), flags), Ok(ending));
+            assert_eq!(planned(Path::new("new-folder"), flags), Ok(ending));
+        }
+        for (out, words) in [(file.as_path(), "is a file"), (Path::new("all.png"), "looks like one file")] {
+            let error = planned(out, &[]).unwrap_err();
+            assert!(error.contains(words), "{error}");
+        }
     }
 }

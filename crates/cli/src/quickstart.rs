@@ -75,7 +75,7 @@ async fn show(out: &Path, engine: EngineArgs, latents: Tensor) -> anyhow::Result
         let decoded = vae.decode(&latents, &options).await?;
         step(name, &output::describe(&decoded), Some(start.elapsed()));
         let path = out.join(file);
-        output::write(&path, &decoded)?;
+        output::write(&path, &decoded, None)?;
         written.push(path);
     }
     let path = out.join("latents.safetensors");

@@ -84,7 +84,7 @@ fn bytes(size: ByteSize) -> usize {
 }
 
 /// A time with its unit, above 0.
-fn time(text: &str) -> Result<Duration, String> {
+pub(crate) fn time(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(Duration::ZERO) => Err("it must be above 0".to_owned()),
         Ok(time) => Ok(time),

@@ -1,5 +1,8 @@
 //! Endpoints that fail, are full, or come back: what the client does about them.
 
+#[path = "../examples/decode_queue.rs"]
+mod example;
+
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,11 +18,16 @@ enum Does {
     Good,
     /// Refuses with this status line, and perhaps another header.
     Refuses(&'static str, &'static str),
+    /// Answers with a JPEG file.
+    Picture,
     /// Begins an answer and hangs up.
     Breaks,
 }
 
-use Does::{Breaks, Good, Refuses};
+use Does::{Breaks, Good, Picture, Refuses};
+
+/// A JPEG file.
+const PICTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/jpeg/tiny.3x5.q75.jpg");
 
 /// A server that treats its `n`th request as `plan(n)` says, each on a connection of its own.
 struct Server {
@@ -50,9 +58,12 @@ impl Server {
                         stream.read_exact(&mut byte).unwrap();
                         request.push(byte[0]);
                     }
-                    let mut body = [0; 48];
+                    let request = String::from_utf8(request).unwrap();
+                    let length =
+                        request.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
+                    let mut body = vec![0; length.parse().unwrap()];
                     stream.read_exact(&mut body).unwrap();
-                    seen.lock().unwrap().push(String::from_utf8(request).unwrap());
+                    seen.lock().unwrap().push(request);
                     let answer = match plan(count.fetch_add(1, Ordering::SeqCst)) {
                         // The answer is the first byte of what came, so that results can be told apart.
                         Good => {
@@ -63,6 +74,12 @@ impl Server {
                         Refuses(status, header) => {
                             let head = format!("HTTP/1.1 {status}\r\n{header}connection: close\r\n");
                             format!("{head}content-length: 0\r\n\r\n").into_bytes()
+                        }
+                        Picture => {
+                            let file = std::fs::read(PICTURE).unwrap();
+                            let head = "HTTP/1.1 200 OK\r\nconnection: close\r\n";
+                            [format!("{head}content-length: {}\r\n\r\n", file.len()).as_bytes(), &file]
+                                .concat()
                         }
                         Breaks => b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nno".to_vec(),
                     };
@@ -260,6 +277,18 @@ fn a_queue_loses_nothing() {
     let Counters { submitted, waiting, in_flight, succeeded, failed, .. } = decodes.counters();
     assert_eq!((submitted, waiting, in_flight, succeeded, failed), (20, 0, 0, 19, 1));
     assert_eq!(server.seen(), 20);
+}
+
+#[test]
+fn the_example_writes_its_pictures() {
+    let server = Server::start(|_| Picture);
+    let folder = tempfile::tempdir().unwrap();
+    example::six_pictures(&server.url, folder.path()).unwrap();
+    let picture = std::fs::read(PICTURE).unwrap();
+    for number in 0..6 {
+        assert_eq!(std::fs::read(folder.path().join(format!("{number}.jpg"))).unwrap(), picture);
+    }
+    assert_eq!(server.seen(), 6);
 }
 
 #[tokio::test]

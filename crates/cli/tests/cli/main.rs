@@ -1,5 +1,6 @@
 //! The real program, run as a person would run it.
 
+mod batch;
 mod program;
 
 use std::io::Read;
@@ -22,7 +23,7 @@ fn quickstart_shows_the_whole_path() {
     // What it wrote is what its first advice writes.
     for name in ["picture.png", "picture.jpg", "picture.safetensors"] {
         let again = format!("{out}/again-{name}");
-        run(&["decode", &format!("{out}/latents.safetensors"), "-o", &again]).ok();
+        run(&["decode", &format!("{out}/latents.safetensors"), "-o", &again, "--no-metadata"]).ok();
         let (first, second) = (std::fs::read(format!("{out}/{name}")), std::fs::read(again));
         assert!(first.unwrap() == second.unwrap(), "{name} differs from a local decode");
     }
@@ -48,7 +49,7 @@ fn a_local_decode_gives_the_bytes_of_a_server() {
         let decode = |how: [&str; 2], name: &str| {
             let out = folder.path().join(format!("{index}-{name}.{}", flags[0]));
             let out = out.to_str().unwrap();
-            let mut arguments = vec!["decode", &latents, "-o", out];
+            let mut arguments = vec!["decode", &latents, "-o", out, "--no-metadata"];
             arguments.extend(how);
             arguments.extend(&flags[1..]);
             let said = run(&arguments).ok().stdout;
@@ -139,7 +140,7 @@ fn mistakes_are_answered_with_one_clear_sentence() {
         (vec!["decode", &latents], 2, "--out <OUT>"),
         (vec!["decode", &path("none.npy"), "-o", &png], 1, "cannot read"),
         (vec!["decode", &path("broken.npy"), "-o", &png], 1, "it is no .npy file"),
-        (vec!["decode", "latents.pt", "-o", &png], 1, "a .safetensors or a .npy file"),
+        (vec!["decode", "latents.txt", "-o", &png], 1, "a .safetensors, .npy, .npz or .pt file"),
         (vec!["decode", &several, "-o", &png], 1, "choose one as PATH:NAME from a, b"),
         (vec!["decode", &format!("{several}:c"), "-o", &png], 1, "it holds no tensor \"c\", but a, b"),
         (vec!["serve", "--port", "no"], 2, "--port"),

@@ -1,0 +1,139 @@
+//! Reading latents from files. Whatever is in a file, reading it runs nothing and takes no more memory than the file
+//! is long, apart from compressed ones, which are bounded.
+
+pub(crate) mod npy;
+mod pickle;
+mod pt;
+mod safetensors;
+mod strided;
+mod zip;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail, ensure};
+use client::Tensor;
+
+pub(crate) use self::safetensors::from_bytes as from_safetensors;
+
+/// Endings of the files that latents come from.
+const ENDINGS: [&str; 5] = ["safetensors", "npy", "npz", "pt", "pth"];
+
+/// Whether a file may hold latents, by its name.
+pub(crate) fn is_latents_file(path: &Path) -> bool {
+    ending(path).is_some()
+}
+
+fn ending(path: &Path) -> Option<&'static str> {
+    let ending = path.extension()?.to_ascii_lowercase();
+    ENDINGS.into_iter().find(|known| *known == ending)
+}
+
+/// `PATH`, or `PATH:NAME` for one of the tensors in a file.
+pub(crate) fn split(latents: &str) -> (PathBuf, Option<&str>) {
+    match latents.rsplit_once(':') {
+        // A path that exists is a path, whatever is in it.
+        Some((path, name)) if is_latents_file(Path::new(path)) && !Path::new(latents).exists() => {
+            (path.into(), Some(name))
+        }
+        _ => (latents.into(), None),
+    }
+}
+
+/// A file with latents, of which only the table of contents has been read.
+#[derive(Debug)]
+pub(crate) struct LatentsFile {
+    path: PathBuf,
+    format: Format,
+}
+
+#[derive(Debug)]
+enum Format {
+    Safetensors(safetensors::File),
+    Npy,
+    Npz(zip::Zip),
+    Pt(pt::File),
+}
+
+impl LatentsFile {
+    pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
+        let Some(ending) = ending(path) else {
+            bail!("latents come from a .safetensors, .npy, .npz or .pt file, which {path:?} is not");
+        };
+        let open = || std::fs::File::open(path).with_context(|| format!("cannot read {}", path.display()));
+        let file = open()?;
+        ensure!(!file.metadata()?.is_dir(), "cannot read {}: it is a folder", path.display());
+        let format = match ending {
+            "safetensors" => safetensors::File::open(file).map(Format::Safetensors),
+            "npy" => Ok(Format::Npy),
+            "npz" => zip::Zip::open(file).context("it is no .npz file").map(Format::Npz),
+            _ => pt::File::open(file).map(Format::Pt),
+        };
+        let format = format.with_context(|| taking_from(path))?;
+        Ok(Self { path: path.to_owned(), format })
+    }
+
+    /// The names of the tensors, sorted or in the file's own order. A tensor alone may have none, which is `""`.
+    pub(crate) fn names(&self) -> Vec<String> {
+        match &self.format {
+            Format::Safetensors(file) => file.names(),
+            Format::Npy => vec![String::new()],
+            Format::Npz(zip) => {
+                zip.names().filter_map(|name| name.strip_suffix(".npy")).map(str::to_owned).collect()
+            }
+            Format::Pt(file) => file.names(),
+        }
+    }
+
+    /// The tensor called `name`, or the only one.
+    pub(crate) fn read(&self, name: Option<&str>) -> anyhow::Result<Tensor> {
+        self.choose_and_read(name).with_context(|| taking_from(&self.path))
+    }
+
+    fn choose_and_read(&self, name: Option<&str>) -> anyhow::Result<Tensor> {
+        let names = self.names();
+        let names: Vec<_> = names.iter().map(String::as_str).collect();
+        let name = choose(name, &names)?;
+        match &self.format {
+            Format::Safetensors(file) => file.read(name),
+            Format::Npy => npy::read(&std::fs::read(&self.path)?),
+            Format::Npz(zip) => npy::read(&zip.read(&format!("{name}.npy"))?),
+            Format::Pt(file) => file.read(name),
+        }
+    }
+}
+
+fn taking_from(path: &Path) -> String {
+    format!("cannot take latents from {}", path.display())
+}
+
+/// The latents that `LATENTS` names.
+#[cfg(test)]
+pub(crate) fn read(latents: &str) -> anyhow::Result<Tensor> {
+    let (path, name) = split(latents);
+    LatentsFile::open(&path)?.read(name)
+}
+
+/// The name that was asked for, or the only one there is.
+fn choose<'a>(name: Option<&'a str>, names: &[&'a str]) -> anyhow::Result<&'a str> {
+    match (name, names) {
+        (Some(name), _) if names.contains(&name) => Ok(name),
+        (None, [only]) => Ok(only),
+        (_, []) => bail!("it holds no tensor"),
+        (Some(name), _) => bail!("it holds no tensor {name:?}, but {}", list(names)),
+        (None, _) => bail!(
+            "it holds {} tensors; choose one as PATH:NAME from {}, or let -o name a folder for all of them",
+            names.len(),
+            list(names)
+        ),
+    }
+}
+
+/// Names for a message; of very many only the first.
+fn list(names: &[&str]) -> String {
+    const SHOWN: usize = 10;
+    let shown = names[..names.len().min(SHOWN)].join(", ");
+    if names.len() > SHOWN { format!("{shown} and {} more", names.len() - SHOWN) } else { shown }
+}
+
+#[cfg(test)]
+mod tests;

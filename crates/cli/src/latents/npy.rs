@@ -1,0 +1,101 @@
+//! NumPy's .npy files, by the description of the format
+//! (<https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html>): a magic word, the length of a header,
+//! the header as a Python dictionary, the values.
+
+use anyhow::{Context, bail, ensure};
+use client::{DType, Tensor};
+
+use super::strided::{contiguous, gather};
+
+const MAGIC: &[u8] = b"\x93NUMPY";
+
+/// The values begin at a multiple of this.
+const ALIGNMENT: usize = 64;
+
+/// The array of a file, which must hold float16 or float32.
+pub(super) fn read(file: &[u8]) -> anyhow::Result<Tensor> {
+    let (header, values) = split(file).context("it is no .npy file")?;
+    let (descr, rest) =
+        field(header, "descr").and_then(quoted).context("it is no .npy file of plain numbers")?;
+    ensure!(rest.trim_start().starts_with([',', '}']), "it is no .npy file of plain numbers");
+    let fortran = field(header, "fortran_order").context("it is no .npy file: `fortran_order` is missing")?;
+    let fortran = fortran.starts_with("True");
+    let shape = field(header, "shape").and_then(shape).context("it is no .npy file: `shape` is missing")?;
+    let (dtype, big_endian) = match descr {
+        "<f2" => (DType::Float16, false),
+        ">f2" => (DType::Float16, true),
+        "<f4" => (DType::Float32, false),
+        ">f4" => (DType::Float32, true),
+        other => bail!("it holds values of type {other}, but they must be float16 or float32"),
+    };
+    let strides = if fortran {
+        let mut strides = contiguous(&shape.iter().rev().copied().collect::<Vec<_>>())?;
+        strides.reverse();
+        strides
+    } else {
+        contiguous(&shape)?
+    };
+    let mut bytes = gather(values, dtype.size(), 0, &shape, &strides)?;
+    if big_endian {
+        bytes.chunks_exact_mut(dtype.size()).for_each(<[u8]>::reverse);
+    }
+    Ok(Tensor::new(dtype, shape, bytes.into())?)
+}
+
+/// The header and the values.
+fn split(file: &[u8]) -> Option<(&str, &[u8])> {
+    let rest = file.strip_prefix(MAGIC)?;
+    let (version, rest) = rest.split_at_checked(2)?;
+    let (length, rest) = match version {
+        [1, _] => {
+            let (length, rest) = rest.split_first_chunk()?;
+            (usize::from(u16::from_le_bytes(*length)), rest)
+        }
+        [2 | 3, _] => {
+            let (length, rest) = rest.split_first_chunk()?;
+            (u32::from_le_bytes(*length) as usize, rest)
+        }
+        _ => return None,
+    };
+    let (header, values) = rest.split_at_checked(length)?;
+    Some((std::str::from_utf8(header).ok()?, values))
+}
+
+/// What follows `'name':` in the header.
+fn field<'a>(header: &'a str, name: &str) -> Option<&'a str> {
+    let (_, rest) = header.split_once(&format!("'{name}'"))?;
+    Some(rest.trim_start().strip_prefix(':')?.trim_start())
+}
+
+/// A string in quotes, and what comes after it.
+fn quoted(text: &str) -> Option<(&str, &str)> {
+    text.strip_prefix('\'')?.split_once('\'')
+}
+
+/// A tuple of lengths: `(1, 4, 64, 64)`, `(5,)`, `()`.
+fn shape(text: &str) -> Option<Vec<usize>> {
+    let (inner, _) = text.strip_prefix('(')?.split_once(')')?;
+    inner.split(',').map(str::trim).filter(|axis| !axis.is_empty()).map(|axis| axis.parse().ok()).collect()
+}
+
+/// A file with the tensor.
+///
+/// # Errors
+/// bfloat16, which NumPy does not know.
+pub(crate) fn write(tensor: &Tensor) -> anyhow::Result<Vec<u8>> {
+    let descr = match tensor.head.dtype {
+        DType::Float16 => "<f2",
+        DType::Float32 => "<f4",
+        DType::UInt8 => "|u1",
+        DType::BFloat16 => bail!("NumPy has no bfloat16: name the file .safetensors"),
+    };
+    let axes: String = tensor.head.shape.iter().map(|axis| format!("{axis}, ")).collect();
+    // A tuple of one keeps its comma.
+    let axes = if tensor.head.shape.len() == 1 { axes.trim_end() } else { axes.trim_end_matches(", ") };
+    let mut header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({axes}), }}");
+    let before = MAGIC.len() + 4;
+    let padded = (before + header.len() + 1).next_multiple_of(ALIGNMENT) - before;
+    header = format!("{header:<width$}\n", width = padded - 1);
+    let length = u16::try_from(header.len()).context("the shape is too long for a .npy file")?;
+    Ok([MAGIC, &[1, 0], &length.to_le_bytes(), header.as_bytes(), &tensor.bytes].concat())
+}
