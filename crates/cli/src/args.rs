@@ -10,6 +10,7 @@ use client::{DecodeOptions, ImageFormat, OutputType};
 use tracing_subscriber::filter::Targets;
 
 use crate::batch::args::{BatchArgs, ServerArgs};
+use crate::doors::DoorArgs;
 use crate::engine::{EngineArgs, FLAGS as ENGINE_FLAGS};
 use crate::models::ModelsArgs;
 use crate::service::LimitArgs;
@@ -26,8 +27,27 @@ pub(crate) struct Args {
     /// What to log on stderr: error, warn, info, debug or trace [default: info for serve, else warn]
     #[arg(long, global = true, env = "REMOTE_VAE_LOG", hide_env_values = true, value_name = "LEVEL")]
     pub(crate) log: Option<Targets>,
+    /// How log lines are written
+    #[arg(
+        long,
+        global = true,
+        env = "REMOTE_VAE_LOG_FORMAT",
+        hide_env_values = true,
+        value_name = "FORMAT",
+        default_value = "text"
+    )]
+    pub(crate) log_format: LogFormat,
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+/// `--log-format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people.
+    Text,
+    /// A JSON object a line, for collectors.
+    Json,
 }
 
 #[derive(Debug, Subcommand)]
@@ -72,6 +92,8 @@ pub(crate) struct ServeArgs {
     pub(crate) port: u16,
     #[command(flatten)]
     pub(crate) limits: LimitArgs,
+    #[command(flatten)]
+    pub(crate) doors: DoorArgs,
     #[command(flatten)]
     pub(crate) engine: EngineArgs,
 }

@@ -13,6 +13,7 @@ mod batch;
 mod bench;
 mod decode;
 mod demo;
+mod doors;
 mod engine;
 mod explain;
 mod latents;
@@ -31,12 +32,12 @@ use std::process::ExitCode;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::prelude::*;
 
-use crate::args::{Args, Command};
+use crate::args::{Args, Command, LogFormat};
 
 fn main() -> ExitCode {
     let args = Args::read();
     let quiet = if matches!(args.command, Command::Serve(_)) { LevelFilter::INFO } else { LevelFilter::WARN };
-    init_log(args.log.unwrap_or_else(|| Targets::new().with_default(quiet)));
+    init_log(args.log.unwrap_or_else(|| Targets::new().with_default(quiet)), args.log_format);
     let result = match args.command {
         Command::Serve(args) => serve::run(args),
         Command::Decode(args) => decode::run(args),
@@ -57,9 +58,15 @@ fn main() -> ExitCode {
 }
 
 /// Log lines go to stderr, so that what a command prints stays its own.
-fn init_log(filter: Targets) {
-    let colors = anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never;
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(colors);
+fn init_log(filter: Targets, format: LogFormat) {
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = match format {
+        LogFormat::Text => {
+            let colors = anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never;
+            lines.with_ansi(colors).boxed()
+        }
+        LogFormat::Json => lines.json().flatten_event(true).with_span_list(false).boxed(),
+    };
     tracing_subscriber::registry().with(lines.with_filter(filter)).init();
 }
 

@@ -6,6 +6,7 @@ use anyhow::{Context, bail};
 use clap::builder::styling::Style;
 use server::{Config, Model, ServeError, Server};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tracing::warn;
 use vae::VaeInfo;
 use vae::engine::cpu::CpuEngine;
 
@@ -21,7 +22,15 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<()> {
         .flat_map(|models| &models.0)
         .map(|model| served(model, engine.clone(), loaded.clone()))
         .collect::<anyhow::Result<Vec<_>>>()?;
-    let config = args.limits.apply(Config { host: args.host, port: args.port, ..Config::default() });
+    let config = args.limits.apply(Config {
+        host: args.host,
+        port: args.port,
+        access: args.doors.access(),
+        #[cfg(feature = "tls")]
+        tls: args.doors.tls(),
+        ..Config::default()
+    });
+    let doors = args.doors;
 
     let runtime = tokio::runtime::Runtime::new().context("cannot start the event loop")?;
     let result = runtime.block_on(async {
@@ -32,7 +41,16 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<()> {
             }
             server => server?,
         };
-        let url = url(server.local_addr());
+        let address = server.local_addr();
+        if doors.is_open() && !address.ip().is_loopback() {
+            warn!(
+                "anybody who reaches {address} can use this server: --api-key-file lets in only who has a key"
+            );
+        }
+        let mut url = url(address);
+        if doors.is_encrypted() {
+            url = url.replacen("http:", "https:", 1);
+        }
         tokio::spawn(greet(url, to_come, count));
         server.run(stop_signal()?).await?;
         Ok(())

@@ -10,9 +10,11 @@ use vae::VaeInfo;
 use wire::Limits;
 use wire::routes::{Target, is_model_name};
 
+use crate::access::Access;
 use crate::client::Client;
 use crate::error::{ApiError, ServeError};
 use crate::executor::Executor;
+use crate::metrics::Metrics;
 use crate::queue::Full;
 use crate::{Config, Model};
 
@@ -30,6 +32,8 @@ struct Inner {
     names: Vec<String>,
     origins: Vec<Origin>,
     executor: Executor,
+    access: Access,
+    metrics: Metrics,
     limits: Limits,
     body_timeout: Duration,
     timeout: Duration,
@@ -85,6 +89,8 @@ impl App {
             executor: Executor::new(config.max_queue, names.len(), config.idle_release),
             names,
             origins: models.iter().map(Origin::of).collect(),
+            access: Access::new(config.access.clone())?,
+            metrics: Metrics::new(),
             limits: config.limits.clone(),
             body_timeout: config.body_timeout,
             timeout: config.timeout,
@@ -101,6 +107,16 @@ impl App {
     /// The thread with the models.
     pub(crate) fn executor(&self) -> &Executor {
         &self.0.executor
+    }
+
+    /// Who may come in.
+    pub(crate) fn access(&self) -> &Access {
+        &self.0.access
+    }
+
+    /// What has been done.
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.0.metrics
     }
 
     pub(crate) fn limits(&self) -> &Limits {

@@ -5,6 +5,8 @@ use std::net::{IpAddr, Ipv6Addr};
 /// Who asks. Requests of one client wait for each other; those of different clients share the models.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Client {
+    /// Whoever has this key: a number that stands for it.
+    Key(u64),
     /// Whoever calls from this address.
     Address(IpAddr),
     /// Nothing is known: a request that came over no connection, as in tests.

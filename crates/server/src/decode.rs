@@ -16,6 +16,7 @@ use crate::body::Upload;
 use crate::client::Client;
 use crate::error::ApiError;
 use crate::executor::Work;
+use crate::metrics::Asked;
 use crate::queue::Cost;
 use crate::{body, deadline, respond};
 
@@ -54,13 +55,16 @@ async fn decode(app: &App, parts: &Parts, upload: &mut Upload) -> Result<Respons
     let head = RequestHead::read(query, content_type.as_deref(), accept.as_deref())?;
 
     // What can be known before the body is there is checked before it is taken in.
-    app.model(&target, head.model()?)?;
+    let asked = parts.extensions.get::<Asked>().cloned().unwrap_or_default();
+    asked.set_model(app.model(&target, head.model()?)?);
     if head.task == Task::Encode {
         return Err(ApiError::unprocessable(
             "this server decodes only: send latents as tensor/binary with `shape` and `dtype`",
         ));
     }
-    head.params()?;
+    if let Some(params) = head.params()? {
+        asked.set_answer(&params.answer);
+    }
     let limit = head.max_body_bytes(app.limits())?;
     let announced = body::announced_length(&parts.headers);
     if let Some(length) = announced {
@@ -78,8 +82,11 @@ async fn decode(app: &App, parts: &Parts, upload: &mut Upload) -> Result<Respons
     .await?;
     let Prepared { work, cost, pixels, answer } = prepared;
     let decoded = app.executor().admit(client, cost, work)?.decoded().await?;
+    asked.set_answer(&answer);
+    let model = app.names().get(cost.model).map_or("", String::as_str);
+    app.metrics().worked(model, decoded.queued, decoded.worked, pixels);
     info!(
-        model = app.names().get(cost.model),
+        model,
         pixels,
         ?answer,
         queue_ms = decoded.queued.as_millis(),

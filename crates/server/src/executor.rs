@@ -124,7 +124,6 @@ impl Executor {
     }
 
     /// How many requests wait.
-    #[cfg(test)]
     pub(crate) fn waiting(&self) -> usize {
         self.0.lock().queue.waiting()
     }

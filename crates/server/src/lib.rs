@@ -11,14 +11,18 @@
     deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
 )]
 
+mod access;
 mod app;
 mod body;
 mod client;
+mod cors;
 mod deadline;
 mod decode;
 mod error;
 mod executor;
 mod local;
+mod memory;
+mod metrics;
 mod packaging;
 mod postprocess;
 mod queue;
@@ -28,13 +32,19 @@ mod serve;
 mod stream;
 #[cfg(test)]
 mod tests;
+#[cfg(feature = "tls")]
+mod tls;
 mod trace;
+mod watch;
 
 use std::time::Duration;
 
+pub use access::{AccessConfig, ApiKey, RateLimit};
 pub use error::ServeError;
 pub use local::{DecodeError, Decoded, decode};
 pub use serve::Server;
+#[cfg(feature = "tls")]
+pub use tls::TlsConfig;
 
 /// Loads a model, and fetches it first if it must; the error says why it could not.
 pub type Load = dyn FnOnce() -> Result<Box<dyn vae::Vae>, Box<dyn std::error::Error + Send + Sync>> + Send;
@@ -60,6 +70,11 @@ pub struct Config {
     pub host: String,
     /// Port to listen on; 0 takes a free one.
     pub port: u16,
+    /// Who may come in.
+    pub access: AccessConfig,
+    /// The certificate for TLS; without one, connections are not encrypted.
+    #[cfg(feature = "tls")]
+    pub tls: Option<TlsConfig>,
     /// Requests that may wait for the models while another one is worked on. One more is told to come back later.
     pub max_queue: usize,
     /// How much one request may ask for.
@@ -87,6 +102,9 @@ impl Default for Config {
         Self {
             host: "127.0.0.1".to_owned(),
             port: 8080,
+            access: AccessConfig::default(),
+            #[cfg(feature = "tls")]
+            tls: None,
             max_queue: 32,
             limits: wire::Limits::default(),
             max_pending_bytes: 512 << 20,

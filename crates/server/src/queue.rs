@@ -186,7 +186,6 @@ impl<T> Queue<T> {
     }
 
     /// How many jobs wait.
-    #[cfg(test)]
     pub(crate) fn waiting(&self) -> usize {
         self.waiting.len()
     }

@@ -3,24 +3,25 @@
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
-use axum::middleware::from_fn;
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get};
 use serde::Serialize;
 use vae::VaeInfo;
-use wire::routes::{self, HEALTH, MODELS, PREDICT, READY};
+use wire::routes::{self, HEALTH, METRICS, MODELS, PREDICT, READY};
 
 use crate::app::{App, Origin};
 use crate::error::ApiError;
-use crate::{body, decode, trace};
+use crate::{access, body, cors, decode, metrics, trace};
 
 /// The whole HTTP surface.
 pub(crate) fn router(app: App) -> Router {
     let mut router = Router::new().route("/", get(ok).post(decode::handle));
-    let routes: [(&str, MethodRouter<App>); 6] = [
+    let routes: [(&str, MethodRouter<App>); 7] = [
         (HEALTH, get(ok)),
         (READY, get(ready)),
         (MODELS, get(models)),
+        (METRICS, get(metrics)),
         (PREDICT, axum::routing::post(decode::handle)),
         ("/{model}", axum::routing::post(decode::handle)),
         ("/{model}/predict", axum::routing::post(decode::handle)),
@@ -28,11 +29,15 @@ pub(crate) fn router(app: App) -> Router {
     for (path, handlers) in routes {
         router = router.route(&format!("{path}/"), handlers.clone()).route(path, handlers);
     }
-    router
+    router = router
         .fallback(nothing_here)
         .method_not_allowed_fallback(other_method)
-        .layer(from_fn(trace::middleware))
-        .with_state(app)
+        .layer(from_fn_with_state(app.clone(), access::middleware));
+    // Outside of the keys: a browser asks without one whether it may ask with one.
+    if let Some(cors) = cors::layer(app.access().cors_origins()) {
+        router = router.layer(cors);
+    }
+    router.layer(from_fn_with_state(app.clone(), trace::middleware)).with_state(app)
 }
 
 async fn ok() -> &'static str {
@@ -41,6 +46,11 @@ async fn ok() -> &'static str {
 
 async fn ready(State(app): State<App>) -> Result<&'static str, ApiError> {
     app.ready().map(|_| "Ok")
+}
+
+/// Figures for Prometheus.
+async fn metrics(State(app): State<App>) -> Response {
+    ([(header::CONTENT_TYPE, metrics::MEDIA_TYPE)], app.metrics().text(&app)).into_response()
 }
 
 /// What is served, the default model first.
@@ -125,7 +135,7 @@ async fn other_method(State(app): State<App>, request: Request) -> Response {
     let page = path.strip_suffix('/').unwrap_or(path);
     let allowed = if page.is_empty() {
         "GET, HEAD, POST"
-    } else if [HEALTH, READY, MODELS].contains(&page) {
+    } else if [HEALTH, READY, MODELS, METRICS].contains(&page) {
         "GET, HEAD"
     } else {
         // A path with the name of a model; whether there is one comes before what can be done with it.

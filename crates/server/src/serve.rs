@@ -21,11 +21,17 @@ use crate::app::App;
 use crate::client::Client;
 use crate::error::ServeError;
 use crate::router::router;
-use crate::stream::Stream;
+use crate::stream::{Stream, Transport};
+#[cfg(feature = "tls")]
+use crate::tls::Tls;
+use crate::watch::Watched;
 use crate::{Config, Model};
 
 /// How often a server that is being stopped looks whether it is done.
 const DRAIN_TICK: Duration = Duration::from_millis(50);
+
+/// How often files that may change are looked at.
+const FILES_TICK: Duration = Duration::from_secs(5);
 
 /// Pause after the system could not hand over a connection, most likely for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
@@ -37,6 +43,8 @@ pub struct Server {
     listener: TcpListener,
     local_addr: SocketAddr,
     app: App,
+    #[cfg(feature = "tls")]
+    tls: Option<Arc<Tls>>,
 }
 
 impl Server {
@@ -46,10 +54,20 @@ impl Server {
     /// No model, a name that cannot stand in a URL or is there twice, or a port that cannot be had.
     pub async fn bind(config: Config, models: Vec<Model>) -> Result<Self, ServeError> {
         let app = App::new(&config, &models)?;
+        #[cfg(feature = "tls")]
+        let tls = config.tls.clone().map(|files| Tls::new(files).map(Arc::new)).transpose()?;
         let bind_error = |source| ServeError::Bind { host: config.host.clone(), port: config.port, source };
         let listener = TcpListener::bind((config.host.as_str(), config.port)).await.map_err(bind_error)?;
         let local_addr = listener.local_addr().map_err(bind_error)?;
-        Ok(Self { listener, local_addr, app, models, config })
+        Ok(Self {
+            listener,
+            local_addr,
+            app,
+            models,
+            config,
+            #[cfg(feature = "tls")]
+            tls,
+        })
     }
 
     /// The address that was taken.
@@ -63,13 +81,16 @@ impl Server {
     /// # Errors
     /// A model that cannot be loaded or does not work.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send + 'static) -> Result<(), ServeError> {
-        let Self { config, models, listener, local_addr, app } = self;
+        let Self { config, models, listener, local_addr, app, .. } = self;
         let mut executor = app.executor().spawn(models)?;
         info!(address = %local_addr, "listening");
 
         let connections = Connections::new(&config, &app);
+        #[cfg(feature = "tls")]
+        let connections = Connections { tls: self.tls, ..connections };
         tokio::select! {
             () = shutdown => {}
+            () = connections.follow_files(&app) => {}
             () = connections.accept(&listener) => {}
             // The executor ends by itself only when a model does not load, or by a bug.
             end = &mut executor => return executor_end(end),
@@ -116,7 +137,10 @@ struct Connections {
     service: TowerToHyperService<axum::Router>,
     graceful: GracefulShutdown,
     places: Arc<Semaphore>,
+    header_timeout: Duration,
     write_timeout: Duration,
+    #[cfg(feature = "tls")]
+    tls: Option<Arc<Tls>>,
 }
 
 impl Connections {
@@ -127,7 +151,10 @@ impl Connections {
             http,
             service: TowerToHyperService::new(router(app.clone())),
             graceful: GracefulShutdown::new(),
+            header_timeout: config.header_timeout,
             write_timeout: config.write_timeout,
+            #[cfg(feature = "tls")]
+            tls: None,
             places: Arc::new(Semaphore::new(config.max_connections.clamp(1, Semaphore::MAX_PERMITS))),
         }
     }
@@ -145,9 +172,22 @@ impl Connections {
                     continue;
                 }
             };
-            let connection = self.serve(stream, Client::at(address.ip()));
+            // An answer is written in few pieces, and none of them shall wait for the other side.
+            if let Err(error) = stream.set_nodelay(true) {
+                debug!(%error, "a connection keeps its delay");
+            }
+            let (http, service) = (self.http.clone(), self.service.clone());
+            let (watcher, write_timeout) = (self.graceful.watcher(), self.write_timeout);
+            let transport = self.transport(stream);
             tokio::spawn(async move {
-                if let Err(error) = connection.await {
+                let Some(transport) = transport.await else { return };
+                let client = Client::at(address.ip());
+                let service = service_fn(move |mut request: Request<Incoming>| {
+                    request.extensions_mut().insert(client);
+                    service.call(request)
+                });
+                let stream = TokioIo::new(Stream::new(transport, write_timeout));
+                if let Err(error) = watcher.watch(http.serve_connection(stream, service)).await {
                     debug!(%error, "a connection broke");
                 }
                 drop(place);
@@ -155,23 +195,48 @@ impl Connections {
         }
     }
 
-    fn serve(
+    /// The connection itself, or with TLS what comes out of it; `None` if the client does not manage that.
+    #[cfg_attr(not(feature = "tls"), allow(clippy::unused_self, reason = "TLS is a feature"))]
+    fn transport(
         &self,
         stream: TcpStream,
-        client: Client,
-    ) -> impl Future<Output = hyper::Result<()>> + Send + 'static {
-        // An answer is written in few pieces, and none of them shall wait for the other side.
-        if let Err(error) = stream.set_nodelay(true) {
-            debug!(%error, "a connection keeps its delay");
+    ) -> impl Future<Output = Option<Box<dyn Transport>>> + Send + 'static {
+        #[cfg(feature = "tls")]
+        let (acceptor, time) = (self.tls.as_ref().map(|tls| tls.acceptor()), self.header_timeout);
+        async move {
+            #[cfg(feature = "tls")]
+            if let Some(acceptor) = acceptor {
+                return match timeout(time, acceptor.accept(stream)).await {
+                    Ok(Ok(stream)) => Some(Box::new(stream) as Box<dyn Transport>),
+                    Ok(Err(error)) => {
+                        debug!(%error, "a client does not manage TLS");
+                        None
+                    }
+                    Err(_) => None,
+                };
+            }
+            Some(Box::new(stream) as Box<dyn Transport>)
         }
-        let stream = Stream::new(stream, self.write_timeout);
-        let service = self.service.clone();
-        let service = service_fn(move |mut request: Request<Incoming>| {
-            request.extensions_mut().insert(client);
-            service.call(request)
-        });
-        let connection = self.http.serve_connection(TokioIo::new(stream), service);
-        self.graceful.watch(connection)
+    }
+
+    /// Reads keys and certificates again whenever their files change, for ever.
+    async fn follow_files(&self, app: &App) {
+        let mut keys = Watched::new(app.access().key_file());
+        #[cfg(feature = "tls")]
+        let mut certificates =
+            self.tls.iter().map(|tls| (tls, Watched::new([&tls.files().cert, &tls.files().key]))).next();
+        loop {
+            sleep(FILES_TICK).await;
+            if keys.have_changed() {
+                app.access().reload();
+            }
+            #[cfg(feature = "tls")]
+            if let Some((tls, files)) = &mut certificates
+                && files.have_changed()
+            {
+                tls.reload();
+            }
+        }
     }
 }
 

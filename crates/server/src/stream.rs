@@ -10,13 +10,16 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 use wire::ErrorBody;
 
-/// A TCP connection to a client.
+/// What carries bytes to a client and back: TCP, plain or under TLS.
+pub(crate) trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
+
+/// A connection to a client.
 pub(crate) struct Stream {
-    tcp: TcpStream,
+    transport: Box<dyn Transport>,
     /// How long the client may take nothing at all while there is something to write.
     timeout: Duration,
     /// Runs while the client takes nothing.
@@ -31,17 +34,17 @@ struct Refusal {
 }
 
 impl Stream {
-    pub(crate) fn new(tcp: TcpStream, timeout: Duration) -> Self {
-        Self { tcp, timeout, stalled: None, refusal: None }
+    pub(crate) fn new(transport: Box<dyn Transport>, timeout: Duration) -> Self {
+        Self { transport, timeout, stalled: None, refusal: None }
     }
 
     /// Does one step of writing, unless the client has not let any happen for too long.
     fn step(
         &mut self,
         cx: &mut Context<'_>,
-        write: impl FnOnce(Pin<&mut TcpStream>, &mut Context<'_>) -> Poll<io::Result<usize>>,
+        write: impl FnOnce(Pin<&mut dyn Transport>, &mut Context<'_>) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
-        if let Poll::Ready(outcome) = write(Pin::new(&mut self.tcp), cx) {
+        if let Poll::Ready(outcome) = write(Pin::new(self.transport.as_mut()), cx) {
             self.stalled = None;
             return Poll::Ready(outcome);
         }
@@ -58,10 +61,10 @@ impl AsyncWrite for Stream {
             this.refusal = json_refusal(data).map(|bytes| Refusal { bytes, written: 0 });
         }
         let Some(mut refusal) = this.refusal.take() else {
-            return this.step(cx, |tcp, cx| tcp.poll_write(cx, data));
+            return this.step(cx, |stream, cx| stream.poll_write(cx, data));
         };
         while let Some(rest) = refusal.bytes.get(refusal.written..).filter(|rest| !rest.is_empty()) {
-            match this.step(cx, |tcp, cx| tcp.poll_write(cx, rest)) {
+            match this.step(cx, |stream, cx| stream.poll_write(cx, rest)) {
                 Poll::Ready(Ok(count)) if count > 0 => refusal.written += count,
                 Poll::Ready(Ok(_)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
@@ -83,19 +86,19 @@ impl AsyncWrite for Stream {
         if let [only] = data {
             return self.poll_write(cx, only);
         }
-        self.get_mut().step(cx, |tcp, cx| tcp.poll_write_vectored(cx, data))
+        self.get_mut().step(cx, |stream, cx| stream.poll_write_vectored(cx, data))
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.tcp.is_write_vectored()
+        self.transport.is_write_vectored()
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().tcp).poll_flush(cx)
+        Pin::new(self.get_mut().transport.as_mut()).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().tcp).poll_shutdown(cx)
+        Pin::new(self.get_mut().transport.as_mut()).poll_shutdown(cx)
     }
 }
 
@@ -105,7 +108,7 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().tcp).poll_read(cx, buffer)
+        Pin::new(self.get_mut().transport.as_mut()).poll_read(cx, buffer)
     }
 }
 

@@ -1,10 +1,13 @@
 //! In-process tests of the whole HTTP surface with a model that is easy to predict. Only [`life`] takes a port.
 
 mod answers;
+mod doors;
 mod errors;
 mod fake;
 mod life;
 mod line;
+#[cfg(feature = "tls")]
+mod tls;
 
 use std::time::Duration;
 

@@ -5,11 +5,14 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use axum::extract::Request;
+use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::Response;
-use tracing::{Instrument, debug, info, info_span};
+use tracing::{Instrument, debug, field, info, info_span};
+
+use crate::app::App;
+use crate::metrics::{Asked, LEFT};
 
 /// Names a request, for people who look for it in logs. A client or a proxy may give one.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -18,15 +21,19 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const MAX_ID: usize = 64;
 
 /// Gives the request an id, and logs how it ended.
-pub(crate) async fn middleware(request: Request, next: Next) -> Response {
+pub(crate) async fn middleware(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let id = request.headers().get(&REQUEST_ID).filter(|id| is_sound(id)).cloned().unwrap_or_else(new_id);
+    let asked = Asked::default();
+    request.extensions_mut().insert(asked.clone());
     let end = End {
+        app,
+        asked,
         start: Instant::now(),
         method: request.method().clone(),
         path: request.uri().path().to_owned(),
         status: None,
     };
-    let span = info_span!("request", id = id.to_str().unwrap_or_default());
+    let span = info_span!("request", id = id.to_str().unwrap_or_default(), key = field::Empty);
     async move {
         let mut end = end;
         let mut response = next.run(request).await;
@@ -40,6 +47,8 @@ pub(crate) async fn middleware(request: Request, next: Next) -> Response {
 
 /// Logs when it is dropped, which is also what happens to a request whose client leaves.
 struct End {
+    app: App,
+    asked: Asked,
     start: Instant,
     method: Method,
     path: String,
@@ -48,7 +57,10 @@ struct End {
 
 impl Drop for End {
     fn drop(&mut self) {
-        let Self { start, method, path, status } = self;
+        let Self { app, asked, start, method, path, status } = self;
+        if *method == Method::POST {
+            app.metrics().ended(app, asked, status.unwrap_or(LEFT), start.elapsed());
+        }
         let ms = start.elapsed().as_millis();
         match status {
             // Probes come every few seconds, for ever.

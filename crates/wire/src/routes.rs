@@ -10,6 +10,8 @@ pub const HEALTH: &str = "/health";
 pub const READY: &str = "/ready";
 /// What is served, as JSON.
 pub const MODELS: &str = "/models";
+/// Figures for Prometheus.
+pub const METRICS: &str = "/metrics";
 /// Decode with the default model, as does `/`.
 pub const PREDICT: &str = "/predict";
 

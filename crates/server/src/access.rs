@@ -1,0 +1,356 @@
+//! Who may come in, and how often.
+
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use governor::clock::{Clock, DefaultClock};
+use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+use tracing::{Span, info, warn};
+use wire::routes::{HEALTH, READY};
+
+use crate::app::App;
+use crate::body;
+use crate::client::Client;
+use crate::error::{ApiError, ServeError};
+
+/// Whom a proxy asks for; the last entry is the one that it added.
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// The shortest secret: 16 random letters cannot be guessed over a network.
+const MIN_SECRET: usize = 16;
+
+/// Clients whose rates are remembered before those that rest are forgotten.
+const REMEMBERED: usize = 10_000;
+
+/// A key that lets a client in. Only a digest of its secret is kept.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ApiKey {
+    name: Option<Arc<str>>,
+    digest: [u8; 32],
+}
+
+impl std::fmt::Debug for ApiKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ApiKey({})", self.name.as_deref().unwrap_or("unnamed"))
+    }
+}
+
+impl FromStr for ApiKey {
+    type Err = String;
+
+    /// `SECRET` or `NAME:SECRET`; the name is for the log. The error does not repeat the secret.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, secret) = match text.split_once(':') {
+            Some((name, secret)) => (Some(name), secret),
+            None => (None, text),
+        };
+        if name.is_some_and(|name| {
+            name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+        }) {
+            return Err(
+                "the name of an API key must have only ASCII letters, digits, '.', '_' and '-'".to_owned()
+            );
+        }
+        // What RFC 6750 lets a bearer token have.
+        if !secret.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~+/=".contains(&b)) {
+            return Err("an API key must have only ASCII letters, digits and -._~+/=".to_owned());
+        }
+        if secret.len() < MIN_SECRET {
+            return Err(format!(
+                "an API key has {} characters, expected {MIN_SECRET} or more: `openssl rand -hex 24` makes a good one",
+                secret.len()
+            ));
+        }
+        Ok(Self { name: name.map(Arc::from), digest: digest(secret) })
+    }
+}
+
+/// All digests are of one length, so that comparing them tells nothing, not even how long a secret is.
+fn digest(secret: &str) -> [u8; 32] {
+    Sha256::digest(secret).into()
+}
+
+/// How many requests a client may send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RateLimit {
+    /// Requests in each period, all of which may come at once.
+    pub requests: NonZeroU32,
+    /// The period.
+    pub period: Duration,
+}
+
+impl FromStr for RateLimit {
+    type Err = String;
+
+    /// `10/s`, `60/m` or `500/h`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong =
+            || format!("expected requests in a second, minute or hour, such as 60/m, but found {text:?}");
+        let (requests, period) = text.split_once('/').ok_or_else(wrong)?;
+        let period = match period {
+            "s" => 1,
+            "m" => 60,
+            "h" => 3600,
+            _ => return Err(wrong()),
+        };
+        let requests = requests.parse().map_err(|_| wrong())?;
+        Ok(Self { requests, period: Duration::from_secs(period) })
+    }
+}
+
+/// Who may come in.
+#[derive(Clone, Debug, Default)]
+pub struct AccessConfig {
+    /// Keys that let a client in. Without any, here or in the file, everybody is let in.
+    pub keys: Vec<ApiKey>,
+    /// A file with more keys, one a line, `#` before comments. It is read again when it changes.
+    pub key_file: Option<PathBuf>,
+    /// How many requests for work a client may send: each key, or without keys each address.
+    pub rate_limit: Option<RateLimit>,
+    /// Whether clients are told apart by the last entry of `X-Forwarded-For`, which the proxy in front must write.
+    pub trust_forwarded_for: bool,
+    /// Origins whose pages browsers let call this server; `*` is every one. None by default.
+    pub cors_origins: Vec<String>,
+}
+
+/// The doorkeeper.
+pub(crate) struct Access {
+    config: AccessConfig,
+    keys: RwLock<Arc<[ApiKey]>>,
+    rate: Option<DefaultKeyedRateLimiter<Client>>,
+}
+
+impl Access {
+    /// # Errors
+    /// A key file that cannot be read, has a line that is no key, or has none.
+    pub(crate) fn new(config: AccessConfig) -> Result<Self, ServeError> {
+        let keys = RwLock::new(read_keys(&config)?);
+        if let Some(odd) = config.cors_origins.iter().find(|origin| !is_origin(origin)) {
+            return Err(ServeError::Config(format!(
+                "{odd:?} is no origin of web pages, expected one such as https://example.org, or * for every one"
+            )));
+        }
+        let rate = config.rate_limit.map(|limit| {
+            // A period is never zero, nor are the requests.
+            let each = limit.period / limit.requests.get();
+            let quota = Quota::with_period(each.max(Duration::from_nanos(1)))
+                .unwrap_or(Quota::per_second(limit.requests));
+            RateLimiter::keyed(quota.allow_burst(limit.requests))
+        });
+        Ok(Self { config, keys, rate })
+    }
+
+    /// The file that [`Access::reload`] reads.
+    pub(crate) fn key_file(&self) -> Option<&Path> {
+        self.config.key_file.as_deref()
+    }
+
+    pub(crate) fn cors_origins(&self) -> &[String] {
+        &self.config.cors_origins
+    }
+
+    /// Reads the key file again. Where that fails, the keys stay as they are.
+    pub(crate) fn reload(&self) {
+        match read_keys(&self.config) {
+            Ok(keys) => {
+                info!(keys = keys.len(), "API keys read again");
+                *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
+            }
+            Err(error) => warn!(%error, "the API keys stay as they were"),
+        }
+    }
+
+    /// Who asks, if he may.
+    ///
+    /// # Errors
+    /// 401 without a key that is known, 429 for more requests than a client may send.
+    fn admit(&self, request: &Request) -> Result<Client, ApiError> {
+        let keys = Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner));
+        let client = if keys.is_empty() { self.address(request) } else { keyed(&keys, request)? };
+        if let (Some(rate), &Method::POST) = (&self.rate, request.method()) {
+            if rate.len() > REMEMBERED {
+                rate.retain_recent();
+            }
+            if let Err(not_yet) = rate.check_key(&client) {
+                let wait = not_yet.wait_time_from(DefaultClock::default().now());
+                return Err(ApiError::too_many(
+                    "you have sent more requests than you may for now: wait for as long as `Retry-After` says",
+                    wait,
+                ));
+            }
+        }
+        Ok(client)
+    }
+
+    fn address(&self, request: &Request) -> Client {
+        let peer = request.extensions().get().copied().unwrap_or(Client::Unknown);
+        if !self.config.trust_forwarded_for {
+            return peer;
+        }
+        let forwarded = request.headers().get_all(FORWARDED_FOR).iter().next_back();
+        let last = forwarded.and_then(|value| value.to_str().ok()?.rsplit(',').next()?.trim().parse().ok());
+        last.map_or(peer, Client::at)
+    }
+}
+
+/// Whether this is what browsers send as `Origin`: scheme, host and port, without a path.
+fn is_origin(text: &str) -> bool {
+    let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    text == "*"
+        || host
+            .is_some_and(|host| !host.is_empty() && host.bytes().all(|b| b.is_ascii_graphic() && b != b'/'))
+}
+
+fn read_keys(config: &AccessConfig) -> Result<Arc<[ApiKey]>, ServeError> {
+    let mut keys = config.keys.clone();
+    if let Some(path) = &config.key_file {
+        let wrong = |what: String| ServeError::Config(format!("the API keys in {}: {what}", path.display()));
+        let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
+        for (index, line) in text.lines().enumerate() {
+            let line = line.split('#').next().unwrap_or_default().trim();
+            if !line.is_empty() {
+                keys.push(line.parse().map_err(|error| wrong(format!("line {}: {error}", index + 1)))?);
+            }
+        }
+        // Nobody who names a file wants an open door.
+        if keys.is_empty() {
+            return Err(wrong("there is none".to_owned()));
+        }
+    }
+    Ok(keys.into())
+}
+
+/// The client whose key the request has.
+fn keyed(keys: &[ApiKey], request: &Request) -> Result<Client, ApiError> {
+    let refuse = |message: &str| Err(ApiError::new(StatusCode::UNAUTHORIZED, message));
+    let Some(secrets) = secrets(request.headers(), request.uri().query()) else {
+        return refuse(
+            "this server wants an API key: `Authorization: Bearer KEY`, https://user:KEY@host/, or ?api_key=KEY",
+        );
+    };
+    let mut found = None;
+    for secret in secrets {
+        let digest = digest(&secret);
+        // All keys are looked at, whichever fits.
+        for key in keys {
+            if bool::from(key.digest.ct_eq(&digest)) {
+                found = Some(key);
+            }
+        }
+    }
+    let Some(key) = found else { return refuse("this API key is not known here") };
+    if let Some(name) = &key.name {
+        Span::current().record("key", name.as_ref());
+    }
+    let [a, b, c, d, e, f, g, h, ..] = key.digest;
+    Ok(Client::Key(u64::from_le_bytes([a, b, c, d, e, f, g, h])))
+}
+
+/// What a request gives as its key, if anything. A URL may have it as its user or as its password.
+fn secrets(headers: &HeaderMap, query: Option<&str>) -> Option<Vec<String>> {
+    if let Some(value) = headers.get(header::AUTHORIZATION) {
+        let value = value.to_str().unwrap_or_default();
+        let (scheme, rest) = value.split_once(' ').unwrap_or_default();
+        let basic = || {
+            let text = String::from_utf8(STANDARD.decode(rest.trim()).ok()?).ok()?;
+            let (user, password) = text.split_once(':')?;
+            Some(vec![password.to_owned(), user.to_owned()])
+        };
+        return Some(if scheme.eq_ignore_ascii_case("bearer") {
+            vec![rest.trim().to_owned()]
+        } else if scheme.eq_ignore_ascii_case("basic") {
+            basic().unwrap_or_default()
+        } else {
+            Vec::new()
+        });
+    }
+    let mut pairs = form_urlencoded::parse(query?.as_bytes());
+    let (_, secret) = pairs.find(|(name, _)| name == "api_key")?;
+    Some(vec![secret.into_owned()])
+}
+
+/// Lets a request in, or answers it. Probes have no keys.
+pub(crate) async fn middleware(State(app): State<App>, mut request: Request, next: Next) -> Response {
+    let path = request.uri().path();
+    if [HEALTH, READY].contains(&path.strip_suffix('/').unwrap_or(path)) {
+        return next.run(request).await;
+    }
+    match app.access().admit(&request) {
+        Ok(client) => {
+            request.extensions_mut().insert(client);
+            next.run(request).await
+        }
+        Err(error) => {
+            let (head, body) = request.into_parts();
+            body::discard(&head, Some(body)).await;
+            let is_unknown = error.status == StatusCode::UNAUTHORIZED;
+            let mut response = error.into_response();
+            if is_unknown {
+                let basic = HeaderValue::from_static("Basic realm=\"remote-vae\"");
+                response.headers_mut().insert(header::WWW_AUTHENTICATE, basic);
+            }
+            response
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_checked_and_never_shown() {
+        let key: ApiKey = "alice:0123456789abcdef".parse().unwrap();
+        assert_eq!(format!("{key:?}"), "ApiKey(alice)");
+        assert_eq!(format!("{:?}", "0123456789abcdef".parse::<ApiKey>().unwrap()), "ApiKey(unnamed)");
+        for wrong in [
+            "",
+            "short",
+            "a b:0123456789abcdef",
+            ":0123456789abcdef",
+            "0123456789abcde\u{fc}",
+            "a:0123456789abcd,f",
+        ] {
+            let error = wrong.parse::<ApiKey>().unwrap_err();
+            assert!(!error.contains("0123"), "{error}");
+        }
+    }
+
+    #[test]
+    fn rates() {
+        let rate: RateLimit = "60/m".parse().unwrap();
+        assert_eq!((rate.requests.get(), rate.period), (60, Duration::from_secs(60)));
+        for wrong in ["60", "0/s", "-1/s", "60/d", "/s", "x/s"] {
+            assert!(wrong.parse::<RateLimit>().unwrap_err().contains("60/m"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_key_file_is_read_line_by_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keys");
+        let config = AccessConfig { key_file: Some(path.clone()), ..AccessConfig::default() };
+        let read = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            read_keys(&config).map_err(|error| error.to_string())
+        };
+        let keys = read("# ours\nalice:0123456789abcdef # hers\n\n  fedcba9876543210  \n").unwrap();
+        assert_eq!(format!("{keys:?}"), "[ApiKey(alice), ApiKey(unnamed)]");
+        assert!(read("# nobody\n").unwrap_err().contains("there is none"));
+        let error = read("0123456789abcdef\nsecret\n").unwrap_err();
+        assert!(error.contains("line 2") && !error.contains("secret"), "{error}");
+        std::fs::remove_file(&path).unwrap();
+        assert!(read_keys(&config).unwrap_err().to_string().contains("keys"));
+    }
+}

@@ -1,0 +1,160 @@
+//! What the server has done and how it is, for Prometheus. Numbers only: no content, no addresses, no keys.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+use wire::{Answer, Transfer};
+
+use crate::app::App;
+use crate::memory;
+
+/// What [`Metrics::text`] is.
+pub(crate) const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// What is known of a request only once it has been read, for whoever counts it at its end.
+#[derive(Clone, Default)]
+pub(crate) struct Asked(Arc<AskedInner>);
+
+#[derive(Default)]
+struct AskedInner {
+    model: OnceLock<usize>,
+    output: OnceLock<&'static str>,
+}
+
+impl Asked {
+    /// The request is for this model. What is said first holds.
+    pub(crate) fn set_model(&self, model: usize) {
+        let _ = self.0.model.set(model);
+    }
+
+    /// The request wants this answer.
+    pub(crate) fn set_answer(&self, answer: &Answer) {
+        let output = match answer {
+            Answer::Tensor { transfer, .. } => Transfer::media_type(*transfer),
+            Answer::Image(format) | Answer::Images(format, _) => format.media_type(),
+            Answer::Video => "video/mp4",
+        };
+        let _ = self.0.output.set(output);
+    }
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct RequestLabels {
+    model: String,
+    output: &'static str,
+    /// The HTTP status; 499 for a client that left before its answer, as nginx counts it.
+    status: u16,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ModelLabels {
+    model: String,
+}
+
+type Histograms = Family<ModelLabels, Histogram, fn() -> Histogram>;
+
+/// The status under which clients are counted that left before their answer.
+pub(crate) const LEFT: u16 = 499;
+
+/// All figures.
+pub(crate) struct Metrics {
+    registry: Registry,
+    requests: Family<RequestLabels, Counter>,
+    request_seconds: Histograms,
+    queue_seconds: Histograms,
+    work_seconds: Histograms,
+    pixels: Family<ModelLabels, Counter>,
+    queue_length: Gauge,
+    in_flight: Gauge,
+    ready: Gauge,
+    resident: Gauge,
+}
+
+/// From milliseconds to an hour, four times as long each.
+fn times() -> Histogram {
+    Histogram::new(exponential_buckets(0.004, 4.0, 11))
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Self {
+        let mut registry = Registry::with_prefix("remote_vae");
+        let histograms = || Family::new_with_constructor(times as fn() -> Histogram);
+        let metrics = Self {
+            requests: Family::default(),
+            request_seconds: histograms(),
+            queue_seconds: histograms(),
+            work_seconds: histograms(),
+            pixels: Family::default(),
+            queue_length: Gauge::default(),
+            in_flight: Gauge::default(),
+            ready: Gauge::default(),
+            resident: Gauge::default(),
+            registry: Registry::default(),
+        };
+        let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register("build", "The program that runs", build);
+        registry.register(
+            "requests",
+            "Requests for work that have ended, by model, output and HTTP status (499: the client left)",
+            metrics.requests.clone(),
+        );
+        let seconds = [
+            ("request", "Whole time of requests for work", &metrics.request_seconds),
+            ("queue", "Time in the queue, of work that was done", &metrics.queue_seconds),
+            ("work", "Time in the model, of work that was done", &metrics.work_seconds),
+        ];
+        for (name, help, family) in seconds {
+            registry.register_with_unit(name, help, Unit::Seconds, family.clone());
+        }
+        registry.register("pixels", "Pixels of the work that was done", metrics.pixels.clone());
+        let gauges = [
+            ("queue_length", "Requests that wait for a model", &metrics.queue_length),
+            ("in_flight", "Requests that are accepted and not yet answered", &metrics.in_flight),
+            ("ready", "1 when /ready says so", &metrics.ready),
+        ];
+        for (name, help, gauge) in gauges {
+            registry.register(name, help, gauge.clone());
+        }
+        let help = "Memory of the process, pages of mapped weights among it";
+        registry.register_with_unit("resident_memory", help, Unit::Bytes, metrics.resident.clone());
+        Self { registry, ..metrics }
+    }
+
+    /// A request for work has ended.
+    pub(crate) fn ended(&self, app: &App, asked: &Asked, status: u16, took: Duration) {
+        let model = asked.0.model.get().and_then(|&model| app.names().get(model));
+        // A name that is not served would let strangers make series without end.
+        let model = model.map_or("none", String::as_str).to_owned();
+        let output = asked.0.output.get().copied().unwrap_or("unknown");
+        self.requests.get_or_create(&RequestLabels { model: model.clone(), output, status }).inc();
+        self.request_seconds.get_or_create(&ModelLabels { model }).observe(took.as_secs_f64());
+    }
+
+    /// A model has done its work.
+    pub(crate) fn worked(&self, model: &str, queued: Duration, worked: Duration, pixels: usize) {
+        let labels = ModelLabels { model: model.to_owned() };
+        self.queue_seconds.get_or_create(&labels).observe(queued.as_secs_f64());
+        self.work_seconds.get_or_create(&labels).observe(worked.as_secs_f64());
+        self.pixels.get_or_create(&labels).inc_by(pixels as u64);
+    }
+
+    /// Everything as text, as it is now.
+    pub(crate) fn text(&self, app: &App) -> String {
+        let gauge = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
+        self.queue_length.set(gauge(app.executor().waiting()));
+        self.in_flight.set(gauge(app.in_flight()));
+        self.ready.set(i64::from(app.ready().is_ok()));
+        self.resident.set(gauge(memory::resident().unwrap_or(0)));
+        let mut out = String::new();
+        // Writing to a string does not fail.
+        let _ = text::encode(&mut out, &self.registry);
+        out
+    }
+}
