@@ -39,7 +39,7 @@ impl Asked {
         let output = match answer {
             Answer::Tensor { transfer, .. } => Transfer::media_type(*transfer),
             Answer::Image(format) | Answer::Images(format, _) => format.media_type(),
-            Answer::Video => "video/mp4",
+            Answer::Video(_) => "video/mp4",
         };
         let _ = self.0.output.set(output);
     }
