@@ -1,4 +1,9 @@
 //! The remote-vae command line: the one place of this project that reads the environment, prints and exits.
+#![allow(
+    rustdoc::broken_intra_doc_links,
+    rustdoc::bare_urls,
+    reason = "the comments of arguments are help texts, printed as they are"
+)]
 #![forbid(unsafe_code)]
 
 /// Prints a line for a person. That nobody reads any more (`remote-vae quickstart | head`) is no reason to fail.

@@ -137,6 +137,7 @@ struct Connections {
     service: TowerToHyperService<axum::Router>,
     graceful: GracefulShutdown,
     places: Arc<Semaphore>,
+    #[cfg(feature = "tls")]
     header_timeout: Duration,
     write_timeout: Duration,
     #[cfg(feature = "tls")]
@@ -151,6 +152,7 @@ impl Connections {
             http,
             service: TowerToHyperService::new(router(app.clone())),
             graceful: GracefulShutdown::new(),
+            #[cfg(feature = "tls")]
             header_timeout: config.header_timeout,
             write_timeout: config.write_timeout,
             #[cfg(feature = "tls")]
