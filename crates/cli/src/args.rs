@@ -199,7 +199,7 @@ pub(crate) struct OptionArgs {
     /// Frames a second of a video [default: 15]
     #[arg(long, env = "REMOTE_VAE_FPS", hide_env_values = true, value_name = "N")]
     pub(crate) fps: Option<u16>,
-    /// Quality of a video, from 1 to 100 [default: about CRF 25 of x264]
+    /// Quality of a video, from 1 to 100 [default: 65]
     #[arg(long, env = "REMOTE_VAE_QUALITY", hide_env_values = true, value_name = "N")]
     pub(crate) quality: Option<u8>,
 }

@@ -19,7 +19,8 @@ use yuv::Yuv;
 /// Frames a second when nothing else is asked for, as diffusers' `export_to_video` had it for HunyuanVideo.
 pub const DEFAULT_FPS: u16 = 15;
 
-/// The quantizer when no quality is asked for: about what x264 makes of its CRF 25, see `docs/video.md`.
+/// The quantizer when no quality is asked for. Meant to be near x264's CRF 25, which
+/// `tools/compare_mp4.py` is there to find out.
 const DEFAULT_QP: u8 = 26;
 
 /// The quantizers of the best and the worst quality: below the first OpenH264 does not go (`GOM_MIN_QP_MODE`), above the
@@ -34,7 +35,7 @@ pub const MP4_MAX_SIZE: [usize; 2] = [3840, 2160];
 pub struct Mp4Options {
     /// Frames a second; 0 is taken as 1. `None` is [`DEFAULT_FPS`].
     pub fps: Option<u16>,
-    /// From 1 to 100, values outside are brought to the nearest. `None` is about x264's CRF 25, which is quality 65.
+    /// From 1 to 100, values outside are brought to the nearest. `None` is a quantizer of 26, as for 65.
     pub quality: Option<u8>,
 }
 

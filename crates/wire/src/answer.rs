@@ -27,7 +27,7 @@ pub enum Answer {
 pub struct VideoFormat {
     /// Frames a second, 1 to 240; `None` is 15.
     pub fps: Option<u16>,
-    /// 1 to 100; `None` is about what x264 makes of its CRF 25.
+    /// 1 to 100; `None` leaves it to the server.
     pub quality: Option<u8>,
 }
 
