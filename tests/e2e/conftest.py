@@ -1,7 +1,9 @@
-"""The servers that the tests share."""
+"""The servers and the browser that the tests share."""
 
 import pytest
+from browser import FLAGS, executable
 from models import REAL, demo
+from playwright.sync_api import sync_playwright
 from service import serving
 
 
@@ -17,3 +19,12 @@ def server(tmp_path_factory):
 def demo_model():
     """The embedded model as diffusers sees it."""
     return demo()
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A browser; `browser.new_page()` gives a tab that shares nothing with others."""
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=executable(), args=FLAGS)
+        yield chromium
+        chromium.close()
