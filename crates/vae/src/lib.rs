@@ -25,7 +25,7 @@ pub use families::CLASS_NAMES;
 pub use files::model_files;
 pub use load::{Factors, Source, load, load_with};
 pub use observe::{Cancelled, LayerRun, Observer, Silent};
-pub use posterior::DiagonalGaussianDistribution;
+pub use posterior::{DiagonalGaussianDistribution, SampleMode};
 pub use tensor::HostTensor;
 pub use vae::{DecodeOptions, EncodeOptions, Vae, VaeInfo};
 pub use weight::{DType, Weight};

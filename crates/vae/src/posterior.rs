@@ -9,6 +9,18 @@ use crate::HostTensor;
 /// Bounds of the log-variance, as diffusers clamps it.
 const LOGVAR: (f32, f32) = (-30.0, 20.0);
 
+/// Which latents of the distribution are wanted: `sample_mode` of diffusers' `retrieve_latents`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SampleMode {
+    /// `"sample"`: drawn at random; see [`DiagonalGaussianDistribution::sample`].
+    Sample {
+        /// The same seed gives the same latents, bit for bit.
+        seed: u64,
+    },
+    /// `"argmax"`: the most likely ones; see [`DiagonalGaussianDistribution::mode`].
+    Argmax,
+}
+
 /// diffusers' `DiagonalGaussianDistribution`: a mean and a variance for each latent.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DiagonalGaussianDistribution {
@@ -36,6 +48,14 @@ impl DiagonalGaussianDistribution {
         Self { mean: HostTensor::new(shape, mean), logvar }
     }
 
+    /// The latents that `mode` asks for, `[B, C, ...]`, not scaled.
+    pub fn latents(self, mode: SampleMode) -> HostTensor {
+        match mode {
+            SampleMode::Sample { seed } => self.sample(seed),
+            SampleMode::Argmax => self.mode(),
+        }
+    }
+
     /// The most likely latents: the mean.
     pub fn mode(self) -> HostTensor {
         self.mean
@@ -44,8 +64,9 @@ impl DiagonalGaussianDistribution {
     /// Latents drawn from the distribution, `mean + exp(logvar / 2) * noise`.
     ///
     /// The noise is standard normal: the ziggurat method (`StandardNormal` of crate `rand_distr`) on the ChaCha8 stream that
-    /// `rand_chacha` makes of `seed` (`seed_from_u64`), value by value in C order. The same seed gives the same
-    /// latents; PyTorch's generators give others.
+    /// `rand_chacha` makes of `seed` (`seed_from_u64`), value by value in C order, over the whole batch. It is drawn on
+    /// one thread, so that a seed gives the same noise on every machine and with any number of threads; PyTorch's
+    /// generators give other noise.
     pub fn sample(mut self, seed: u64) -> HostTensor {
         let mut generator = ChaCha8Rng::seed_from_u64(seed);
         for (value, logvar) in self.mean.data.iter_mut().zip(&self.logvar) {
@@ -94,6 +115,9 @@ mod tests {
         let sample = |seed| DiagonalGaussianDistribution::new(moments(0.0, 0.0, 64)).sample(seed);
         assert_eq!(sample(1), sample(1));
         assert_ne!(sample(1), sample(2));
+        let latents = |mode| DiagonalGaussianDistribution::new(moments(0.0, 0.0, 64)).latents(mode);
+        assert_eq!(latents(SampleMode::Sample { seed: 2 }), sample(2));
+        assert_eq!(latents(SampleMode::Argmax).data, [0.0; 64]);
         // What seed 0 gives, written down: an update of a crate must not change it unseen.
         let first: Vec<_> = sample(0).data[..4].to_vec();
         assert_eq!(first, [0.69996077, -0.14406164, 0.30288628, -1.3745139]);

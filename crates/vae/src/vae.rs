@@ -47,11 +47,21 @@ impl Default for DecodeOptions {
 }
 
 /// How pictures are encoded. The default is what diffusers does when it is told nothing.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EncodeOptions {
     /// As diffusers does after `enable_tiling()`: in overlapping tiles whose moments are blended where they meet,
     /// unless the picture fits one tile. Needs less memory and gives slightly different latents.
     pub tiling: bool,
+    /// Video only, diffusers' `use_framewise_encoding`: 17 frames at a time, one such part every 12 frames, blended
+    /// where they meet. Its memory does not grow with the length of the video; without it the whole video is encoded in
+    /// one pass.
+    pub framewise: bool,
+}
+
+impl Default for EncodeOptions {
+    fn default() -> Self {
+        Self { tiling: false, framewise: true }
+    }
 }
 
 /// A loaded autoencoder. One thread owns it; it may be sent to that thread.
@@ -80,15 +90,27 @@ pub trait Vae: Send {
         None
     }
 
-    /// Encodes pictures to the moments of the latents' distribution, which
-    /// [`DiagonalGaussianDistribution`](crate::DiagonalGaussianDistribution) takes.
+    /// Encodes pictures to the moments of the latents' distribution, from which
+    /// [`DiagonalGaussianDistribution`](crate::DiagonalGaussianDistribution) makes latents:
     ///
-    /// Images: `[B, 3, H, W]`, nominally in [-1, 1], to `[B, 2C, H / 8, W / 8]`, rounded down. The latents are not
-    /// scaled.
+    /// ```no_run
+    /// # use remote_vae_vae::{DiagonalGaussianDistribution, EncodeOptions, HostTensor, SampleMode, Silent, Vae, VaeError};
+    /// # use remote_vae_vae::latents::Scaling;
+    /// # fn encode(vae: &mut dyn Vae, pixels: HostTensor) -> Result<HostTensor, VaeError> {
+    /// let moments = vae.encode(pixels, &EncodeOptions::default(), &mut Silent)?;
+    /// let mut latents = DiagonalGaussianDistribution::new(moments).latents(SampleMode::Sample { seed: 0 });
+    /// Scaling::Model.undo(&mut latents, vae.info())?; // as a pipeline wants them
+    /// # Ok(latents)
+    /// # }
+    /// ```
+    ///
+    /// Images: `[B, 3, H, W]` to `[B, 2C, H / 8, W / 8]`, rounded down. Video: `[B, 3, F, H, W]` to
+    /// `[B, 2C, (F - 1) / 4 + 1, H / 8, W / 8]`, the frames rounded down, height and width up (in tiles: down), as
+    /// diffusers' model does it. Values are nominally in [-1, 1]. The moments are not scaled.
     ///
     /// # Errors
-    /// [`VaeError::Input`] when the model has no encoder ([`VaeInfo::can_encode`]) or cannot take this shape; a
-    /// cancelled observer, or a failure of the engine.
+    /// [`VaeError::Input`] when the model has no encoder ([`VaeInfo::can_encode`]), cannot take this shape, or is to
+    /// encode in tiles and [`Vae::tile_sample_min_size`] is `None`; a cancelled observer, or a failure of the engine.
     fn encode(
         &mut self,
         pixels: HostTensor,
@@ -97,6 +119,12 @@ pub trait Vae: Send {
     ) -> Result<HostTensor, VaeError> {
         let _ = (pixels, options, observer);
         Err(VaeError::Input("this model cannot encode".to_owned()))
+    }
+
+    /// Height and width, in pixels, of the largest picture that is one tile when it is encoded in tiles; `None` for a model
+    /// that is not encoded in tiles.
+    fn tile_sample_min_size(&self) -> Option<usize> {
+        None
     }
 
     /// Gives back memory kept from earlier work. The next call takes it anew.

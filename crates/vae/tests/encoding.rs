@@ -14,7 +14,7 @@ fn whole() -> EncodeOptions {
 }
 
 fn tiled() -> EncodeOptions {
-    EncodeOptions { tiling: true }
+    EncodeOptions { tiling: true, ..EncodeOptions::default() }
 }
 
 #[test]
@@ -85,6 +85,7 @@ fn what_fits_one_tile_is_encoded_whole() {
     let case = case("tiled");
     for (engine, load) in engines() {
         let mut vae = load(case.source()).unwrap();
+        assert_eq!(vae.tile_sample_min_size(), Some(16));
         let pixels = HostTensor::new(vec![1, 3, 16, 15], case.golden["pixels"].data[..3 * 16 * 15].to_vec());
         let moments = vae.encode(pixels.clone(), &tiled(), &mut Silent).unwrap();
         assert_eq!(moments, vae.encode(pixels, &whole(), &mut Silent).unwrap(), "{engine}");

@@ -59,6 +59,11 @@ impl<E: Engine> EncodingHalf<E> {
         }))
     }
 
+    /// [`Vae::tile_sample_min_size`](crate::Vae::tile_sample_min_size).
+    pub(super) fn tile_sample_min_size(&self) -> Option<usize> {
+        self.tiling.map(|tiling| tiling.tile_min_size)
+    }
+
     /// [`Vae::encode`](crate::Vae::encode).
     pub(super) fn encode(
         &self,

@@ -18,8 +18,8 @@ use crate::{DecodeOptions, EncodeOptions, HostTensor, LoadError, Observer, Vae, 
 /// Its name in `config.json`.
 pub(super) const CLASS_NAME: &str = "AutoencoderKL";
 
-/// Images are decoded, or encoded, together while their latents have no more positions than this, 64×64, a picture of 512×512. One
-/// such image keeps every core busy by itself, so that more at once would cost memory and save no time.
+/// Images are decoded, or encoded, together while their latents have no more positions than this, 64×64, a picture of
+/// 512×512. One such image keeps every core busy by itself, so that more at once would cost memory and save no time.
 const BATCH_POSITIONS: usize = 64 * 64;
 
 /// diffusers' `AutoencoderKL`, on one engine.
@@ -188,6 +188,10 @@ impl<E: Engine> Vae for AutoencoderKL<E> {
                 "this model cannot encode: its checkpoint holds a decoder only".to_owned(),
             )),
         }
+    }
+
+    fn tile_sample_min_size(&self) -> Option<usize> {
+        self.encoding.as_ref()?.tile_sample_min_size()
     }
 
     fn release(&mut self) {
