@@ -1,16 +1,14 @@
-//! Video as an mp4 file: H.264 (Cisco's OpenH264, built from source) in a container that is written here.
+//! Video as an mp4 file: H.264 by `rusty_h264-encoder`, which is plain Rust, in a container that is written here.
 //!
 //! The file starts with its index ("faststart"), so that a browser plays it while it arrives. Pictures are BT.709 in
 //! limited range, 4:2:0, and say so both in the stream and in the container.
 
 mod container;
+mod sps;
 mod yuv;
 
-use openh264::OpenH264API;
-use openh264::encoder::{
-    Complexity, Encoder, EncoderConfig, FrameRate, IntraFramePeriod, Profile, QpRange, RateControlMode,
-    VuiConfig,
-};
+use rusty_h264_common::Profile;
+use rusty_h264_encoder::{EncodeError, Encoder, EncoderConfig, Preset};
 
 use crate::error::{MediaError, check_size};
 use container::Sample;
@@ -19,16 +17,29 @@ use yuv::Yuv;
 /// Frames a second when nothing else is asked for, as diffusers' `export_to_video` had it for HunyuanVideo.
 pub const DEFAULT_FPS: u16 = 15;
 
-/// The quantizer when no quality is asked for. Meant to be near x264's CRF 25, which
-/// `tools/compare_mp4.py` is there to find out.
+/// The quantizer when no quality is asked for: as near to the original as x264 is at CRF 25
+/// (`tools/compare_mp4.py`).
 const DEFAULT_QP: u8 = 26;
 
-/// The quantizers of the best and the worst quality: below the first OpenH264 does not go (`GOM_MIN_QP_MODE`), above the
-/// second nobody can (H.264, 7.4.3).
+/// The quantizers of the best and the worst quality. Below the first the files grow and nobody sees why; above the second
+/// there is none (H.264, 7.4.3).
 const QP: [u8; 2] = [12, 51];
 
-/// The longest and the shorter side that OpenH264 encodes, in pixels (level 5.2).
+/// The longest and the shorter side of a video, in pixels: what level 5.2 has and players play.
 pub const MP4_MAX_SIZE: [usize; 2] = [3840, 2160];
+
+/// Levels and how many macroblocks a second they allow (H.264, table A-1). For the size of the pictures the encoder raises
+/// the level itself.
+const LEVELS: [(u8, u64); 8] = [
+    (30, 40_500),
+    (31, 108_000),
+    (32, 216_000),
+    (40, 245_760),
+    (42, 522_240),
+    (50, 589_824),
+    (51, 983_040),
+    (52, 2_073_600),
+];
 
 /// How a video is encoded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,8 +52,7 @@ pub struct Mp4Options {
 
 /// Encodes `frames`, each `[height, width, 3]` RGB in C order, as an mp4 file.
 ///
-/// A side that is odd, or shorter than 16 pixels, is made longer by repeating its last pixels: the format has no such
-/// pictures.
+/// A side that is odd is made longer by repeating its last pixels: 4:2:0 has no such pictures.
 ///
 /// # Errors
 /// When there is no frame, a frame has not `height * width * 3` bytes, or the size is 0 or more than [`MP4_MAX_SIZE`].
@@ -52,58 +62,89 @@ pub fn encode_mp4<T: AsRef<[u8]>>(
     height: usize,
     options: &Mp4Options,
 ) -> Result<Vec<u8>, MediaError> {
-    let failed = |message: String| MediaError::Encoder { format: "mp4", message };
     let [longest, shortest] = MP4_MAX_SIZE;
     for frame in frames {
         let limit = if width.min(height) > shortest { shortest } else { longest };
         check_size("mp4", frame.as_ref(), width, height, limit)?;
     }
+    if frames.is_empty() {
+        return Err(failed("there is no frame"));
+    }
     let fps = options.fps.unwrap_or(DEFAULT_FPS).max(1);
-    let qp = options.quality.map_or(DEFAULT_QP, qp);
-    let config = EncoderConfig::new()
-        .profile(Profile::High)
-        .complexity(Complexity::High)
-        .vui(VuiConfig::bt709())
-        .max_frame_rate(FrameRate::from_hz(f32::from(fps)))
-        // Constant quality: one quantizer for all frames, and no frame left out to save bits. In this mode the encoder
-        // has no bit rate to keep, and does not warn that it cannot.
-        .rate_control_mode(RateControlMode::Bufferbased)
-        .qp(QpRange::new(qp, qp))
-        .skip_frames(false)
-        .adaptive_quantization(false)
-        .background_detection(false)
-        .scene_change_detect(true)
-        // A place to jump to every few seconds.
-        .intra_frame_period(IntraFramePeriod::from_num_frames(u32::from(fps) * 4))
-        .num_threads(1);
-    let broken = |error: openh264::Error| failed(error.to_string());
-    let mut encoder = Encoder::with_api_config(OpenH264API::from_source(), config).map_err(broken)?;
     let mut yuv = Yuv::new(width, height);
-    let mut samples = Vec::with_capacity(frames.len());
-    let (mut sps, mut pps) = (Vec::new(), Vec::new());
+    let mut encoder = Encoder::new(config(yuv.size(), fps, options.quality)).map_err(broken)?;
+    let mut track = Track::default();
     for frame in frames {
         yuv.fill(frame.as_ref());
-        let stream = encoder.encode(&yuv).map_err(broken)?.to_vec();
-        let mut sample = Sample { data: Vec::with_capacity(stream.len()), is_key: false };
-        for unit in nal_units(&stream) {
+        track.add(&encoder.encode_planes(&yuv.planes()).map_err(broken)?);
+    }
+    // It holds back frames to see what later ones make of them.
+    track.add(&encoder.try_flush().map_err(broken)?);
+    if track.samples.len() != frames.len() {
+        return Err(failed("it gave another number of frames than it got"));
+    }
+    let sps = sps::with_colours(&track.sps, encoder.config().num_ref_frames)
+        .ok_or_else(|| failed("its sequence parameter set is not as expected"))?;
+    Ok(container::write(&track.samples, [&sps, &track.pps], yuv.size(), u32::from(fps)))
+}
+
+/// Constant quality: no bit rate to keep, and one quantizer around which the encoder spends more on what later frames refer
+/// to, and on flat areas, where the eye sees more.
+fn config([width, height]: [usize; 2], fps: u16, quality: Option<u8>) -> EncoderConfig {
+    let mut config = EncoderConfig::new(width, height);
+    config.profile = Profile::High;
+    config.preset = Preset::Quality;
+    config.bitrate = 0;
+    config.qp = quality.map_or(DEFAULT_QP, qp);
+    config.framerate = f32::from(fps);
+    // Frames leave in the order in which they are seen, so that the container needs no second table of times.
+    config.bframes = 0;
+    // A place to jump to at each cut, and at the latest after as many frames as x264 lets pass.
+    config.gop_size = 250;
+    let macroblocks = (config.mb_width() * config.mb_height()) as u64 * u64::from(fps);
+    config.level_idc = LEVELS.iter().find(|&&(_, most)| macroblocks <= most).map_or(52, |&(level, _)| level);
+    config
+}
+
+/// What the encoder gave so far.
+#[derive(Default)]
+struct Track {
+    samples: Vec<Sample>,
+    /// The parameter sets of the sequence and of the pictures.
+    sps: Vec<u8>,
+    pps: Vec<u8>,
+}
+
+impl Track {
+    /// Takes the units of any number of frames.
+    fn add(&mut self, stream: &[u8]) {
+        for unit in nal_units(stream) {
+            let &[head, ref content @ ..] = unit else { continue };
             // H.264, table 7-1.
-            match unit.first().map(|byte| byte & 31) {
-                Some(7) => sps = unit.to_vec(),
-                Some(8) => pps = unit.to_vec(),
-                Some(kind) => {
-                    sample.is_key |= kind == 5;
+            match head & 31 {
+                7 => self.sps = unit.to_vec(),
+                8 => self.pps = unit.to_vec(),
+                kind @ (1 | 5) => {
+                    // `first_mb_in_slice` is 0, which is a single 1 bit: a new picture (H.264, 7.3.3 and 9.1).
+                    if content.first().is_some_and(|byte| byte & 0x80 != 0) {
+                        self.samples.push(Sample { data: Vec::new(), is_key: kind == 5 });
+                    }
+                    let Some(sample) = self.samples.last_mut() else { continue };
                     sample.data.extend_from_slice(&(unit.len() as u32).to_be_bytes());
                     sample.data.extend_from_slice(unit);
                 }
-                None => {}
+                _ => {}
             }
         }
-        samples.push(sample);
     }
-    if samples.is_empty() || samples.iter().any(|sample| sample.data.is_empty()) || sps.len() < 4 {
-        return Err(failed("it gave no picture for a frame, or there was none".to_owned()));
-    }
-    Ok(container::write(&samples, [&sps, &pps], yuv.size(), u32::from(fps)))
+}
+
+fn failed(message: &str) -> MediaError {
+    MediaError::Encoder { format: "mp4", message: message.to_owned() }
+}
+
+fn broken(error: EncodeError) -> MediaError {
+    failed(&error.to_string())
 }
 
 /// From quality to quantizer.

@@ -1,15 +1,12 @@
 //! RGB to 4:2:0 in BT.709, limited range.
 
-use openh264::formats::YUVSource;
-
-/// The smallest side of a picture: one macroblock.
-const MIN_SIDE: usize = 16;
+use rusty_h264_common::YuvPlanes;
 
 /// One picture as the encoder takes it.
 pub(super) struct Yuv {
     /// Of the RGB pictures.
     source: [usize; 2],
-    /// Even, and not below [`MIN_SIDE`].
+    /// Even.
     width: usize,
     height: usize,
     y: Vec<u8>,
@@ -23,7 +20,7 @@ impl Yuv {
     /// For RGB pictures of this size.
     pub(super) fn new(width: usize, height: usize) -> Self {
         let source = [width, height];
-        let [width, height] = source.map(|side| side.max(MIN_SIDE).next_multiple_of(2));
+        let [width, height] = source.map(|side| side.next_multiple_of(2));
         let (area, chroma) = (width * height, width * height / 4);
         Self {
             source,
@@ -39,6 +36,19 @@ impl Yuv {
     /// Width and height as they are encoded.
     pub(super) fn size(&self) -> [usize; 2] {
         [self.width, self.height]
+    }
+
+    /// The picture as the encoder sees it.
+    pub(super) fn planes(&self) -> YuvPlanes<'_> {
+        YuvPlanes {
+            width: self.width,
+            height: self.height,
+            y: &self.y,
+            u: &self.u,
+            v: &self.v,
+            stride_y: self.width,
+            stride_c: self.width / 2,
+        }
     }
 
     /// Takes a picture `[height, width, 3]`.
@@ -79,28 +89,6 @@ fn subsample(above: &[f32], below: &[f32], out: &mut [u8]) {
     }
 }
 
-impl YUVSource for Yuv {
-    fn dimensions(&self) -> (usize, usize) {
-        (self.width, self.height)
-    }
-
-    fn strides(&self) -> (usize, usize, usize) {
-        (self.width, self.width / 2, self.width / 2)
-    }
-
-    fn y(&self) -> &[u8] {
-        &self.y
-    }
-
-    fn u(&self) -> &[u8] {
-        &self.u
-    }
-
-    fn v(&self) -> &[u8] {
-        &self.v
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,7 +105,7 @@ mod tests {
         ] {
             let mut picture = Yuv::new(3, 5);
             picture.fill(&rgb.repeat(15));
-            assert_eq!(picture.size(), [16, 16]);
+            assert_eq!(picture.size(), [4, 6]);
             for (plane, value) in [&picture.y, &picture.u, &picture.v].into_iter().zip(yuv) {
                 assert!(plane.iter().all(|&x| x == value), "{rgb:?}: {plane:?} is not {value}");
             }
