@@ -11,8 +11,8 @@ f32 from the weights as they are in the file:
 * `sample`, what `decode` returns (of video, in one pass over all frames), and for some cases `tiled_sample`, the same
   after `enable_tiling()`, and `framewise_sample`, the same a few frames at a time, which is diffusers' default;
 * for cases that encode, `pixels`, the output of every observed layer of the encoder, `moments`, which is what
-  `AutoencoderKL.encode` makes its distribution of, `scaled_mode`, its mode as the pipelines scale it, and for some cases
-  `tiled_moments`. Other cases have no encoder in their checkpoint.
+  `encode` makes its distribution of (of video, in one pass over all frames), `scaled_mode`, its mode as the pipelines scale
+  it, and for some cases `tiled_moments` and `framewise_moments`. Other cases have no encoder in their checkpoint.
 
 `fixtures/vae/manifest.json` lists the cases with what each one covers.
 """
@@ -38,11 +38,11 @@ STAGES = (
     "encoder.conv_out",
     "quant_conv",
 )
-BLOCKS = ("UpDecoderBlock2D", "DownEncoderBlock2D", "HunyuanVideoUpBlock3D")
+BLOCKS = ("UpDecoderBlock2D", "DownEncoderBlock2D", "HunyuanVideoUpBlock3D", "HunyuanVideoDownBlock3D")
 LAYERS = ("ResnetBlock2D", "Attention", "Upsample2D", "Downsample2D", "HunyuanVideoResnetBlockCausal3D")
 
 DECODER_TENSORS = ("pipeline_latents", "packed_latents", "latents", "sample", "tiled_sample", "framewise_sample")
-ENCODER_TENSORS = ("pixels", "moments", "scaled_mode", "tiled_moments")
+ENCODER_TENSORS = ("pixels", "moments", "scaled_mode", "tiled_moments", "framewise_moments")
 
 
 def config(blocks: list[int], layers: int = 1, groups: int = 4, **settings) -> dict:
@@ -154,36 +154,41 @@ CASES = {
         tiled=True,
     ),
     "video": dict(
-        covers="HunyuanVideo: 16 latent channels, 4 blocks, 3 latent frames, odd sizes, every stage",
+        covers="HunyuanVideo: 16 latent channels, 4 blocks, 3 latent frames and 9 frames, odd sizes, every stage",
         config=video_config([8, 8, 16, 16], layers=2, latent_channels=16),
         latents=(1, 16, 3, 5, 3),
+        pixels=(1, 3, 9, 27, 19),
         every_stage=True,
     ),
     "video-framewise": dict(
-        covers="11 latent frames, decoded a few at a time and blended; 3 blocks, all of them doubling the picture",
+        covers="11 latent frames, and 30 frames, a few at a time and blended; 3 blocks that double or halve the picture",
         config=video_config([4, 8, 8], groups=2, latent_channels=4),
         latents=(1, 4, 11, 2, 3),
-        only=("post_quant_conv",),
+        pixels=(1, 3, 30, 9, 17),
+        only=("post_quant_conv", "quant_conv"),
         framewise=True,
     ),
     "video-tiled": dict(
-        covers="tiles in space within parts in time",
+        covers="tiles in space within parts in time; sides that are no multiple of 8, which tiles cut off and passes do not",
         config=video_config([4, 4, 8], groups=2, latent_channels=4),
         latents=(1, 4, 5, 33, 1),
-        only=("post_quant_conv",),
+        pixels=(1, 3, 17, 10, 261),
+        only=("post_quant_conv", "quant_conv"),
         framewise=True,
         tiled=True,
     ),
     "video-batch": dict(
-        covers="a batch of videos, a block that doubles time only, no attention, 2 latent frames, bf16 file",
+        covers="a batch of videos, a block that changes time only, no attention, 2 latent frames, 5 frames, bf16 file",
         config=video_config([8, 8, 8, 8], latent_channels=4, spatial_compression_ratio=4, mid_block_add_attention=False),
         latents=(2, 4, 2, 3, 2),
+        pixels=(2, 3, 5, 14, 9),
         dtype="bfloat16",
     ),
     "video-still": dict(
-        covers="one latent frame, two positions",
+        covers="one latent frame, two positions; one frame",
         config=video_config([16, 32, 32], groups=4, latent_channels=4),
         latents=(1, 4, 1, 1, 2),
+        pixels=(1, 3, 1, 16, 9),
         dtype="float16",
     ),
 }
@@ -216,11 +221,11 @@ def scale(latents: torch.Tensor, config) -> torch.Tensor:
 
 def scale_encoded(latents: torch.Tensor, config) -> torch.Tensor:
     """What the same pipelines do just after `vae.encode`."""
-    if config.latents_mean is not None and config.latents_std is not None:
+    if config.get("latents_mean") is not None and config.get("latents_std") is not None:
         mean = torch.tensor(config.latents_mean).view(1, -1, 1, 1)
         std = torch.tensor(config.latents_std).view(1, -1, 1, 1)
         return (latents - mean) * config.scaling_factor / std
-    return (latents - (config.shift_factor or 0.0)) * config.scaling_factor
+    return (latents - (config.get("shift_factor") or 0.0)) * config.scaling_factor
 
 
 def golden(folder: Path, case: dict, seed: int) -> dict[str, torch.Tensor]:
@@ -250,6 +255,9 @@ def golden(folder: Path, case: dict, seed: int) -> dict[str, torch.Tensor]:
                 model.enable_tiling()
                 tensors["tiled_moments"] = model.encode(tensors["pixels"]).latent_dist.parameters
                 model.disable_tiling()
+            if case.get("framewise"):
+                tensors["framewise_moments"] = model.encode(tensors["pixels"]).latent_dist.parameters
+                model.use_framewise_encoding = False
             posterior = model.encode(tensors["pixels"]).latent_dist
             tensors["moments"] = posterior.parameters
             tensors["scaled_mode"] = scale_encoded(posterior.mode(), model.config)

@@ -5,6 +5,9 @@
 //! of addresses, cuts buffers from it, and remembers which parts have pages. A new buffer goes where it needs the
 //! fewest fresh ones. Pages of holes that no buffer fits into go back to the system as far as needed to stay near the
 //! most that was ever in use at once, so that holes hardly add to the peak.
+//!
+//! In debug builds a buffer is handed out full of NaNs, so that a kernel that reads what nobody wrote gives NaNs, and what
+//! lies between its end and the next buffer is looked at when it is dropped: a kernel that writes past the end panics.
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -45,9 +48,14 @@ struct Hole {
     resident: bool,
 }
 
+/// What fills new buffers in debug builds: a NaN in f32 and in f16.
+const POISON: u8 = 0xff;
+
 /// Page-aligned memory of unspecified but initialised content. Returns to its arena when dropped.
 pub struct Buffer {
     address: *mut u8,
+    /// Bytes that were asked for; none for an alias.
+    asked: usize,
     /// Where it lies in the slab; empty for an alias.
     at: Range<usize>,
     arena: Arena,
@@ -69,7 +77,7 @@ impl Arena {
     /// # Errors
     /// When the system has not that much memory or address space.
     pub fn take(&self, bytes: usize) -> Result<Buffer, OutOfMemory> {
-        let refused = OutOfMemory(bytes);
+        let (refused, asked) = (OutOfMemory(bytes), bytes);
         let bytes = bytes.max(1).checked_next_multiple_of(GRAIN).ok_or(refused)?;
         let mut books = self.lock();
         books.reserve().ok_or(refused)?;
@@ -80,7 +88,12 @@ impl Arena {
         books.hand_out(at.clone());
         books.give_back_holes();
         let address = books.address(at.start).ok_or(refused)?;
-        Ok(Buffer { address, at, arena: self.clone() })
+        drop(books);
+        if cfg!(debug_assertions) {
+            // SAFETY: the range was just handed out, to this buffer alone.
+            unsafe { address.write_bytes(POISON, bytes) };
+        }
+        Ok(Buffer { address, asked, at, arena: self.clone() })
     }
 
     /// Gives the pages of all free memory back to the system.
@@ -234,7 +247,7 @@ impl Books {
 impl Buffer {
     /// A second name for the same memory, which must not outlive `original`.
     pub(crate) fn alias(original: &Buffer) -> Self {
-        Self { address: original.address, at: 0..0, arena: original.arena.clone() }
+        Self { address: original.address, asked: 0, at: 0..0, arena: original.arena.clone() }
     }
 
     /// The address of the first byte.
@@ -248,12 +261,27 @@ impl Buffer {
         if end < self.at.end {
             self.arena.lock().put_back(end..self.at.end);
             self.at.end = end;
+            // What lies behind it now was written as long as the buffer was longer.
+            self.asked = self.at.len();
         }
+    }
+
+    /// Whether nothing was written between the bytes that were asked for and the next buffer.
+    fn is_intact_behind(&self) -> bool {
+        let behind = self.at.len().saturating_sub(self.asked);
+        // SAFETY: inside the buffer, whose bytes are all initialised: `take` filled them, in debug builds.
+        let behind =
+            unsafe { std::slice::from_raw_parts(self.address.add(self.asked.min(self.at.len())), behind) };
+        behind.iter().all(|&byte| byte == POISON)
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
+        // Not while another panic is on its way, which would hide that one.
+        if cfg!(debug_assertions) && !std::thread::panicking() {
+            assert!(self.is_intact_behind(), "a kernel wrote past the end of its {} bytes", self.asked);
+        }
         self.arena.lock().put_back(self.at.clone());
     }
 }
@@ -310,6 +338,27 @@ mod tests {
         let b = take(&arena, 5);
         assert_eq!(b.ptr(), a.ptr().wrapping_add(3 * GRAIN));
         assert_eq!(arena.resident(), 8 * GRAIN);
+    }
+
+    #[test]
+    #[cfg(debug_assertions)]
+    fn debug_builds_see_reads_of_nothing_and_writes_past_the_end() {
+        let arena = Arena::default();
+        // Whatever the memory held before.
+        for _ in 0..2 {
+            let buffer = take(&arena, 1);
+            // SAFETY: the buffer is that long, and poisoned.
+            assert!(unsafe { buffer.ptr().cast::<f32>().read() }.is_nan());
+            // SAFETY: as above.
+            unsafe { buffer.ptr().cast::<f32>().write(1.0) };
+        }
+        let mut buffer = arena.take(100).expect("memory");
+        assert!(buffer.is_intact_behind());
+        // SAFETY: a buffer has a whole grain; the byte is one that nobody asked for.
+        unsafe { buffer.ptr().add(100).write(0) };
+        assert!(!buffer.is_intact_behind());
+        buffer.asked = 101;
+        assert!(buffer.is_intact_behind());
     }
 
     #[test]

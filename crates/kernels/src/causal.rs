@@ -98,7 +98,7 @@ pub struct Upsampling {
 }
 
 /// A 3×3×3 convolution that sees the frame and the two before it. Before the beginning the first frame is repeated, and
-/// around each frame its border, so that the clip keeps its size.
+/// around each frame its border, so that the clip keeps its size without a stride.
 #[derive(Clone, Copy)]
 pub struct CausalConv3d<'a> {
     /// `[out, in, 3, 3, 3]`.
@@ -109,10 +109,29 @@ pub struct CausalConv3d<'a> {
     pub in_channels: usize,
     /// Output channels.
     pub out_channels: usize,
+    /// The step from one output to the next.
+    pub stride: Stride,
+}
+
+/// The step from one output of a convolution over a clip to the next, 1 or 2 along each axis: of `n` positions
+/// `(n - 1) / step + 1` are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stride {
+    /// In frames.
+    pub time: usize,
+    /// In rows and columns.
+    pub space: usize,
+}
+
+impl Default for Stride {
+    fn default() -> Self {
+        Self { time: 1, space: 1 }
+    }
 }
 
 impl<'a> CausalConv3d<'a> {
-    /// `conv(upsample(pre(x)))`, plus `residual`, whose memory becomes the result's.
+    /// `conv(upsample(pre(x)))`, plus `residual`, whose memory becomes the result's. A convolution with a stride is not
+    /// behind an upsampling.
     ///
     /// # Errors
     /// When there is not enough memory, or `watched` is told to stop.
@@ -128,9 +147,14 @@ impl<'a> CausalConv3d<'a> {
         let x_affine = x.affine(pre);
         let (affine, x) = (x_affine.as_ref(), &x.frames);
         assert_eq!(x.channels, self.in_channels);
-        let schedule = Schedule::new(x.batch, upsampling.time);
+        let Stride { time, space } = self.stride;
+        assert!([time, space].iter().all(|step| matches!(step, 1 | 2)), "a stride of 1 or 2");
+        assert!(self.stride == Stride::default() || upsampling == Upsampling::default());
+        let schedule =
+            if time == 2 { Schedule::strided(x.batch) } else { Schedule::new(x.batch, upsampling.time) };
         let upsample = if upsampling.space { 2 } else { 1 };
-        let shape = [schedule.outputs.len(), upsample * x.height, upsample * x.width, self.out_channels];
+        let [height, width] = [x.height, x.width].map(|side| (side * upsample).div_ceil(space));
+        let shape = [schedule.outputs.len(), height, width, self.out_channels];
         let kernel = self.kernel();
         let residual = residual.map(|clip| clip.frames);
         let (bias, unit) = output_unit(context, &kernel, x, affine, residual.as_ref());
@@ -158,7 +182,7 @@ impl<'a> CausalConv3d<'a> {
             (Algorithm::Winograd4, false) => winograd::run_causal(&job, &schedule, winograd::F4x3, watched),
             (Algorithm::Winograd6, true) => winograd::run_causal(&job, &schedule, winograd::F7x2, watched),
             (Algorithm::Winograd4, true) => winograd::run_causal(&job, &schedule, winograd::F5x2, watched),
-            (Algorithm::Direct, _) => direct::run_causal(&job, &schedule, upsample, watched),
+            (Algorithm::Direct, _) => direct::run_causal(&job, &schedule, upsample, space, watched),
         }?;
         y.stats = vec![stats];
         Ok(Clip { frames: y })
@@ -170,6 +194,9 @@ impl<'a> CausalConv3d<'a> {
     }
 
     fn plan_with(&self, context: &Context, x: &Features, affine: Option<&Affine>) -> Plan {
+        if self.stride.space != 1 {
+            return Plan { algorithm: Algorithm::Direct, reason: plan::STRIDED };
+        }
         plan::choose(context, &self.kernel(), x, x.batch * x.height * x.width, affine)
     }
 

@@ -124,10 +124,7 @@ impl Conv2d<'_> {
         if self.is_same3x3() {
             plan::choose(context, &self.kernel(), x, x.height * x.width, affine)
         } else {
-            Plan {
-                algorithm: Algorithm::Direct,
-                reason: "Winograd's filtering is for 3×3 kernels with stride 1",
-            }
+            Plan { algorithm: Algorithm::Direct, reason: plan::STRIDED }
         }
     }
 

@@ -32,7 +32,7 @@ mod winograd;
 
 pub use arena::{Arena, Buffer, OutOfMemory};
 pub use attention::Attention;
-pub use causal::{CausalConv3d, Clip, Upsampling};
+pub use causal::{CausalConv3d, Clip, Stride, Upsampling};
 pub use context::{Context, Numerics};
 pub use conv::{Conv2d, Pre};
 pub use features::{ChannelStats, Features, Storage};

@@ -61,6 +61,9 @@ const TOLERANCE: f64 = 1e-3;
 const COEFFICIENT_6: f64 = 4.5e-5;
 const COEFFICIENT_4: f64 = 1e-5;
 
+/// Why a convolution with a stride, or one that does not keep the size, is done directly.
+pub(crate) const STRIDED: &str = "Winograd's filtering is for 3×3 kernels with stride 1";
+
 /// Chooses for an input whose statistics are each of `positions` values a channel: an image, or a clip.
 pub(crate) fn choose(
     context: &Context,

@@ -103,6 +103,18 @@ pub fn causal_conv3d(x: &Image, frames: usize, weight: &[f32], bias: &[f32]) -> 
     })
 }
 
+/// Every `time`-th frame and every `space`-th row and column of a clip as for [`causal_conv3d`], from the first on.
+pub fn stride_clip(x: &Image, frames: usize, time: usize, space: usize) -> Image {
+    let [_, channels, rows, width] = x.shape;
+    let height = rows / frames;
+    let shown = height.div_ceil(space);
+    let shape = [1, channels, frames.div_ceil(time) * shown, width.div_ceil(space)];
+    Image::build(shape, |_, c, row, column| {
+        let (frame, y) = (row / shown * time, row % shown * space);
+        x.at(0, c, (frame * height + y) as isize, (column * space) as isize)
+    })
+}
+
 /// A clip as for [`causal_conv3d`] with every frame but the first twice, and with every pixel four times.
 pub fn upsample_clip(x: &Image, frames: usize, time: bool, space: bool) -> Image {
     let [_, channels, rows, width] = x.shape;

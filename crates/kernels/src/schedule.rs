@@ -3,7 +3,7 @@
 //! An output frame sees three frames, `t - 2`, `t - 1` and `t`, with one filter for each. Where two of them are the same
 //! frame, at the beginning, which repeats the first frame, and behind an upsampling, which shows frames twice, their
 //! filters are summed up and one product is saved: a clip of three frames takes 6 products instead of 9, and an
-//! upsampling convolution two a frame instead of three.
+//! upsampling convolution two a frame instead of three. A convolution with stride 2 makes every second of these frames.
 
 /// Some of the three filters of time, to be summed up: bit `t` for the filter that sees frame `t - 2 + bit`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +77,12 @@ impl Schedule {
             .collect();
         Self { filters, outputs }
     }
+
+    /// For `frames` input frames and stride 2: the output frames 0, 2, 4, … of the convolution without a stride.
+    pub(crate) fn strided(frames: usize) -> Self {
+        let Self { filters, outputs } = Self::new(frames, false);
+        Self { filters, outputs: outputs.into_iter().step_by(2).collect() }
+    }
 }
 
 #[cfg(test)]
@@ -97,6 +103,14 @@ mod tests {
                 };
                 let schedule = Schedule::new(frames, upsampled);
                 assert_eq!(schedule.outputs.len(), shown.len());
+                // A strided one makes every second.
+                let strided = Schedule::strided(frames);
+                assert_eq!(strided.outputs.len(), (frames - 1) / 2 + 1);
+                if !upsampled {
+                    let every_second: Vec<_> = schedule.outputs.iter().step_by(2).copied().collect();
+                    assert_eq!(strided.outputs, every_second);
+                    assert_eq!(strided.filters, schedule.filters);
+                }
                 for (t, output) in schedule.outputs.iter().enumerate() {
                     let want: f32 = (0..3).map(|k| weight[k] * shown[(t + k).saturating_sub(2)]).sum();
                     let got: f32 = output

@@ -11,12 +11,13 @@ use crate::watch::{Stopped, Watched};
 /// Taps of one output: nine in each of three frames.
 const MOST_TAPS: usize = 9 * MOST;
 
-/// Runs `job`, whose images are the frames of one clip; `upsample` is 1, or 2 for a nearest upsampling in the plane.
-/// Returns the statistics of the whole clip.
+/// Runs `job`, whose images are the frames of one clip; `upsample` is 1, or 2 for a nearest upsampling in the plane, and
+/// `stride` the step between outputs in the plane. Returns the statistics of the whole clip.
 pub(crate) fn run(
     job: &Job<'_>,
     schedule: &Schedule,
     upsample: usize,
+    stride: usize,
     watched: &mut Watched<'_>,
 ) -> Result<ChannelStats, Stopped> {
     let context = job.context;
@@ -54,16 +55,16 @@ pub(crate) fn run(
     let (grid_height, grid_width) = (y.height / upsample, y.width / upsample);
     let geometry = Geometry {
         depth,
-        stride: 1,
+        stride,
         pad_top: 1,
         pad_left: 1,
         reach,
         upsample,
         grid_height,
         grid_width,
-        rows: PATCH_HEIGHT - 1 + reach,
+        rows: (PATCH_HEIGHT - 1) * stride + reach,
         // Register tiles may read past the last column.
-        columns: PATCH_WIDTH + mr - 1 + reach,
+        columns: (PATCH_WIDTH + mr - 1) * stride + reach,
     };
     let staged = geometry.rows * geometry.columns * depth;
     let slots = x.batch.min(MOST);
@@ -182,13 +183,13 @@ impl Clip<'_> {
                         for &frame in output.frames() {
                             let staged = base.add(frame % self.slots * patch.staged);
                             for (tap, segment) in phase.taps.iter().zip(&mut segment) {
-                                let at = (row + tap.y) * g.columns + column + tap.x;
+                                let at = (row * g.stride + tap.y) * g.columns + column * g.stride + tap.x;
                                 *segment = staged.add(at * g.depth).cast_const();
                             }
                         }
                         simd.tile(&Tile {
                             segments,
-                            lda: g.depth,
+                            lda: g.stride * g.depth,
                             k: g.depth,
                             b: patch.packed.get().add(filter * filter_size).cast_const(),
                             c: results.add(column * S::NR),

@@ -2,7 +2,7 @@
 
 use kernels::{
     Attention, CausalConv3d, Clip, Context, Conv2d, DType, GroupNorm, Numerics, Pre, Stopped, Storage,
-    Upsampling, Watched, WeightView, reference,
+    Stride, Upsampling, Watched, WeightView, reference,
 };
 use reference::Image;
 use remote_vae_kernels as kernels;
@@ -79,6 +79,7 @@ fn causal_convolutions_match_the_reference() {
             bias: &bias,
             in_channels: cin,
             out_channels: cout,
+            stride: Stride::default(),
         };
         let norm = GroupNorm { groups: cin / 4, eps: 1e-6, weight: values(cin, 4), bias: values(cin, 5) };
         let plain = image(shape, &x);
@@ -94,6 +95,10 @@ fn causal_convolutions_match_the_reference() {
         let upsampled = [(false, true), (true, true), (true, false)].map(|(time, space)| {
             let upsampling = Upsampling { time, space };
             (upsampling, wanted(&plain, upsampling))
+        });
+        // With a stride, outputs of the convolution without one are left out.
+        let strided = [(1, 2), (2, 2), (2, 1)].map(|(time, space)| {
+            (Stride { time, space }, reference::stride_clip(&want_plain, frames, time, space))
         });
         let residual = values(want_plain.data.len(), 6);
         let want_activated =
@@ -118,6 +123,18 @@ fn causal_convolutions_match_the_reference() {
             let y = run(pre, still, Some(residual));
             check(&format!("{name}, norm and residual"), &y.to_cfhw(), &want_activated, scale, bound);
             check_stats(&format!("{name}, norm and residual"), &y, &want_activated, bound * 4.0);
+
+            for &(stride, ref want) in &strided {
+                let name = format!("{name}, {stride:?}");
+                let mut go_on = |_| true;
+                let y = CausalConv3d { stride, ..conv }
+                    .run(&context, &input, Pre::default(), still, None, &mut Watched::new(&mut go_on))
+                    .expect("memory");
+                let sides = [height, width].map(|side| side.div_ceil(stride.space));
+                assert_eq!(y.shape(), [cout, frames.div_ceil(stride.time), sides[0], sides[1]]);
+                check(&name, &y.to_cfhw(), want, scale, bound);
+                check_stats(&name, &y, want, bound * 4.0);
+            }
 
             for (upsampling, want) in &upsampled {
                 let name = format!("{name}, {upsampling:?}");
@@ -199,6 +216,7 @@ fn a_kernel_stops_when_it_is_told_to() {
         bias: &[],
         in_channels: 16,
         out_channels: 16,
+        stride: Stride::default(),
     };
     let mut no = |_| false;
     let stopped =

@@ -12,7 +12,7 @@ mod video;
 
 pub use explain::{Choice, Step};
 pub use spec::{Activation, Conv2dSpec, GroupNormSpec, Limits};
-pub use video::{CausalConv3dSpec, Upsampling, VideoEngine, Watch};
+pub use video::{CausalConv3dSpec, Stride, Upsampling, VideoEngine, Watch};
 
 use crate::{EngineError, HostTensor, Weight};
 

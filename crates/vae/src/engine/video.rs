@@ -1,11 +1,13 @@
 //! What an engine does for video: steps over clips of frames, with convolutions that are causal in time.
 
+pub use kernels::Stride;
+
 use super::{Activation, Engine};
 use crate::{Cancelled, EngineError, HostTensor, Weight};
 
-/// A 3-D convolution as diffusers' `HunyuanVideoCausalConv3d` with stride 1: a frame sees itself and the frames before
-/// it. The first frame is repeated before the beginning, and pixels at the border are repeated around each frame, so
-/// that a clip keeps its size.
+/// A 3-D convolution as diffusers' `HunyuanVideoCausalConv3d`: a frame sees itself and the frames before it. The first
+/// frame is repeated before the beginning, and pixels at the border are repeated around each frame, so that a clip keeps
+/// its size without a stride.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CausalConv3dSpec {
     /// Input channels.
@@ -14,6 +16,8 @@ pub struct CausalConv3dSpec {
     pub out_channels: usize,
     /// Kernel side along time, height and width: 1 or 3.
     pub kernel: usize,
+    /// Step between outputs, for a kernel of 3 only.
+    pub stride: Stride,
 }
 
 /// How values are repeated before a convolution, as diffusers' `HunyuanVideoUpsampleCausal3D` does it.
@@ -49,7 +53,7 @@ pub trait VideoEngine: Engine {
     /// Copies a clip to the host as `[1, C, F, H, W]`.
     fn download_clip(&self, clip: &Self::Clip) -> Result<HostTensor, EngineError>;
 
-    /// `conv(x)`.
+    /// `conv(x)`, with the convolution's stride. The other steps take convolutions without a stride.
     fn run_causal_conv3d(
         &self,
         x: Self::Clip,

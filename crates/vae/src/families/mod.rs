@@ -8,10 +8,15 @@ mod tiling;
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::engine::VideoEngine;
-use crate::{LoadError, Vae};
+use crate::{LoadError, Vae, VaeError};
 
 /// The values of `_class_name` for which there is a family.
 pub const CLASS_NAMES: &[&str] = &[kl::CLASS_NAME, hunyuan_video::CLASS_NAME];
+
+/// What a model without an encoder answers to an encode.
+fn decoder_only() -> VaeError {
+    VaeError::Input("this model cannot encode: its checkpoint holds a decoder only".to_owned())
+}
 
 /// Builds the model that `config` names from the tensors of `checkpoint`.
 pub(crate) fn load<E: VideoEngine>(

@@ -85,6 +85,22 @@ impl Tiling {
         }
     }
 
+    /// How HunyuanVideo encodes in such tiles.
+    pub(super) fn of_encoder_strides(
+        tile_sample_min_size: usize,
+        tile_sample_stride: usize,
+        spatial_factor: usize,
+    ) -> Self {
+        Self {
+            tile_min_size: tile_sample_min_size,
+            // Its encoder rounds up.
+            unit: 1,
+            overlap_size: tile_sample_stride,
+            blend_extent: (tile_sample_min_size - tile_sample_stride) / spatial_factor,
+            row_limit: tile_sample_stride / spatial_factor,
+        }
+    }
+
     /// Whether an input of this size is cut at all.
     pub(super) fn cuts(&self, height: usize, width: usize) -> bool {
         height.max(width) > self.tile_min_size
@@ -134,6 +150,28 @@ impl Tiling {
         Ok(concatenate(&rows, 2))
     }
 
+    /// [`Tiling::run`] for a clip `[1, C, F, h, w]`: all frames are cut alike, and a tile goes through all of them.
+    pub(super) fn run_on_clip<E>(
+        &self,
+        clip: &HostTensor,
+        mut run: impl FnMut(&HostTensor) -> Result<HostTensor, E>,
+    ) -> Result<HostTensor, E> {
+        // Tiles are cut and blended plane by plane, whatever the planes are.
+        let flat = |HostTensor { shape, data }: HostTensor| {
+            HostTensor::new(vec![1, shape[1] * shape[2], shape[3], shape[4]], data)
+        };
+        let planes = [clip.shape[1], clip.shape[2]];
+        let mut out_planes = planes;
+        let joined = self.run(&flat(clip.clone()), |tile| {
+            let shape = vec![1, planes[0], planes[1], tile.shape[2], tile.shape[3]];
+            let result = run(&HostTensor::new(shape, tile.data))?;
+            out_planes = [result.shape[1], result.shape[2]];
+            Ok(flat(result))
+        })?;
+        let shape = vec![1, out_planes[0], out_planes[1], joined.shape[2], joined.shape[3]];
+        Ok(HostTensor::new(shape, joined.data))
+    }
+
     /// Where tiles start along an axis of this length. A tile that is too small to give anything is left out.
     fn starts(&self, length: usize) -> impl Iterator<Item = usize> + use<> {
         (0..(length + 1).saturating_sub(self.unit)).step_by(self.overlap_size)
@@ -147,7 +185,7 @@ impl Tiling {
 }
 
 /// The part of a `[B, C, H, W]` tensor that begins at `[top, left]` and has `[height, width]`.
-fn crop(x: &HostTensor, [top, left]: [usize; 2], [height, width]: [usize; 2]) -> HostTensor {
+pub(super) fn crop(x: &HostTensor, [top, left]: [usize; 2], [height, width]: [usize; 2]) -> HostTensor {
     let (planes, (rows, columns)) = (x.shape[0] * x.shape[1], (x.shape[2], x.shape[3]));
     let mut data = Vec::with_capacity(planes * height * width);
     for row in (0..planes).flat_map(|plane| (top..top + height).map(move |y| plane * rows + y)) {

@@ -69,7 +69,7 @@ impl<'a, E: Engine> VarBuilder<'a, E> {
     where
         E: VideoEngine,
     {
-        let CausalConv3dSpec { in_channels, out_channels, kernel } = spec;
+        let CausalConv3dSpec { in_channels, out_channels, kernel, .. } = spec;
         let shape = [out_channels, in_channels, kernel, kernel, kernel];
         let weight = self.checkpoint.tensor(&self.name("weight"), &shape)?;
         let bias = self.checkpoint.tensor(&self.name("bias"), &[out_channels])?;

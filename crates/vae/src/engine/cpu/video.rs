@@ -28,6 +28,7 @@ impl CausalConv3d {
             bias: &self.bias,
             in_channels: self.spec.in_channels,
             out_channels: self.spec.out_channels,
+            stride: self.spec.stride,
         };
         let result = watched(watch, |watched| kernel.run(&engine.0, x, pre, upsampling, residual, watched));
         self.weight.release_pages();

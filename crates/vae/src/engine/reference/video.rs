@@ -1,7 +1,7 @@
 //! The steps over clips. A clip's norm and attention are those of an image as high as all its frames together.
 
 use super::{Attention, GroupNorm, Reference, Tensor, activate, add, attend, normalise};
-use crate::engine::{Activation, CausalConv3dSpec, Upsampling, VideoEngine, Watch};
+use crate::engine::{Activation, CausalConv3dSpec, Stride, Upsampling, VideoEngine, Watch};
 use crate::{EngineError, HostTensor, Weight};
 
 /// `[1, C, F, H, W]` in C order, as an image of `F * H` rows.
@@ -122,12 +122,14 @@ impl Clip {
     }
 }
 
-/// `out[o, t, y, x] = bias[o] + Σ weight[o, i, kt, ky, kx] · in[i, t + kt - 2, y + ky - 1, x + kx - 1]`, for a kernel of 1
-/// without the offsets; indices outside the clip are brought to its border.
+/// `out[o, t, y, x] = bias[o] + Σ weight[o, i, kt, ky, kx] · in[i, s t + kt - 2, r y + ky - 1, r x + kx - 1]` with strides
+/// `s` and `r`, for a kernel of 1 without the offsets; indices outside the clip are brought to its border.
 fn convolve(x: &Clip, conv: &CausalConv3d, watch: &mut Watch<'_>) -> Result<Clip, EngineError> {
-    let CausalConv3dSpec { in_channels, out_channels, kernel } = conv.spec;
+    let CausalConv3dSpec { in_channels, out_channels, kernel, stride: Stride { time, space } } = conv.spec;
     assert_eq!(x.image.channels, in_channels, "a convolution has the input channels it was made for");
-    let (frames, height, width) = (x.frames, x.height(), x.image.width);
+    let input = [x.frames, x.height(), x.image.width];
+    let [frames, height, width] =
+        [(input[0] - 1) / time + 1, (input[1] - 1) / space + 1, (input[2] - 1) / space + 1];
     // Where tap `k` of output `i` reads, along an axis with `before` repeated values before its beginning.
     let clamp =
         |i: usize, k: usize, before: usize, length: usize| (i + k).saturating_sub(before).min(length - 1);
@@ -143,11 +145,11 @@ fn convolve(x: &Clip, conv: &CausalConv3d, watch: &mut Watch<'_>) -> Result<Clip
                 let (kt, ky, kx) = (tap / (kernel * kernel), tap / kernel % kernel, tap % kernel);
                 let weight = f64::from(conv.weight[(o * in_channels + i) * kernel * kernel * kernel + tap]);
                 for (line, sums) in sums.chunks_exact_mut(width).enumerate() {
-                    let frame = clamp(line / height, kt, kernel - 1, frames);
-                    let row = clamp(line % height, ky, kernel / 2, height);
-                    let row = &plane[(frame * height + row) * width..][..width];
+                    let frame = clamp(line / height * time, kt, kernel - 1, input[0]);
+                    let row = clamp(line % height * space, ky, kernel / 2, input[1]);
+                    let row = &plane[(frame * input[1] + row) * input[2]..][..input[2]];
                     for (column, sum) in sums.iter_mut().enumerate() {
-                        *sum += weight * f64::from(row[clamp(column, kx, kernel / 2, width)]);
+                        *sum += weight * f64::from(row[clamp(column * space, kx, kernel / 2, input[2])]);
                     }
                 }
             }

@@ -3,7 +3,7 @@
 use super::workload::Stage;
 use crate::LoadError;
 use crate::config::Config;
-use crate::engine::Upsampling;
+use crate::engine::{Stride, Upsampling};
 
 /// Limits that no real model comes near; they keep every product of sizes far from overflow.
 const MAX_CHANNELS: usize = 1 << 14;
@@ -17,6 +17,7 @@ const TEMPORAL_COMPRESSION_RATIO: usize = 4;
 /// What `config.json` says of an `AutoencoderKLHunyuanVideo`.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct HunyuanVideoConfig {
+    pub(super) in_channels: usize,
     pub(super) out_channels: usize,
     pub(super) latent_channels: usize,
     /// From the picture's end to the latents' end.
@@ -33,6 +34,7 @@ impl HunyuanVideoConfig {
     /// Reads and checks the settings.
     pub(super) fn read(config: &Config) -> Result<Self, LoadError> {
         let this = Self {
+            in_channels: config.size("in_channels", 3, MAX_CHANNELS)?,
             out_channels: config.size("out_channels", 3, MAX_CHANNELS)?,
             latent_channels: config.size("latent_channels", 16, MAX_CHANNELS)?,
             block_out_channels: config.sizes("block_out_channels", &[128, 256, 512, 512], MAX_CHANNELS)?,
@@ -100,7 +102,23 @@ impl HunyuanVideoConfig {
 
     /// How far the decoder has got before the up block of this index.
     pub(super) fn stage(&self, block: usize) -> Stage {
-        (0..block).map(|block| self.upsampling(block)).fold(Stage { time: 1, area: 1 }, Stage::after)
+        (0..block)
+            .map(|block| self.upsampling(block))
+            .fold(Stage::Grown { time: 1, area: 1 }, Stage::after_upsampling)
+    }
+
+    /// The stride behind the down block of this index, as in `HunyuanVideoEncoder3D.__init__`: the down blocks halve
+    /// what the up blocks of the same index double.
+    pub(super) fn stride(&self, block: usize) -> Stride {
+        let Upsampling { time, space } = self.upsampling(block);
+        Stride { time: 1 << usize::from(time), space: 1 << usize::from(space) }
+    }
+
+    /// How far the encoder has got before the down block of this index.
+    pub(super) fn encoder_stage(&self, block: usize) -> Stage {
+        (0..block)
+            .map(|block| self.stride(block))
+            .fold(Stage::Shrunk { time: 1, side: 1 }, Stage::after_stride)
     }
 }
 
@@ -120,7 +138,11 @@ mod tests {
         let steps: Vec<_> = (0..4).map(|block| real.upsampling(block)).collect();
         let step = |time, space| Upsampling { time, space };
         assert_eq!(steps, [step(false, true), step(true, true), step(true, true), step(false, false)]);
-        assert_eq!(real.stage(4), Stage { time: 4, area: 64 });
+        assert_eq!(real.stage(4), Stage::Grown { time: 4, area: 64 });
+        let strides: Vec<_> = (0..4).map(|block| real.stride(block)).collect();
+        let stride = |time, space| Stride { time, space };
+        assert_eq!(strides, [stride(1, 2), stride(2, 2), stride(2, 2), stride(1, 1)]);
+        assert_eq!(real.encoder_stage(3), Stage::Shrunk { time: 4, side: 8 });
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Frame-wise decoding, as diffusers does it by default: a few latent frames at a time, blended where they meet.
+//! Frame-wise decoding and encoding, as diffusers does them by default: a few latent frames, or the pictures of a few, at
+//! a time, blended where they meet.
 //!
 //! It bounds the memory whatever the length of the video, but gives slightly other frames than one pass over all of
 //! them: each part starts anew, with norms and attention of its own.
@@ -10,44 +11,53 @@ const TILE_LATENT_MIN_NUM_FRAMES: usize = 4;
 /// Latent frames from one part to the next: diffusers' `tile_latent_stride_num_frames`.
 const TILE_LATENT_STRIDE_NUM_FRAMES: usize = 3;
 
-/// Whether so many latent frames are cut at all.
-pub(super) fn cuts(frames: usize) -> bool {
-    frames > TILE_LATENT_MIN_NUM_FRAMES
+/// Whether so many frames are cut at all. `unit` frames, 1 of latents and 4 of pictures, make one latent frame.
+pub(super) fn cuts(frames: usize, unit: usize) -> bool {
+    frames > TILE_LATENT_MIN_NUM_FRAMES * unit
 }
 
-/// First latent frame and length of each part, in order. A part begins with the last frame that the part before it adds,
-/// whose own pictures are left out again; one of that frame alone would add nothing.
-pub(super) fn parts(frames: usize) -> impl Iterator<Item = (usize, usize)> {
+/// First frame and length of each part, in order. A part begins with the last frame that the part before it adds, of which
+/// what comes out is left out again; one that is too short for more would add nothing.
+pub(super) fn parts(frames: usize, unit: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..frames)
-        .step_by(TILE_LATENT_STRIDE_NUM_FRAMES)
-        .map(move |first| (first, (TILE_LATENT_MIN_NUM_FRAMES + 1).min(frames - first)))
-        .filter(|&(first, length)| first == 0 || length > 1)
+        .step_by(TILE_LATENT_STRIDE_NUM_FRAMES * unit)
+        .map(move |first| (first, (TILE_LATENT_MIN_NUM_FRAMES * unit + 1).min(frames - first)))
+        .filter(move |&(first, length)| first == 0 || length > unit)
 }
 
-/// Puts decoded parts together.
+/// Puts together what becomes of the parts.
 pub(super) struct Joiner {
-    /// Pictures for each latent frame.
-    temporal_factor: usize,
-    joined: HostTensor,
-    /// Pictures that are there already.
+    /// Frames that come out for each latent frame: 4 pictures, or 1 latent frame.
+    unit: usize,
+    /// How many come out in all.
+    total: usize,
+    /// None before the first part.
+    joined: Option<HostTensor>,
+    /// Frames that are there already.
     frames: usize,
-    /// The last pictures of the part before, over which the next one is blended in.
+    /// The last frames of the part before, over which the next one is blended in.
     tail: Option<HostTensor>,
 }
 
 impl Joiner {
-    /// For a video of so many latent frames, whose decoded shape will be `[1, C, F, H, W]`.
-    pub(super) fn new(temporal_factor: usize, shape: [usize; 5]) -> Self {
-        let joined = HostTensor::new(shape.to_vec(), vec![0.0; shape.iter().product()]);
-        Self { temporal_factor, joined, frames: 0, tail: None }
+    /// For `total` frames in the end, `unit` for each latent frame.
+    pub(super) fn new(unit: usize, total: usize) -> Self {
+        Self { unit, total, joined: None, frames: 0, tail: None }
     }
 
-    /// Adds the next part, `[1, C, F, H, W]`: diffusers' `_temporal_tiled_decode`.
+    /// Adds the next part, `[1, C, F, H, W]`: diffusers' `_temporal_tiled_decode` and `_temporal_tiled_encode`.
     pub(super) fn add(&mut self, part: HostTensor) {
-        // 16 and 12 pictures in diffusers.
-        let blend = (TILE_LATENT_MIN_NUM_FRAMES - TILE_LATENT_STRIDE_NUM_FRAMES) * self.temporal_factor;
-        let stride = TILE_LATENT_STRIDE_NUM_FRAMES * self.temporal_factor;
-        // The first part keeps the picture it begins with.
+        // 4 and 12 pictures, or 1 and 3 latent frames.
+        let blend = (TILE_LATENT_MIN_NUM_FRAMES - TILE_LATENT_STRIDE_NUM_FRAMES) * self.unit;
+        let stride = TILE_LATENT_STRIDE_NUM_FRAMES * self.unit;
+        let total = self.total;
+        let joined = self.joined.get_or_insert_with(|| {
+            let mut shape = part.shape.clone();
+            shape[2] = total;
+            let size = shape.iter().product();
+            HostTensor::new(shape, vec![0.0; size])
+        });
+        // The first part keeps the frame it begins with.
         let (mut part, kept) = match self.tail {
             None => (part, stride + 1),
             Some(_) => (frames(&part, 1, part.shape[2] - 1), stride),
@@ -56,17 +66,20 @@ impl Joiner {
             blend_t(tail, &mut part, blend);
         }
         let length = part.shape[2];
-        let kept = kept.min(length).min(self.joined.shape[2] - self.frames);
-        copy(&part, &mut self.joined, self.frames, kept);
+        let kept = kept.min(length).min(total - self.frames);
+        copy(&part, joined, self.frames, kept);
         self.frames += kept;
         let tail = blend.min(length);
         self.tail = Some(frames(&part, length - tail, tail));
     }
 
-    /// The whole video.
+    /// All of them.
+    ///
+    /// # Panics
+    /// When no part was added, or too few.
     pub(super) fn finish(self) -> HostTensor {
-        assert_eq!(self.frames, self.joined.shape[2], "the parts make the whole");
-        self.joined
+        assert_eq!(self.frames, self.total, "the parts make the whole");
+        self.joined.expect("a clip has a first part")
     }
 }
 
@@ -112,8 +125,13 @@ mod tests {
 
     #[test]
     fn parts_are_those_of_diffusers() {
-        assert!(!cuts(4) && cuts(5));
-        let parts = |frames| parts(frames).collect::<Vec<_>>();
+        assert!(!cuts(4, 1) && cuts(5, 1) && !cuts(16, 4) && cuts(17, 4));
+        let encoded = |frames| parts(frames, 4).collect::<Vec<_>>();
+        assert_eq!(encoded(17), [(0, 17), (12, 5)]);
+        // The four frames from 24 on make no latent frame besides the one that is left out.
+        assert_eq!(encoded(28), [(0, 17), (12, 16)]);
+        assert_eq!(encoded(29), [(0, 17), (12, 17), (24, 5)]);
+        let parts = |frames| parts(frames, 1).collect::<Vec<_>>();
         assert_eq!(parts(5), [(0, 5), (3, 2)]);
         assert_eq!(parts(6), [(0, 5), (3, 3)]);
         // diffusers decodes the seventh frame once more and drops what comes of it.
@@ -125,8 +143,8 @@ mod tests {
     fn every_length_comes_out_whole() {
         for frames in 5..40 {
             let pictures = (frames - 1) * 4 + 1;
-            let mut joiner = Joiner::new(4, [1, 1, pictures, 1, 1]);
-            for (first, length) in parts(frames) {
+            let mut joiner = Joiner::new(4, pictures);
+            for (first, length) in parts(frames, 1) {
                 // Each picture says its own index, so that blending equal ones changes nothing.
                 let count = (length - 1) * 4 + 1;
                 let data = (0..count).map(|i| (first * 4 + i) as f32).collect();
@@ -134,6 +152,17 @@ mod tests {
             }
             let expected: Vec<f32> = (0..pictures).map(|i| i as f32).collect();
             assert_eq!(joiner.finish().data, expected, "{frames} latent frames");
+        }
+        for pictures in 17..100 {
+            let frames = (pictures - 1) / 4 + 1;
+            let mut joiner = Joiner::new(1, frames);
+            for (first, length) in parts(pictures, 4) {
+                let count = (length - 1) / 4 + 1;
+                let data = (0..count).map(|i| (first / 4 + i) as f32).collect();
+                joiner.add(HostTensor::new(vec![1, 1, count, 1, 1], data));
+            }
+            let expected: Vec<f32> = (0..frames).map(|i| i as f32).collect();
+            assert_eq!(joiner.finish().data, expected, "{pictures} pictures");
         }
     }
 }

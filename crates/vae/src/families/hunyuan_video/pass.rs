@@ -1,8 +1,8 @@
-//! One run through the decoder: the engine's steps, with progress and activations reported within and between them.
+//! One run through the decoder or the encoder: the engine's steps, with progress and activations reported within and between them.
 
 use super::Costs;
 use super::workload::{Cost, Size, Stage};
-use crate::engine::{Activation, CausalConv3dSpec, Upsampling, VideoEngine, Watch};
+use crate::engine::{Activation, CausalConv3dSpec, Stride, Upsampling, VideoEngine, Watch};
 use crate::layers::{Attention, VarBuilder};
 use crate::{Cancelled, EngineError, LoadError, Observer, VaeError};
 
@@ -21,14 +21,35 @@ impl<E: VideoEngine> CausalConv3d<E> {
         stage: Stage,
         costs: &Costs,
     ) -> Result<Self, LoadError> {
-        let spec = CausalConv3dSpec { in_channels, out_channels, kernel };
-        let cost = Cost::of_convolution(stage, in_channels, out_channels, kernel.pow(3));
+        let spec = CausalConv3dSpec { in_channels, out_channels, kernel, stride: Stride::default() };
+        Self::load_spec(vb, spec, stage, costs)
+    }
+
+    /// Loads the layer at `vb` with a kernel of 3, which keeps the channels and makes a clip smaller.
+    pub(super) fn load_strided(
+        vb: &VarBuilder<'_, E>,
+        channels: usize,
+        stride: Stride,
+        stage: Stage,
+        costs: &Costs,
+    ) -> Result<Self, LoadError> {
+        let spec = CausalConv3dSpec { in_channels: channels, out_channels: channels, kernel: 3, stride };
+        Self::load_spec(vb, spec, stage, costs)
+    }
+
+    fn load_spec(
+        vb: &VarBuilder<'_, E>,
+        spec: CausalConv3dSpec,
+        stage: Stage,
+        costs: &Costs,
+    ) -> Result<Self, LoadError> {
+        let cost = Cost::of_convolution(stage, spec.in_channels, spec.out_channels, spec.kernel.pow(3));
         costs.borrow_mut().push(cost);
         Ok(Self { weights: vb.causal_conv3d(spec)?, cost })
     }
 }
 
-/// One run through the decoder.
+/// One run through the decoder or the encoder.
 pub(super) struct Pass<'a, E> {
     engine: &'a E,
     observer: &'a mut dyn Observer,
@@ -47,7 +68,7 @@ impl<'a, E: VideoEngine> Pass<'a, E> {
         Ok(Self { engine, observer, size, done: 0, total, told: 0 })
     }
 
-    /// From here on, clips are those of latents of this size.
+    /// From here on, clips are those that went in with this size.
     pub(super) fn set_input(&mut self, size: Size) {
         self.size = size;
     }

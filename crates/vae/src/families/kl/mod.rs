@@ -7,6 +7,7 @@ use std::cell::Cell;
 
 use self::config::AutoencoderKLConfig;
 use self::encode::EncodingHalf;
+use super::decoder_only;
 use super::tiling::Tiling;
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
@@ -184,9 +185,7 @@ impl<E: Engine> Vae for AutoencoderKL<E> {
     ) -> Result<HostTensor, VaeError> {
         match &self.encoding {
             Some(half) => half.encode(&self.engine, &pixels, options, observer),
-            None => Err(VaeError::Input(
-                "this model cannot encode: its checkpoint holds a decoder only".to_owned(),
-            )),
+            None => Err(decoder_only()),
         }
     }
 
