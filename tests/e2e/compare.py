@@ -53,6 +53,11 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
     return float("inf") if mean_square == 0 else 10 * np.log10(255**2 / mean_square)
 
 
+def assert_frames(got: torch.Tensor, reference: torch.Tensor) -> None:
+    """Frames [F, H, W, 3] of one video against diffusers' [1, 3, F, H, W]."""
+    assert_bytes(got.numpy(), reference[0].transpose(0, 1))
+
+
 def pixels(file: bytes, kind: str) -> np.ndarray:
     """A picture file as [H, W, 3]; `kind` is what it must be, PNG or JPEG."""
     picture = Image.open(io.BytesIO(file))

@@ -2,6 +2,7 @@
 
 import functools
 import io
+import json
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import diffusers
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, AutoencoderKLHunyuanVideo
 from place import CACHE, DEMO, ROOT, digest
 
 TOOLS = ROOT / "tools"
@@ -33,26 +34,35 @@ class Model:
         return DEMO if self.recipe is None else built(self.name, self.recipe)
 
     @functools.cached_property
-    def reference(self) -> AutoencoderKL:
+    def reference(self) -> AutoencoderKL | AutoencoderKLHunyuanVideo:
         """The same files, loaded by diffusers and run in float32."""
-        return AutoencoderKL.from_pretrained(self.folder, low_cpu_mem_usage=False).eval().requires_grad_(False)
+        family = getattr(diffusers, json.loads((self.folder / "config.json").read_text())["_class_name"])
+        return family.from_pretrained(self.folder, low_cpu_mem_usage=False).eval().requires_grad_(False)
 
     def latents(self, *shape: int, dtype: torch.dtype = torch.float16, seed: int = 0) -> torch.Tensor:
-        """Latents as a pipeline hands them out (scaled, near unit variance): [B, C, h, w] for shape (B, h, w)."""
-        batch, height, width = shape
+        """Latents as a pipeline hands them out (scaled, near unit variance): [B, C, h, w] for shape (B, h, w), and
+        [B, C, f, h, w] for (B, f, h, w)."""
+        batch, *rest = shape
         generator = torch.Generator().manual_seed(seed)
-        return torch.randn(batch, self.latent_channels, height, width, generator=generator).to(dtype)
+        return torch.randn(batch, self.latent_channels, *rest, generator=generator).to(dtype)
 
     def unscaled(self, latents: torch.Tensor) -> torch.Tensor:
         """What the decoder sees of pipeline latents, in float32."""
         return latents.float() / self.scaling_factor + (self.shift_factor or 0.0)
 
-    def decoded(self, latents: torch.Tensor) -> torch.Tensor:
-        """diffusers' float32 decode of unscaled latents. Kept on disk, named by everything that decides it."""
+    def decoded(self, latents: torch.Tensor, tiling: bool = False, framewise: bool = True) -> torch.Tensor:
+        """diffusers' float32 decode of unscaled latents. Kept on disk, named by everything that decides it.
+
+        `tiling` is what `enable_tiling()` does; `framewise` is for videos, whose default it is.
+        """
         latents = latents.float().contiguous()
         versions = f"{torch.__version__} {diffusers.__version__} {list(latents.shape)}"
+        versions += " tiling" * tiling + " whole" * (not framewise)
         file = CACHE / "references" / f"{digest(versions, self.key, latents.numpy().tobytes())}.npy"
         if not file.exists():
+            self.reference.use_tiling = tiling
+            if latents.ndim == 5:
+                self.reference.use_framewise_decoding = framewise
             # One picture at a time: what diffusers gives must not depend on the batch.
             pictures = [self.reference.decode(one[None]).sample for one in latents]
             content = io.BytesIO()
@@ -97,6 +107,10 @@ SD_V1 = Model("sd-v1", 4, 0.18215, recipe=("sd-v1", "--old-attention-names"))
 SDXL = Model("sdxl", 4, 0.13025, recipe=("sdxl", "--seed", "1", "--dtype", "float16", "--old-attention-names"))
 FLUX = Model("flux", 16, 0.3611, 0.1159, recipe=("flux", "--seed", "2", "--dtype", "bfloat16"))
 REAL = [SD_V1, SDXL, FLUX]
+
+# Videos: the real configuration, and the same with an eighth of its channels.
+HUNYUAN_VIDEO = Model("hunyuan-video", 16, 0.476986, recipe=("hunyuan-video", "--seed", "3", "--dtype", "float16"))
+NARROW_VIDEO = Model("narrow-video", 16, 0.476986, recipe=("hunyuan-video-narrow", "--seed", "4"))
 
 
 def demo() -> Model:

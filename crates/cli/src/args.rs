@@ -239,16 +239,19 @@ pub(crate) struct BenchArgs {
         default_value = "demo"
     )]
     pub(crate) model: ModelArgs,
-    /// Sides of the square pictures, in pixels
+    /// Sizes of the pictures in pixels: a side, or HEIGHTxWIDTH [default: 512,1024; for videos 320x512]
     #[arg(
         long,
         env = "REMOTE_VAE_SIZES",
         hide_env_values = true,
         value_name = "N,N",
         value_delimiter = ',',
-        default_value = "512,1024"
+        value_parser = size
     )]
-    pub(crate) sizes: Vec<usize>,
+    pub(crate) sizes: Vec<[usize; 2]>,
+    /// Frames of each video [default: 9]
+    #[arg(long, env = "REMOTE_VAE_FRAMES", hide_env_values = true, value_name = "N")]
+    pub(crate) frames: Option<usize>,
     /// Runs of each size that are timed
     #[arg(long, env = "REMOTE_VAE_RUNS", hide_env_values = true, value_name = "N", default_value = "3", value_parser = runs)]
     pub(crate) runs: usize,
@@ -260,6 +263,13 @@ pub(crate) struct BenchArgs {
     pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) engine: EngineArgs,
+}
+
+/// One of `--sizes`: height and width.
+fn size(text: &str) -> Result<[usize; 2], String> {
+    let (height, width) = text.split_once('x').unwrap_or((text, text));
+    let side = |text: &str| text.parse().map_err(|_| "expected a number such as 512, or 320x512".to_owned());
+    Ok([side(height)?, side(width)?])
 }
 
 /// `--runs`.

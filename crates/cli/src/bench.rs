@@ -1,5 +1,6 @@
 //! `remote-vae bench`: how fast this machine decodes, and in how much memory. The result is checked before it is timed.
 
+use std::fmt;
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
@@ -14,8 +15,18 @@ use crate::explain::{self, Explainer};
 use crate::machine;
 use crate::source::Source;
 
-/// Height and width of the latents that the result is checked with: odd, so that no tile of a kernel fits evenly.
-const CHECKED: [usize; 2] = [8, 11];
+/// Frames, height and width of the latents that the result is checked with: odd, so that no tile of a kernel fits evenly.
+const CHECKED: [usize; 3] = [1, 8, 11];
+
+/// The same for a video, whose layers have three times as much to do in each place.
+const CHECKED_VIDEO: [usize; 3] = [2, 3, 5];
+
+/// What is measured when nothing else is asked for.
+const SIZES: [[usize; 2]; 2] = [[512, 512], [1024, 1024]];
+
+/// The same for a video, and of how many frames: latents `[1, 16, 3, 40, 64]` of HunyuanVideo.
+const VIDEO_SIZES: [[usize; 2]; 1] = [[320, 512]];
+const VIDEO_FRAMES: usize = 9;
 
 /// The largest difference that is accepted of f32 storage, relative to max(1, |x|): what the server promises of its
 /// answers against diffusers'.
@@ -58,24 +69,18 @@ pub(crate) fn run(args: BenchArgs) -> anyhow::Result<()> {
     let source = model.source.clone();
     let mut vae = source.clone().load(args.engine.engine()?)?;
     let info = vae.info().clone();
+    let sizes = sizes(&args, &info)?;
     ensure!(
-        info.temporal_factor.is_none(),
-        "{source} is a model of videos; bench measures models of pictures"
+        !args.explain || info.temporal_factor.is_none(),
+        "--explain tells of models of pictures, and {source} is one of videos"
     );
-    let factor = info.spatial_factor;
-    for size in &args.sizes {
-        ensure!(
-            size % factor == 0 && (1..=MAX_SIZE).contains(size),
-            "--sizes has {size}, expected multiples of {factor}, the pixels of one latent, up to {MAX_SIZE}"
-        );
-    }
 
     let checked = check(&source, vae.as_mut(), args.engine.options())?;
     let mut rows = Vec::new();
-    for &size in &args.sizes {
-        let side = size / factor;
+    for size in sizes {
         let whole = measure(vae.as_mut(), How::Whole, size, args.runs)?;
-        let cut = vae.tile_latent_min_size().is_some_and(|tile| side > tile);
+        let [_, height, width] = size.latents(&info);
+        let cut = vae.tile_latent_min_size().is_some_and(|tile| height.max(width) > tile);
         let tiled = cut.then(|| measure(vae.as_mut(), How::Tiled, size, args.runs)).transpose()?;
         let layers = if args.explain { Some(explained(vae.as_mut(), size)?) } else { None };
         rows.push(Row { size, whole, tiled, layers });
@@ -91,6 +96,66 @@ pub(crate) fn run(args: BenchArgs) -> anyhow::Result<()> {
 /// Larger pictures than this are no benchmark.
 const MAX_SIZE: usize = 1 << 14;
 
+/// Longer videos than this are no benchmark.
+const MAX_FRAMES: usize = 1 << 10;
+
+/// What is decoded.
+#[derive(Clone, Copy, Debug)]
+struct Size {
+    /// `None` for a picture.
+    frames: Option<usize>,
+    height: usize,
+    width: usize,
+}
+
+impl Size {
+    /// Frames, height and width of its latents.
+    fn latents(self, info: &VaeInfo) -> [usize; 3] {
+        let frames = (self.frames.unwrap_or(1) - 1) / info.temporal_factor.unwrap_or(1) + 1;
+        [frames, self.height / info.spatial_factor, self.width / info.spatial_factor]
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { frames, height, width } = self;
+        frames.map_or(Ok(()), |frames| write!(f, "{frames} x "))?;
+        write!(f, "{height} x {width}")
+    }
+}
+
+/// What the arguments ask to measure, if the model makes such pictures or videos.
+fn sizes(args: &BenchArgs, info: &VaeInfo) -> anyhow::Result<Vec<Size>> {
+    let factor = info.spatial_factor;
+    let (frames, usual) = match info.temporal_factor {
+        None => {
+            ensure!(args.frames.is_none(), "--frames is for models of videos, and this one makes pictures");
+            (None, SIZES.as_slice())
+        }
+        Some(factor) => {
+            let frames = args.frames.unwrap_or(VIDEO_FRAMES);
+            ensure!(
+                (1..=MAX_FRAMES).contains(&frames) && (frames - 1).is_multiple_of(factor),
+                "--frames is {frames}, expected one more than a multiple of {factor}, up to {MAX_FRAMES}"
+            );
+            (Some(frames), VIDEO_SIZES.as_slice())
+        }
+    };
+    let asked = if args.sizes.is_empty() { usual } else { args.sizes.as_slice() };
+    for side in asked.iter().flatten() {
+        ensure!(
+            side.is_multiple_of(factor) && (1..=MAX_SIZE).contains(side),
+            "--sizes has {side}, expected multiples of {factor}, the pixels of one latent, up to {MAX_SIZE}"
+        );
+    }
+    Ok(asked.iter().map(|&[height, width]| Size { frames, height, width }).collect())
+}
+
+/// What the result is checked with.
+fn checked_latents(info: &VaeInfo) -> [usize; 3] {
+    if info.temporal_factor.is_some() { CHECKED_VIDEO } else { CHECKED }
+}
+
 /// Decodes something small, and again with plain scalar arithmetic term by term in f32, which shares no fast path.
 fn check(source: &Source, vae: &mut dyn Vae, options: CpuOptions) -> anyhow::Result<Checked> {
     let plain = CpuOptions {
@@ -100,7 +165,7 @@ fn check(source: &Source, vae: &mut dyn Vae, options: CpuOptions) -> anyhow::Res
         threads: options.threads,
     };
     let mut reference = source.clone().load(CpuEngine::new(plain)?)?;
-    let latents = latents(vae.info(), CHECKED)?;
+    let latents = latents(vae.info(), checked_latents(vae.info()))?;
     let mut progress = Progress::new("checking the result".to_owned());
     let expected = reference.decode(latents.clone(), &DecodeOptions::default(), &mut progress)?;
     let found = vae.decode(latents, &DecodeOptions::default(), &mut Silent)?;
@@ -143,8 +208,11 @@ fn compare(found: &HostTensor, expected: &HostTensor) -> Checked {
 }
 
 /// Latents as a sampler puts them out, nearly normally distributed and the same each time, scaled for the model.
-fn latents(info: &VaeInfo, [height, width]: [usize; 2]) -> Result<HostTensor, VaeError> {
-    let shape = vec![1, info.latent_channels, height, width];
+fn latents(info: &VaeInfo, [frames, height, width]: [usize; 3]) -> Result<HostTensor, VaeError> {
+    let mut shape = vec![1, info.latent_channels, height, width];
+    if info.temporal_factor.is_some() {
+        shape.insert(2, frames);
+    }
     // A linear congruential generator with the constants of Numerical Recipes.
     let mut state = 1u32;
     let mut uniform = || {
@@ -158,10 +226,9 @@ fn latents(info: &VaeInfo, [height, width]: [usize; 2]) -> Result<HostTensor, Va
     Ok(latents)
 }
 
-/// Decodes pictures of `size` × `size` pixels: once to warm up, then `runs` times.
-fn measure(vae: &mut dyn Vae, how: How, size: usize, runs: usize) -> anyhow::Result<Measured> {
-    let side = size / vae.info().spatial_factor;
-    let latents = latents(vae.info(), [side, side])?;
+/// Decodes pictures or videos of this size: once to warm up, then `runs` times.
+fn measure(vae: &mut dyn Vae, how: How, size: Size, runs: usize) -> anyhow::Result<Measured> {
+    let latents = latents(vae.info(), size.latents(vae.info()))?;
     vae.release();
     machine::reset_peak_memory();
     let mut times = Vec::with_capacity(runs);
@@ -171,7 +238,7 @@ fn measure(vae: &mut dyn Vae, how: How, size: usize, runs: usize) -> anyhow::Res
             How::Tiled => " in tiles",
         };
         let which = if run == 0 { "warming up".to_owned() } else { format!("run {run} of {runs}") };
-        let mut progress = Progress::new(format!("{size} x {size}{what}, {which}"));
+        let mut progress = Progress::new(format!("{size}{what}, {which}"));
         let latents = latents.clone();
         let start = Instant::now();
         let options = DecodeOptions { tiling: how == How::Tiled, ..DecodeOptions::default() };
@@ -205,17 +272,16 @@ impl Measured {
 
 /// Everything of one resolution.
 struct Row {
-    size: usize,
+    size: Size,
     whole: Measured,
     tiled: Option<Measured>,
     layers: Option<Vec<LayerRun>>,
 }
 
 /// The layers of one more decode.
-fn explained(vae: &mut dyn Vae, size: usize) -> anyhow::Result<Vec<LayerRun>> {
-    let side = size / vae.info().spatial_factor;
-    let latents = latents(vae.info(), [side, side])?;
-    let mut progress = Progress::new(format!("{size} x {size}, layer by layer"));
+fn explained(vae: &mut dyn Vae, size: Size) -> anyhow::Result<Vec<LayerRun>> {
+    let latents = latents(vae.info(), size.latents(vae.info()))?;
+    let mut progress = Progress::new(format!("{size}, layer by layer"));
     let mut explainer = Explainer { progress: &mut progress, layers: Vec::new() };
     vae.decode(latents, &DecodeOptions::default(), &mut explainer)?;
     let layers = explainer.layers;
@@ -226,8 +292,9 @@ fn explained(vae: &mut dyn Vae, size: usize) -> anyhow::Result<Vec<LayerRun>> {
 fn as_json(source: &Source, info: &VaeInfo, checked: &Checked, rows: &[Row]) -> Value {
     let results = rows.iter().map(|row| {
         json!({
-            "height": row.size,
-            "width": row.size,
+            "frames": row.size.frames,
+            "height": row.size.height,
+            "width": row.size.width,
             "whole": row.whole.json(),
             "tiled": row.tiled.as_ref().map(Measured::json),
             "layers": row.layers.as_deref().map(explain::json),
@@ -248,7 +315,7 @@ fn as_json(source: &Source, info: &VaeInfo, checked: &Checked, rows: &[Row]) -> 
 }
 
 fn print(source: &Source, info: &VaeInfo, checked: &Checked, rows: &[Row]) {
-    let [height, width] = CHECKED.map(|side| side * info.spatial_factor);
+    let [_, height, width] = checked_latents(info).map(|side| side * info.spatial_factor);
     let memory = machine::memory().map(|bytes| format!(", {:.1} GB of memory", bytes as f64 / 1e9));
     let commit = COMMIT.map(|commit| format!(" ({commit})")).unwrap_or_default();
     say!("remote-vae {}{commit}, {} from {source}", env!("CARGO_PKG_VERSION"), info.class_name);
@@ -269,12 +336,12 @@ fn print(source: &Source, info: &VaeInfo, checked: &Checked, rows: &[Row]) {
     for Row { size, whole, tiled, .. } in rows {
         let [time, memory] = cells(Some(whole));
         let [tiled_time, tiled_memory] = cells(tiled.as_ref());
-        let resolution = format!("{size} x {size}");
+        let resolution = size.to_string();
         say!("{resolution:>13}  {time:>22}  {memory:>17}  {tiled_time:>22}  {tiled_memory:>17}");
     }
     for row in rows {
         if let Some(layers) = &row.layers {
-            explain::print(row.size, layers);
+            explain::print(&row.size.to_string(), layers);
         }
     }
 }

@@ -29,9 +29,9 @@ fn gigaflop(layer: &LayerRun) -> f64 {
 }
 
 /// The table, for people.
-pub(crate) fn print(size: usize, layers: &[LayerRun]) {
+pub(crate) fn print(size: &str, layers: &[LayerRun]) {
     say!(
-        "\n{size} x {size}, layer by layer; GFLOP are those of the layer's definition, whatever the algorithm saves\n"
+        "\n{size}, layer by layer; GFLOP are those of the layer's definition, whatever the algorithm saves\n"
     );
     let head =
         ["layer", "channels", "output", "algorithm", "GFLOP", "ms", "GFLOP/s", "why"].map(str::to_owned);

@@ -110,17 +110,17 @@ fn prepare(app: &App, target: &Target<'_>, head: &RequestHead, body: Bytes) -> R
     let model = app.model(target, params.model.as_deref())?;
     app.limits().check_tensor(&latents.head)?;
     let info = app.loaded()?.get(model).ok_or_else(|| ApiError::internal("a model is missing"))?;
-    let pixels = check(&latents, &params, info, app.limits())?;
+    let [frames, pixels] = check(&latents, &params, info, app.limits())?;
     let answer = params.answer;
     let work: Work = Box::new(move |vae, observer| {
         let latents = for_model(latents, &params, vae.info())?;
         vae.decode(latents, &options(&params), observer)
     });
-    Ok(Prepared { work, cost: Cost { model, work: pixels as u64 }, pixels, answer })
+    Ok(Prepared { work, cost: Cost { model, work: pixels as u64, frames }, pixels, answer })
 }
 
-/// Checks by the shape alone that the model can decode the latents to such an answer, and gives the number of pixels
-/// that they decode to.
+/// Checks by the shape alone that the model can decode the latents to such an answer, and gives the number of frames and
+/// of pixels that they decode to.
 ///
 /// # Errors
 /// Latents that do not fit the model, more than the limits allow, or an answer that this model cannot give.
@@ -129,12 +129,12 @@ pub(crate) fn check(
     params: &Params,
     info: &VaeInfo,
     limits: &Limits,
-) -> Result<usize, ApiError> {
+) -> Result<[usize; 2], ApiError> {
     let shape = vae::latents::arranged_shape(&latents.head.shape, info, params.height, params.width)?;
     let [batch, frames, height, width] = decoded_size(&shape, info);
     limits.check_decoded(batch, frames, height, width)?;
     respond::check(params.answer, info, batch, [height, width])?;
-    Ok(batch * frames * height * width)
+    Ok([batch * frames, batch * frames * height * width])
 }
 
 /// The latents as the model takes them, in its layout and scaled.

@@ -9,13 +9,16 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
-use tracing::{error, info, warn};
+use tracing::{Span, error, info, warn};
 use vae::{Cancelled, DecodeOptions, HostTensor, Observer, Silent, Vae, VaeError, VaeInfo};
 
 use crate::Model;
 use crate::client::Client;
 use crate::error::{ApiError, ServeError};
 use crate::queue::{Admitted, Cost, Full, JobId, Queue, Started};
+
+/// How often the log says how far long work is.
+const SAY_EVERY: Duration = Duration::from_secs(5);
 
 /// A decoded request.
 #[derive(Debug)]
@@ -38,6 +41,8 @@ struct Job {
     work: Work,
     abandoned: Arc<AtomicBool>,
     reply: oneshot::Sender<Result<Decoded, ApiError>>,
+    /// Of the request, so that what is logged of the work carries its id.
+    span: Span,
 }
 
 struct Shared {
@@ -105,7 +110,8 @@ impl Executor {
     pub(crate) fn admit(&self, client: Client, cost: Cost, work: Work) -> Result<Ticket, Full> {
         let abandoned = Arc::new(AtomicBool::new(false));
         let (reply, receiver) = oneshot::channel();
-        let job = Job { model: cost.model, work, abandoned: Arc::clone(&abandoned), reply };
+        let span = Span::current();
+        let job = Job { model: cost.model, work, abandoned: Arc::clone(&abandoned), reply, span };
         let Admitted { id, displaced } = self.0.lock().queue.admit(client, cost, job, Instant::now())?;
         if let Some((job, full)) = displaced {
             let _ = job.reply.send(Err(ApiError::too_many(
@@ -115,6 +121,11 @@ impl Executor {
         }
         self.0.wake.notify_one();
         Ok(Ticket { id, abandoned, reply: receiver, shared: Arc::clone(&self.0) })
+    }
+
+    /// Of the work that is being done, how many frames are done and how many there will be.
+    pub(crate) fn running(&self) -> Option<[usize; 2]> {
+        self.0.lock().queue.running()
     }
 
     /// Whether nothing runs and nothing waits.
@@ -220,7 +231,8 @@ impl Shared {
 
     fn work(&self, vae: &mut dyn Vae, Started { job, waited }: Started<Job>) {
         let start = Instant::now();
-        let mut observer = Watch { shared: self, abandoned: &job.abandoned };
+        let _span = job.span.enter();
+        let mut observer = Watch { shared: self, abandoned: &job.abandoned, said: start };
         let result = guarded(|| {
             // The first look at whether anybody still waits, in case the client left just now.
             observer.progress(0, 1).map_err(VaeError::from)?;
@@ -299,6 +311,8 @@ fn guarded<R>(work: impl FnOnce() -> R) -> Result<R, String> {
 struct Watch<'a> {
     shared: &'a Shared,
     abandoned: &'a AtomicBool,
+    /// When the log was last told how far it is.
+    said: Instant,
 }
 
 impl Observer for Watch<'_> {
@@ -306,7 +320,15 @@ impl Observer for Watch<'_> {
         if self.abandoned.load(Ordering::Relaxed) {
             return Err(Cancelled);
         }
-        self.shared.lock().queue.progress(done, total);
+        let running = {
+            let mut state = self.shared.lock();
+            state.queue.progress(done, total);
+            state.queue.running()
+        };
+        if let Some([done, frames]) = running.filter(|_| self.said.elapsed() >= SAY_EVERY) {
+            self.said = Instant::now();
+            info!(done, frames, "decoding");
+        }
         Ok(())
     }
 }

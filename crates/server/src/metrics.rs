@@ -73,6 +73,8 @@ pub(crate) struct Metrics {
     pixels: Family<ModelLabels, Counter>,
     queue_length: Gauge,
     in_flight: Gauge,
+    running_frames: Gauge,
+    running_frames_done: Gauge,
     ready: Gauge,
     resident: Gauge,
 }
@@ -94,6 +96,8 @@ impl Metrics {
             pixels: Family::default(),
             queue_length: Gauge::default(),
             in_flight: Gauge::default(),
+            running_frames: Gauge::default(),
+            running_frames_done: Gauge::default(),
             ready: Gauge::default(),
             resident: Gauge::default(),
             registry: Registry::default(),
@@ -117,6 +121,12 @@ impl Metrics {
         let gauges = [
             ("queue_length", "Requests that wait for a model", &metrics.queue_length),
             ("in_flight", "Requests that are accepted and not yet answered", &metrics.in_flight),
+            (
+                "running_frames",
+                "Pictures or frames of the work that is being done; 0 when there is none",
+                &metrics.running_frames,
+            ),
+            ("running_frames_done", "Those of them that are done", &metrics.running_frames_done),
             ("ready", "1 when /ready says so", &metrics.ready),
         ];
         for (name, help, gauge) in gauges {
@@ -150,6 +160,9 @@ impl Metrics {
         let gauge = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
         self.queue_length.set(gauge(app.executor().waiting()));
         self.in_flight.set(gauge(app.in_flight()));
+        let [done, frames] = app.executor().running().unwrap_or_default();
+        self.running_frames.set(gauge(frames));
+        self.running_frames_done.set(gauge(done));
         self.ready.set(i64::from(app.ready().is_ok()));
         self.resident.set(gauge(memory::resident().unwrap_or(0)));
         let mut out = String::new();

@@ -30,6 +30,8 @@ pub(crate) struct Cost {
     pub(crate) model: usize,
     /// How much work it is, in units that are about equal in time for one model.
     pub(crate) work: u64,
+    /// How many pictures or frames come of it, for people who watch it.
+    pub(crate) frames: usize,
 }
 
 /// Names a job in its queue.
@@ -161,6 +163,13 @@ impl<T> Queue<T> {
         }
     }
 
+    /// Of the running job, how many frames are done, going by the work, and how many there will be.
+    pub(crate) fn running(&self) -> Option<[usize; 2]> {
+        let running = self.running.as_ref()?;
+        let frames = running.cost.frames;
+        Some([(running.done * frames as f64) as usize, frames])
+    }
+
     /// The running job has ended. Only one that was `completed` teaches the model's pace.
     pub(crate) fn finish(&mut self, completed: bool, now: Instant) {
         let Some(running) = self.running.take() else { return };
@@ -243,8 +252,8 @@ impl<T> Queue<T> {
 mod tests {
     use super::*;
 
-    const SMALL: Cost = Cost { model: 0, work: 100 };
-    const LARGE: Cost = Cost { model: 0, work: 10_000 };
+    const SMALL: Cost = Cost { model: 0, work: 100, frames: 1 };
+    const LARGE: Cost = Cost { model: 0, work: 10_000, frames: 9 };
 
     fn seconds(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
@@ -434,7 +443,7 @@ mod tests {
         queue.start(start + seconds(100)).unwrap();
         assert_eq!(told(&queue, 100), seconds(10));
         queue.finish(false, start + seconds(100));
-        queue.admit(client(1), Cost { model: 1, work: 100 }, (), start + seconds(100)).unwrap();
+        queue.admit(client(1), Cost { model: 1, ..SMALL }, (), start + seconds(100)).unwrap();
         queue.start(start + seconds(100)).unwrap();
         assert_eq!(told(&queue, 100), NO_IDEA);
     }
@@ -455,5 +464,20 @@ mod tests {
         queue.start(now).unwrap();
         let told = queue.check(client(1), now).unwrap_err().retry_after;
         assert!(seconds(2) < told && told < seconds(3), "{told:?}");
+    }
+
+    #[test]
+    fn progress_is_counted_in_frames() {
+        let (mut queue, start) = (Queue::new(1, 1), Instant::now());
+        assert_eq!(queue.running(), None);
+        queue.admit(client(0), LARGE, (), start).unwrap();
+        assert_eq!(queue.running(), None, "it waits");
+        queue.start(start).unwrap();
+        for (done, frames) in [(0, 0), (10, 0), (12, 1), (99, 8), (100, 9), (120, 9)] {
+            queue.progress(done, 100);
+            assert_eq!(queue.running(), Some([frames, 9]));
+        }
+        queue.finish(true, start);
+        assert_eq!(queue.running(), None);
     }
 }

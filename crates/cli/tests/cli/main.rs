@@ -203,6 +203,25 @@ fn bench_checks_and_measures() {
     }
     assert!(finished.stderr.contains("run 2 of 2"), "{}", finished.stderr);
     run(&["bench", "--sizes", "100"]).fails(1, "multiples of 8");
+    run(&["bench", "--frames", "9"]).fails(1, "models of videos");
+}
+
+#[test]
+fn bench_measures_videos() {
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/vae/video");
+    let small =
+        ["bench", "--model", model, "--sizes", "16x24", "--frames", "5", "--runs", "1", "--threads", "1"];
+    let json = run(&[&small[..], &["--json"]].concat()).ok().stdout;
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["class"], "AutoencoderKLHunyuanVideo");
+    assert!(json["checked"]["max_error"].as_f64().unwrap() < 1.5e-3, "{json}");
+    let result = &json["results"][0];
+    for (name, value) in [("frames", 5), ("height", 16), ("width", 24)] {
+        assert_eq!(result[name], value, "{name}");
+    }
+    assert!(result["whole"]["seconds"]["median"].as_f64().unwrap() > 0.0, "{json}");
+    run(&["bench", "--model", model, "--frames", "8"]).fails(1, "one more than a multiple of 4");
+    run(&["bench", "--model", model, "--explain"]).fails(1, "one of videos");
 }
 
 #[test]
