@@ -1,4 +1,4 @@
-//! Each kernel at the shapes of the SD v1 decoder for a 512×512 picture.
+//! Each kernel at the shapes of the SD v1 decoder, and of its encoder's downsamplers, for a 512×512 picture.
 //!
 //!     cargo bench -p remote-vae-kernels [-- FILTER]
 //!
@@ -52,7 +52,20 @@ struct Bench<'a> {
 enum Call {
     NormSilu,
     Upsampled,
+    /// As an encoder's downsampler: stride 2, zeros below and to the right.
+    Strided,
     Pointwise,
+}
+
+impl Call {
+    /// Side of the input for an output of this side.
+    fn input(self, side: usize) -> usize {
+        match self {
+            Self::Upsampled => side / 2,
+            Self::Strided => side * 2,
+            Self::NormSilu | Self::Pointwise => side,
+        }
+    }
 }
 
 impl Bench<'_> {
@@ -71,6 +84,9 @@ impl Bench<'_> {
         }
         for (channels, side) in [(512, 128), (256, 256)] {
             self.conv("3x3 upsampled", Layer::new(channels, channels, side, Call::Upsampled));
+        }
+        for (channels, side) in [(128, 256), (256, 128), (512, 64)] {
+            self.conv("3x3 stride 2", Layer::new(channels, channels, side, Call::Strided));
         }
         for (in_channels, out_channels, side) in [(512, 256, 256), (256, 128, 512)] {
             self.conv("1x1", Layer::new(in_channels, out_channels, side, Call::Pointwise));
@@ -175,7 +191,7 @@ struct Layer {
 impl Layer {
     fn new(in_channels: usize, out_channels: usize, side: usize, call: Call) -> Self {
         let taps = if call == Call::Pointwise { 1 } else { 9 };
-        let input = if call == Call::Upsampled { side / 2 } else { side };
+        let input = call.input(side);
         Self {
             in_channels,
             out_channels,
@@ -205,10 +221,10 @@ impl Layer {
             in_channels: self.in_channels,
             out_channels: self.out_channels,
             kernel,
-            stride: 1,
-            padding: [kernel / 2; 4],
+            stride: if self.call == Call::Strided { 2 } else { 1 },
+            padding: if self.call == Call::Strided { [0, 1, 0, 1] } else { [kernel / 2; 4] },
         };
-        let input = if self.call == Call::Upsampled { self.side / 2 } else { self.side };
+        let input = self.call.input(self.side);
         let shape = [1, self.in_channels, input, input];
         let x = Features::from_nchw(&context.arena, shape, &self.data).expect("memory");
         let x = x.stored(context).expect("memory");
@@ -216,6 +232,7 @@ impl Layer {
         let start = Instant::now();
         let y = match self.call {
             Call::NormSilu => conv.run(context, &x, pre, None),
+            Call::Strided => conv.run(context, &x, Pre::default(), None),
             Call::Upsampled => conv.run_upsampled(context, &x),
             Call::Pointwise => conv.run_pointwise(context, x),
         };

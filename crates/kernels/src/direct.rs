@@ -8,6 +8,7 @@ mod causal;
 
 use crate::arena::OutOfMemory;
 use crate::conv::{Conv2d, Job, Ready};
+use crate::features::Features;
 use crate::gemm::{NO_PREFETCH, Tile};
 use crate::pool::Shared;
 use crate::simd::{Op, Simd};
@@ -17,9 +18,10 @@ use crate::weights::WeightView;
 
 pub(crate) use causal::run as run_causal;
 
-/// Output columns and rows of a patch: its staged inputs stay in the second-level cache for 128 channels.
-const PATCH_WIDTH: usize = 48;
+/// Output rows and columns of a patch: its staged inputs stay in the second-level cache for 128 channels. With stride 2
+/// there are four times as many, but smaller patches were no faster.
 const PATCH_HEIGHT: usize = 8;
+const PATCH_WIDTH: usize = 48;
 
 /// One tap: how far from the output's position it reads, and which taps of the filter add up to it.
 #[derive(Clone)]
@@ -43,13 +45,12 @@ pub(crate) fn run(job: &mut Job<'_>, conv: &Conv2d<'_>, upsample: usize) -> Resu
     let (mr, nr) = context.isa.tile_shape();
     let x = job.source.x;
     let y = job.y;
-    let depth = x.stride;
     let panels = y.stride.div_ceil(nr);
     let phases = phases(conv.kernel, upsample);
     let taps = phases[0].taps.len();
     let [pad_top, _, pad_left, _] = conv.padding;
 
-    let panel_size = taps * depth * nr;
+    let panel_size = taps * x.channels * nr;
     let packed = context.arena.take(phases.len() * panels * panel_size * 4)?;
     let packed_ptr = Shared::new(packed.ptr().cast::<f32>());
     context.pool.run(phases.len() * panels, |_, index| {
@@ -62,36 +63,23 @@ pub(crate) fn run(job: &mut Job<'_>, conv: &Conv2d<'_>, upsample: usize) -> Resu
             [conv.out_channels, conv.in_channels, conv.kernel * conv.kernel],
             index % panels * nr,
             nr,
-            depth,
+            conv.in_channels,
             &taps,
             out,
         );
     });
 
     // A phase's own grid of outputs: step 1, or 2 behind an upsampling.
-    let (grid_height, grid_width) = (y.height / upsample, y.width / upsample);
-    let geometry = Geometry {
-        depth,
-        stride: conv.stride,
-        pad_top,
-        pad_left,
-        reach: taps_reach(&phases),
-        upsample,
-        grid_height,
-        grid_width,
-        rows: (PATCH_HEIGHT - 1) * conv.stride + taps_reach(&phases),
-        // Register tiles may read past the last column.
-        columns: (PATCH_WIDTH + mr - 1) * conv.stride + taps_reach(&phases),
-    };
-    let out_rows = PATCH_WIDTH.next_multiple_of(mr);
-    let staged = geometry.rows * geometry.columns * depth;
+    let grid = [y.height / upsample, y.width / upsample];
+    let geometry = Geometry::new(x, &phases, conv.stride, [pad_top, pad_left], upsample, grid, mr);
+    let staged = geometry.staged();
     let scratch = (0..context.pool.threads())
-        .map(|_| context.arena.take((staged + out_rows * nr) * 4))
+        .map(|_| context.arena.take((staged + PATCH_WIDTH.next_multiple_of(mr) * nr) * 4))
         .collect::<Result<Vec<_>, _>>()?;
     let scratch: Vec<Shared> = scratch.iter().map(|b| Shared::new(b.ptr().cast())).collect();
 
-    let patches_x = grid_width.div_ceil(PATCH_WIDTH);
-    let patches = grid_height.div_ceil(PATCH_HEIGHT) * patches_x;
+    let patches_x = grid[1].div_ceil(PATCH_WIDTH);
+    let patches = grid[0].div_ceil(PATCH_HEIGHT) * patches_x;
     let parts_per_image = patches * phases.len();
     let mut partials = Partials::new(x.batch * parts_per_image, y.stride);
     let writer = partials.writer();
@@ -168,17 +156,50 @@ pub(crate) fn pack_panel(
 
 #[derive(Clone, Copy)]
 struct Geometry {
+    /// Channels of the input, and the same padded, as they are staged.
+    channels: usize,
     depth: usize,
     stride: usize,
-    pad_top: usize,
-    pad_left: usize,
+    padding: [usize; 2],
     reach: usize,
     upsample: usize,
-    grid_height: usize,
-    grid_width: usize,
+    /// Output rows and columns of a phase.
+    grid: [usize; 2],
     /// Staged rows and columns.
     rows: usize,
     columns: usize,
+}
+
+impl Geometry {
+    /// `padding` above and to the left, `grid` of a phase, `mr` rows of a register tile.
+    fn new(
+        x: &Features,
+        phases: &[Phase],
+        stride: usize,
+        padding: [usize; 2],
+        upsample: usize,
+        grid: [usize; 2],
+        mr: usize,
+    ) -> Self {
+        let reach = taps_reach(phases);
+        Self {
+            channels: x.channels,
+            depth: x.stride,
+            stride,
+            padding,
+            reach,
+            upsample,
+            grid,
+            rows: (PATCH_HEIGHT - 1) * stride + reach,
+            // The last register tile of a row may read past the patch's last column.
+            columns: (PATCH_WIDTH.next_multiple_of(mr) - 1) * stride + reach,
+        }
+    }
+
+    /// Values that are staged for a patch.
+    fn staged(&self) -> usize {
+        self.rows * self.columns * self.depth
+    }
 }
 
 struct Patch<'a> {
@@ -213,6 +234,13 @@ impl Op for Patch<'_> {
 }
 
 impl Patch<'_> {
+    /// Output rows and columns.
+    #[inline(always)]
+    fn size(&self) -> [usize; 2] {
+        let g = self.geometry;
+        [PATCH_HEIGHT.min(g.grid[0] - self.top), PATCH_WIDTH.min(g.grid[1] - self.left)]
+    }
+
     /// Copies the inputs of this patch into the scratch, ready for use.
     ///
     /// # Safety
@@ -221,9 +249,9 @@ impl Patch<'_> {
     unsafe fn stage<S: Simd>(&self, simd: S) {
         let g = self.geometry;
         let window = Window {
-            top: (self.top * g.stride) as isize - g.pad_top as isize,
-            left: (self.left * g.stride) as isize - g.pad_left as isize,
-            rows: (PATCH_HEIGHT.min(g.grid_height - self.top) - 1) * g.stride + g.reach,
+            top: (self.top * g.stride) as isize - g.padding[0] as isize,
+            left: (self.left * g.stride) as isize - g.padding[1] as isize,
+            rows: (self.size()[0] - 1) * g.stride + g.reach,
             columns: g.columns,
             first: 0,
             channels: g.depth,
@@ -241,9 +269,8 @@ impl Patch<'_> {
     unsafe fn phase<S: Simd>(&self, simd: S, index: usize) {
         let g = self.geometry;
         let phase = &self.phases[index];
-        let height = PATCH_HEIGHT.min(g.grid_height - self.top);
-        let width = PATCH_WIDTH.min(g.grid_width - self.left);
-        let panel_size = phase.taps.len() * g.depth * S::NR;
+        let [height, width] = self.size();
+        let panel_size = phase.taps.len() * g.channels * S::NR;
         let mut segments = [std::ptr::null::<f32>(); 9];
         let segments = &mut segments[..phase.taps.len()];
         for panel in 0..self.panels {
@@ -262,7 +289,7 @@ impl Patch<'_> {
                         simd.tile(&Tile {
                             segments,
                             lda: g.stride * g.depth,
-                            k: g.depth,
+                            k: g.channels,
                             b: self.packed.get().add((index * self.panels + panel) * panel_size).cast_const(),
                             c: results.add(column * S::NR),
                             ldc: S::NR,

@@ -23,14 +23,13 @@ pub(crate) fn run(
     let context = job.context;
     let (mr, nr) = context.isa.tile_shape();
     let (x, y) = (job.source.x, job.y);
-    let depth = x.stride;
     let panels = y.stride.div_ceil(nr);
     let phases = phases(3, upsample);
     let taps = phases[0].taps.len();
     let filters = schedule.filters.len();
 
-    // [phase][panel][filter][tap][depth][nr]: the filters that an output frame needs follow each other.
-    let filter_size = taps * depth * nr;
+    // [phase][panel][filter][tap][in][nr]: the filters that an output frame needs follow each other.
+    let filter_size = taps * x.channels * nr;
     let packed = context.arena.take(phases.len() * panels * filters * filter_size * 4)?;
     let packed_ptr = Shared::new(packed.ptr().cast::<f32>());
     context.pool.run(phases.len() * panels * filters, |_, index| {
@@ -48,25 +47,12 @@ pub(crate) fn run(
             .collect();
         let sources: Vec<&[usize]> = sources.iter().map(Vec::as_slice).collect();
         let shape = [y.channels, x.channels, 27];
-        pack_panel(job.weight, shape, panel % panels * nr, nr, depth, &sources, out);
+        pack_panel(job.weight, shape, panel % panels * nr, nr, x.channels, &sources, out);
     });
 
-    let reach = taps_reach(&phases);
-    let (grid_height, grid_width) = (y.height / upsample, y.width / upsample);
-    let geometry = Geometry {
-        depth,
-        stride,
-        pad_top: 1,
-        pad_left: 1,
-        reach,
-        upsample,
-        grid_height,
-        grid_width,
-        rows: (PATCH_HEIGHT - 1) * stride + reach,
-        // Register tiles may read past the last column.
-        columns: (PATCH_WIDTH + mr - 1) * stride + reach,
-    };
-    let staged = geometry.rows * geometry.columns * depth;
+    let grid = [y.height / upsample, y.width / upsample];
+    let geometry = Geometry::new(x, &phases, stride, [1, 1], upsample, grid, mr);
+    let staged = geometry.staged();
     let slots = x.batch.min(MOST);
     let results = PATCH_WIDTH.next_multiple_of(mr) * nr;
     let scratch = (0..context.pool.threads())
@@ -74,15 +60,15 @@ pub(crate) fn run(
         .collect::<Result<Vec<_>, _>>()?;
     let scratch: Vec<Shared> = scratch.iter().map(|b| Shared::new(b.ptr().cast())).collect();
 
-    let patches_x = grid_width.div_ceil(PATCH_WIDTH);
-    let patches = grid_height.div_ceil(PATCH_HEIGHT) * patches_x;
+    let patches_x = grid[1].div_ceil(PATCH_WIDTH);
+    let patches = grid[0].div_ceil(PATCH_HEIGHT) * patches_x;
     let frames = schedule.outputs.len();
     let mut partials = Partials::new(frames * patches * phases.len(), y.stride);
     let writer = partials.writer();
     let sinks: Vec<Sink<'_>> = (0..frames).map(|frame| job.sink(frame)).collect();
     let views: Vec<View> = (0..x.batch).map(|frame| job.source.view(frame)).collect();
     let products = schedule.outputs.iter().map(|output| output.frames().len()).sum::<usize>();
-    let work = products * phases.len() * taps * PATCH_HEIGHT * PATCH_WIDTH * depth * panels * nr;
+    let work = products * phases.len() * taps * PATCH_HEIGHT * PATCH_WIDTH * x.channels * panels * nr;
     watched.run(&context.pool, patches, work, |worker, index| {
         context.isa.run(Clip {
             schedule,
@@ -162,10 +148,9 @@ impl Clip<'_> {
         let patch = &self.patch;
         let g = patch.geometry;
         let phase = &patch.phases[index];
-        let height = PATCH_HEIGHT.min(g.grid_height - patch.top);
-        let width = PATCH_WIDTH.min(g.grid_width - patch.left);
+        let [height, width] = patch.size();
         let filters = self.schedule.filters.len();
-        let filter_size = phase.taps.len() * g.depth * S::NR;
+        let filter_size = phase.taps.len() * g.channels * S::NR;
         let base = patch.scratch.get();
         let mut segments = [std::ptr::null::<f32>(); MOST_TAPS];
         let segments = &mut segments[..output.frames().len() * phase.taps.len()];
@@ -190,7 +175,7 @@ impl Clip<'_> {
                         simd.tile(&Tile {
                             segments,
                             lda: g.stride * g.depth,
-                            k: g.depth,
+                            k: g.channels,
                             b: patch.packed.get().add(filter * filter_size).cast_const(),
                             c: results.add(column * S::NR),
                             ldc: S::NR,

@@ -5,3 +5,4 @@ mod causal;
 mod common;
 mod conv;
 mod outliers;
+mod threads;
