@@ -14,7 +14,7 @@ const LOGVAR: (f32, f32) = (-30.0, 20.0);
 pub enum SampleMode {
     /// `"sample"`: drawn at random; see [`DiagonalGaussianDistribution::sample`].
     Sample {
-        /// The same seed gives the same latents, bit for bit.
+        /// The same seed gives the same noise, so that an encode can be repeated.
         seed: u64,
     },
     /// `"argmax"`: the most likely ones; see [`DiagonalGaussianDistribution::mode`].
