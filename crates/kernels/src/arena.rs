@@ -38,6 +38,10 @@ struct Books {
     live: usize,
     most: usize,
     resident: usize,
+    /// The most bytes that were handed out at once, since the last [`Arena::begin_peak`].
+    peak: usize,
+    /// Nobody touches what is handed out: see [`Arena::rehearsal`].
+    rehearsal: bool,
 }
 
 /// A free part of the slab.
@@ -72,6 +76,17 @@ unsafe impl Sync for Buffer {}
 pub struct OutOfMemory(pub usize);
 
 impl Arena {
+    /// An arena that keeps its books like any other, for kernels that touch none of its buffers
+    /// ([`Context::rehearsal`](crate::Context::rehearsal)): what they would take is known without taking it.
+    pub(crate) fn rehearsal() -> Self {
+        Self(Arc::new(Mutex::new(Books { rehearsal: true, ..Books::default() })))
+    }
+
+    /// Whether this is one of [`Arena::rehearsal`].
+    pub(crate) fn is_rehearsal(&self) -> bool {
+        self.lock().rehearsal
+    }
+
     /// A buffer of at least `bytes` bytes.
     ///
     /// # Errors
@@ -82,14 +97,15 @@ impl Arena {
         let mut books = self.lock();
         books.reserve().ok_or(refused)?;
         let at = books.place(bytes).ok_or(refused)?;
-        if books.fresh(&at) >= ASK && MmapOptions::new().len(bytes).map_anon().is_err() {
+        if !books.rehearsal && books.fresh(&at) >= ASK && MmapOptions::new().len(bytes).map_anon().is_err() {
             return Err(refused);
         }
         books.hand_out(at.clone());
         books.give_back_holes();
         let address = books.address(at.start).ok_or(refused)?;
+        let rehearsal = books.rehearsal;
         drop(books);
-        if cfg!(debug_assertions) {
+        if cfg!(debug_assertions) && !rehearsal {
             // SAFETY: the range was just handed out, to this buffer alone.
             unsafe { address.write_bytes(POISON, bytes) };
         }
@@ -111,6 +127,17 @@ impl Arena {
     /// The most bytes that were ever in use at once, since the last [`Arena::release`].
     pub fn most_in_use(&self) -> usize {
         self.lock().most
+    }
+
+    /// The most bytes that were in use at once since the last [`Arena::begin_peak`].
+    pub fn peak(&self) -> usize {
+        self.lock().peak
+    }
+
+    /// Lets [`Arena::peak`] begin anew.
+    pub fn begin_peak(&self) {
+        let mut books = self.lock();
+        books.peak = books.live;
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Books> {
@@ -184,6 +211,7 @@ impl Books {
         self.resident += self.fresh(&at);
         self.live += at.len();
         self.most = self.most.max(self.live);
+        self.peak = self.peak.max(self.live);
         let cut = |hole: Hole| {
             let before = hole.at.start..hole.at.end.min(at.start);
             let after = hole.at.start.max(at.end)..hole.at.end;
@@ -250,6 +278,11 @@ impl Buffer {
         Self { address: original.address, asked: 0, at: 0..0, arena: original.arena.clone() }
     }
 
+    /// Whether nobody may touch it.
+    pub(crate) fn is_rehearsal(&self) -> bool {
+        self.arena.is_rehearsal()
+    }
+
     /// The address of the first byte.
     pub(crate) fn ptr(&self) -> *mut u8 {
         self.address
@@ -279,7 +312,7 @@ impl Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         // Not while another panic is on its way, which would hide that one.
-        if cfg!(debug_assertions) && !std::thread::panicking() {
+        if cfg!(debug_assertions) && !std::thread::panicking() && !self.is_rehearsal() {
             assert!(self.is_intact_behind(), "a kernel wrote past the end of its {} bytes", self.asked);
         }
         self.arena.lock().put_back(self.at.clone());

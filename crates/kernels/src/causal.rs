@@ -27,6 +27,10 @@ impl Clip {
     /// When there is not enough memory.
     pub fn from_cfhw(context: &Context, shape: [usize; 4], data: &[f32]) -> Result<Self, OutOfMemory> {
         let [channels, frames, height, width] = shape;
+        if context.is_rehearsal() {
+            let frames = Features::from_nchw(&context.arena, [frames, channels, height, width], data)?;
+            return Ok(Self::of(frames.stored(context)?));
+        }
         let data = swapped(data, [channels, frames], height * width);
         let frames = Features::from_nchw(&context.arena, [frames, channels, height, width], &data)?;
         Ok(Self::of(frames.stored(context)?))
@@ -35,6 +39,9 @@ impl Clip {
     /// To `[C, F, H, W]` values in C order.
     pub fn to_cfhw(&self) -> Vec<f32> {
         let [frames, channels, height, width] = self.frames.shape();
+        if self.frames.buffer.is_rehearsal() {
+            return self.frames.to_nchw();
+        }
         swapped(&self.frames.to_nchw(), [frames, channels], height * width)
     }
 

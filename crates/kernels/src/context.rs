@@ -15,7 +15,8 @@ pub enum Numerics {
     Strict,
 }
 
-/// Instruction set, threads, memory and choices.
+/// Instruction set, threads, memory and choices. Cloning shares threads and memory.
+#[derive(Clone)]
 pub struct Context {
     /// Which kernels run.
     pub isa: Isa,
@@ -42,5 +43,17 @@ impl Context {
             storage: Storage::default(),
             numerics: Numerics::default(),
         })
+    }
+
+    /// The same, for a rehearsal: kernels take and return the memory that they would need and choose their algorithms, as
+    /// for inputs without bright spots, but compute nothing and touch nothing of it. [`Arena::peak`] then tells what the
+    /// work would take. Values are not to be looked at.
+    pub fn rehearsal(&self) -> Self {
+        Self { pool: Pool::absent(&self.pool), arena: Arena::rehearsal(), ..*self }
+    }
+
+    /// Whether this is one of [`Context::rehearsal`].
+    pub fn is_rehearsal(&self) -> bool {
+        self.arena.is_rehearsal()
     }
 }

@@ -1,10 +1,18 @@
 //! The threads that kernels run on.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A fixed set of worker threads. Work is cut into numbered tasks that the workers take in order as they get free.
-pub struct Pool {
-    threads: rayon::ThreadPool,
+/// Cloning shares them.
+#[derive(Clone)]
+pub struct Pool(Workers);
+
+#[derive(Clone)]
+enum Workers {
+    Threads(Arc<rayon::ThreadPool>),
+    /// So many, of which none does anything.
+    Absent(usize),
 }
 
 impl Pool {
@@ -18,17 +26,27 @@ impl Pool {
             .thread_name(|i| format!("kernels-{i}"))
             .build()
             .map_err(std::io::Error::other)?;
-        Ok(Self { threads })
+        Ok(Self(Workers::Threads(Arc::new(threads))))
+    }
+
+    /// As many workers as `like` has, who leave every task undone: kernels run with them take the memory that they would
+    /// take, and touch none of it.
+    pub(crate) fn absent(like: &Self) -> Self {
+        Self(Workers::Absent(like.threads()))
     }
 
     /// The number of workers.
     pub fn threads(&self) -> usize {
-        self.threads.current_num_threads()
+        match &self.0 {
+            Workers::Threads(threads) => threads.current_num_threads(),
+            Workers::Absent(count) => *count,
+        }
     }
 
     /// Runs `task(worker, index)` for every index below `count` and waits for all. `worker` is below
     /// [`Pool::threads`], and no two tasks run with the same worker at the same time.
     pub(crate) fn run(&self, count: usize, task: impl Fn(usize, usize) + Sync) {
+        let Workers::Threads(threads) = &self.0 else { return };
         let next = AtomicUsize::new(0);
         let drain = |worker: usize| {
             loop {
@@ -39,7 +57,7 @@ impl Pool {
                 task(worker, index);
             }
         };
-        self.threads.broadcast(|context| drain(context.index()));
+        threads.broadcast(|context| drain(context.index()));
     }
 }
 

@@ -144,6 +144,11 @@ impl Checkpoint {
         self.tensors.contains_key(name)
     }
 
+    /// Bytes of all tensors together.
+    pub(crate) fn bytes(&self) -> usize {
+        self.tensors.values().map(|entry| entry.range.len()).sum()
+    }
+
     /// The names of all tensors, in no order.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)

@@ -1,6 +1,8 @@
 //! What a loaded model can do, whatever its family and engine.
 
-use crate::{HostTensor, Observer, VaeError};
+use std::sync::Arc;
+
+use crate::{Forecaster, HostTensor, Observer, VaeError};
 
 /// What a caller needs to know of a loaded model.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,11 +40,14 @@ pub struct DecodeOptions {
     /// Video only, diffusers' `use_framewise_decoding`: a few latent frames at a time, blended where they meet. Its
     /// memory does not grow with the length of the video; without it the whole video is decoded in one exact pass.
     pub framewise: bool,
+    /// Values take 16 bits between layers: about half of the memory, and a picture that differs by less than what eight
+    /// bits show.
+    pub lean: bool,
 }
 
 impl Default for DecodeOptions {
     fn default() -> Self {
-        Self { tiling: false, framewise: true }
+        Self { tiling: false, framewise: true, lean: false }
     }
 }
 
@@ -125,6 +130,22 @@ pub trait Vae: Send {
     /// that is not encoded in tiles.
     fn tile_sample_min_size(&self) -> Option<usize> {
         None
+    }
+
+    /// Predicts what work with this model will take, from any thread; `None` for a model that cannot tell.
+    fn forecaster(&self) -> Option<Arc<Forecaster>> {
+        None
+    }
+
+    /// The most bytes that the engine had in use at once in the last decode or encode, as [`Forecast::engine_memory`](crate::Forecast::engine_memory)
+    /// predicts it; `None` for a model that cannot tell.
+    fn peak_memory(&self) -> Option<usize> {
+        None
+    }
+
+    /// Bytes of the weights, which lie in mapped files; 0 for a model that cannot tell.
+    fn weights_memory(&self) -> usize {
+        0
     }
 
     /// Gives back memory kept from earlier work. The next call takes it anew.

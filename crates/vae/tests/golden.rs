@@ -10,8 +10,8 @@ use remote_vae_vae::{DecodeOptions, Silent};
 /// this; a wrong padding, eps or index does not.
 const TOLERANCE: f32 = 1e-4;
 
-const WHOLE: DecodeOptions = DecodeOptions { tiling: false, framewise: false };
-const TILED: DecodeOptions = DecodeOptions { tiling: true, framewise: true };
+const WHOLE: DecodeOptions = DecodeOptions { tiling: false, framewise: false, lean: false };
+const TILED: DecodeOptions = DecodeOptions { tiling: true, framewise: true, lean: false };
 
 #[test]
 fn every_stage_is_what_diffusers_computes() {

@@ -79,6 +79,15 @@ impl CpuEngine {
     }
 }
 
+impl CpuEngine {
+    /// Lets go of a weight's pages. Those of a rehearsal may be in use by the engine that it rehearses for.
+    fn done_with(&self, weight: &Weight) {
+        if !self.0.is_rehearsal() {
+            weight.release_pages();
+        }
+    }
+}
+
 impl From<OutOfMemory> for EngineError {
     fn from(OutOfMemory(bytes): OutOfMemory) -> Self {
         Self::OutOfMemory(bytes)
@@ -101,10 +110,11 @@ impl Conv2d {
     /// Runs the kernel and lets go of the weights' pages: the next decode reads them from the file's cache again.
     fn run<T>(
         &self,
+        engine: &CpuEngine,
         run: impl FnOnce(kernels::Conv2d<'_>) -> Result<T, OutOfMemory>,
     ) -> Result<T, EngineError> {
         let result = run(self.kernel());
-        self.weight.release_pages();
+        engine.done_with(&self.weight);
         Ok(result?)
     }
 }
@@ -131,9 +141,9 @@ impl Attention {
     }
 
     /// Lets go of the weights' pages, as [`Conv2d::run`] does.
-    fn release_pages(&self) {
+    fn release_pages(&self, engine: &CpuEngine) {
         for layer in [&self.to_q, &self.to_k, &self.to_v, &self.to_out] {
-            layer.weight.release_pages();
+            engine.done_with(&layer.weight);
         }
     }
 }
@@ -168,6 +178,23 @@ impl Engine for CpuEngine {
 
     fn release(&self) {
         self.0.arena.release();
+    }
+
+    fn lean(&self) -> Option<Self> {
+        (self.0.storage != Storage::F16)
+            .then(|| Self(Arc::new(Context { storage: Storage::F16, ..Context::clone(&self.0) })))
+    }
+
+    fn rehearsal(&self) -> Option<Self> {
+        Some(Self(Arc::new(self.0.rehearsal())))
+    }
+
+    fn peak_memory(&self) -> usize {
+        self.0.arena.peak()
+    }
+
+    fn begin_peak(&self) {
+        self.0.arena.begin_peak();
     }
 
     fn shape(&self, tensor: &Features) -> Vec<usize> {
@@ -251,7 +278,7 @@ impl Engine for CpuEngine {
     }
 
     fn run_conv2d(&self, x: Features, conv: &Conv2d) -> Result<Features, EngineError> {
-        conv.run(|kernel| {
+        conv.run(self, |kernel| {
             if conv.spec.kernel == 1 && conv.spec.stride == 1 && conv.spec.padding == [0; 4] {
                 kernel.run_pointwise(&self.0, x)
             } else {
@@ -268,16 +295,16 @@ impl Engine for CpuEngine {
         conv: &Conv2d,
         residual: Option<Features>,
     ) -> Result<Features, EngineError> {
-        conv.run(|kernel| kernel.run(&self.0, x, pre(norm, activation), residual))
+        conv.run(self, |kernel| kernel.run(&self.0, x, pre(norm, activation), residual))
     }
 
     fn run_upsample2x_conv2d(&self, x: Features, conv: &Conv2d) -> Result<Features, EngineError> {
-        conv.run(|kernel| kernel.run_upsampled(&self.0, &x))
+        conv.run(self, |kernel| kernel.run_upsampled(&self.0, &x))
     }
 
     fn run_attention(&self, x: Features, attention: &Attention) -> Result<Features, EngineError> {
         let result = attention.kernel().run(&self.0, x);
-        attention.release_pages();
+        attention.release_pages(self);
         Ok(result?)
     }
 }

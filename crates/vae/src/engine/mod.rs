@@ -33,6 +33,28 @@ pub trait Engine: Send + 'static {
     fn limits(&self) -> Limits;
     /// Gives back cached memory.
     fn release(&self);
+    /// The same device with values that take half the memory between layers and are rounded for it; `None` where they
+    /// do so already, or cannot.
+    fn lean(&self) -> Option<Self>
+    where
+        Self: Sized,
+    {
+        None
+    }
+    /// An engine that takes every step as this one would, but only keeps the books: [`Engine::peak_memory`] then tells
+    /// what the work would take. Its tensors hold no values. `None` where that cannot be known.
+    fn rehearsal(&self) -> Option<Self>
+    where
+        Self: Sized,
+    {
+        None
+    }
+    /// The most bytes of memory that steps had in use at once since [`Engine::begin_peak`], for tensors and scratch.
+    fn peak_memory(&self) -> usize {
+        0
+    }
+    /// Lets [`Engine::peak_memory`] begin anew.
+    fn begin_peak(&self) {}
     /// `[B, C, H, W]`.
     fn shape(&self, tensor: &Self::Tensor) -> Vec<usize>;
     /// How this engine would do a step on `x`, and why. It may look at the values, but changes nothing.

@@ -28,6 +28,16 @@ pub(super) fn in_parts(
     Ok(HostTensor::new(shape, data))
 }
 
+/// Bytes that [`in_parts`] has on the host at its peak, for `items` of which each takes `input` bytes and gives
+/// `output` bytes.
+pub(super) fn memory(items: usize, together: usize, input: usize, output: usize) -> usize {
+    let together = together.clamp(1, items);
+    // All inputs and one part of them; all outputs and, where they are put together, one part of them.
+    let inputs = input.saturating_mul(items + together);
+    let joined = if together < items { items + together } else { items };
+    inputs.saturating_add(output.saturating_mul(joined))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,8 +7,9 @@ mod tiling;
 
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
-use crate::engine::VideoEngine;
-use crate::{LoadError, Vae, VaeError};
+use crate::engine::{Engine, VideoEngine};
+use crate::forecast::{Foreseen, Rehearse};
+use crate::{HostTensor, LoadError, Vae, VaeError};
 
 /// The values of `_class_name` for which there is a family.
 pub const CLASS_NAMES: &[&str] = &[kl::CLASS_NAME, hunyuan_video::CLASS_NAME];
@@ -18,12 +19,25 @@ fn decoder_only() -> VaeError {
     VaeError::Input("this model cannot encode: its checkpoint holds a decoder only".to_owned())
 }
 
-/// Builds the model that `config` names from the tensors of `checkpoint`.
+/// Builds the model that `config` names from the tensors of `checkpoint`, and its rehearsal if the engine can rehearse.
 pub(crate) fn load<E: VideoEngine>(
     config: &Config,
     checkpoint: &Checkpoint,
     engine: E,
 ) -> Result<Box<dyn Vae>, LoadError> {
+    let rehearsal = engine.rehearsal().map(|engine| build(config, checkpoint, engine)).transpose()?;
+    let vae: Box<dyn Vae> = build(config, checkpoint, engine)?;
+    Ok(match rehearsal {
+        Some(rehearsal) => Box::new(Foreseen::new(vae, rehearsal, checkpoint.bytes())),
+        None => vae,
+    })
+}
+
+fn build<E: VideoEngine>(
+    config: &Config,
+    checkpoint: &Checkpoint,
+    engine: E,
+) -> Result<Box<dyn Rehearse>, LoadError> {
     match config.class_name()? {
         kl::CLASS_NAME => Ok(Box::new(kl::AutoencoderKL::load(config, checkpoint, engine)?)),
         hunyuan_video::CLASS_NAME => {
@@ -34,4 +48,34 @@ pub(crate) fn load<E: VideoEngine>(
             Err(config.refuse("_class_name", &format!("a model that can be served: {known}")))
         }
     }
+}
+
+/// The most memory that the engine, which rehearses, would use for any of `inputs`, given by their shapes, each run by
+/// itself.
+fn rehearse<E: Engine>(
+    engine: &E,
+    inputs: impl IntoIterator<Item = Vec<usize>>,
+    mut run: impl FnMut(HostTensor) -> Result<HostTensor, VaeError>,
+) -> Result<usize, VaeError> {
+    engine.release();
+    engine.begin_peak();
+    let mut seen = std::collections::HashSet::new();
+    for shape in inputs {
+        if seen.insert(shape.clone()) {
+            // Zeros that nobody looks at take no memory.
+            let values = vec![0.0; shape.iter().product()];
+            run(HostTensor::new(shape, values))?;
+        }
+    }
+    Ok(engine.peak_memory())
+}
+
+/// Whether an engine that rehearses keeps values in 16 bits: it cannot be leaner then.
+fn is_lean<E: Engine>(engine: &E) -> bool {
+    engine.lean().is_none()
+}
+
+/// Bytes of f32 values of this shape.
+fn bytes_of(shape: &[usize]) -> usize {
+    shape.iter().fold(size_of::<f32>(), |bytes, &axis| bytes.saturating_mul(axis))
 }

@@ -114,6 +114,23 @@ impl Tiling {
             .map(|tile| (tile.height, tile.width))
     }
 
+    /// Bytes that [`Tiling::run`] has on the host at its peak, besides its input and output, for an input of this size whose
+    /// output takes `output` bytes; `of_tile` gives those of a tile's output.
+    pub(super) fn memory(
+        &self,
+        [height, width]: [usize; 2],
+        output: usize,
+        of_tile: impl Fn(usize, usize) -> usize,
+    ) -> usize {
+        let row = self
+            .starts(width)
+            .map(|left| self.tile(0, left, height, width))
+            .fold(0, |bytes, tile| of_tile(tile.height, tile.width).saturating_add(bytes));
+        // A whole row of tiles is kept for the next one; besides it there is the next row, or at the end all rows, which
+        // are then put together.
+        row.saturating_add(row.max(output))
+    }
+
     /// Decodes or encodes `input`, `[1, C, h, w]`, tile by tile with `run`.
     pub(super) fn run<E>(
         &self,

@@ -25,6 +25,11 @@ impl<'a, E: Engine> Pass<'a, E> {
         Ok(Self { engine, observer, positions: 0, images: 0, done: 0, total })
     }
 
+    /// What runs it.
+    pub(crate) fn engine(&self) -> &'a E {
+        self.engine
+    }
+
     /// From here on, tensors hold this many images, whose latents have `positions` each.
     pub(crate) fn set_input(&mut self, images: usize, positions: usize) {
         (self.images, self.positions) = (images, positions);

@@ -31,7 +31,7 @@ impl CausalConv3d {
             stride: self.spec.stride,
         };
         let result = watched(watch, |watched| kernel.run(&engine.0, x, pre, upsampling, residual, watched));
-        self.weight.release_pages();
+        engine.done_with(&self.weight);
         result
     }
 }
@@ -101,7 +101,7 @@ impl VideoEngine for CpuEngine {
             padding: [0; 4],
         };
         let y = kernel.run_pointwise_on_clip(&self.0, x);
-        conv.weight.release_pages();
+        self.done_with(&conv.weight);
         Ok(y?)
     }
 
@@ -135,7 +135,7 @@ impl VideoEngine for CpuEngine {
         watch: &mut Watch<'_>,
     ) -> Result<Clip, EngineError> {
         let result = watched(watch, |watched| attention.kernel().run_causal(&self.0, x, watched));
-        attention.release_pages();
+        attention.release_pages(self);
         result
     }
 }

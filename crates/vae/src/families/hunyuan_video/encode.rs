@@ -10,10 +10,12 @@ use super::workload::{Size, Workload};
 use super::{Costs, TILE_SAMPLE_MIN_SIZE, TILE_SAMPLE_STRIDE};
 use crate::checkpoint::Checkpoint;
 use crate::engine::VideoEngine;
-use crate::families::batch::in_parts;
+use crate::families::batch::{self, in_parts};
 use crate::families::tiling::{Tiling, crop};
+use crate::families::{bytes_of, is_lean, rehearse};
+use crate::forecast::Forecast;
 use crate::layers::VarBuilder;
-use crate::{EncodeOptions, HostTensor, LoadError, Observer, VaeError};
+use crate::{EncodeOptions, HostTensor, LoadError, Observer, Silent, VaeError};
 
 /// Encoder and `quant_conv`.
 pub(super) struct EncodingHalf<E: VideoEngine> {
@@ -21,6 +23,8 @@ pub(super) struct EncodingHalf<E: VideoEngine> {
     quant_conv: CausalConv3d<E>,
     workload: Workload,
     in_channels: usize,
+    /// Means and variances of the latents' channels.
+    moments: usize,
     /// Pixels per latent, along height and width.
     spatial_factor: usize,
     /// Frames per latent frame.
@@ -43,13 +47,14 @@ impl<E: VideoEngine> EncodingHalf<E> {
         let encoder = HunyuanVideoEncoder3D::load(&vb.pp("encoder"), config, &costs)?;
         let end = config.encoder_stage(config.block_out_channels.len());
         // Means and variances.
-        let moments = [2 * config.latent_channels; 2];
-        let quant_conv = CausalConv3d::load(&vb.pp("quant_conv"), moments, 1, end, &costs)?;
+        let moments = 2 * config.latent_channels;
+        let quant_conv = CausalConv3d::load(&vb.pp("quant_conv"), [moments; 2], 1, end, &costs)?;
         Ok(Some(Self {
             encoder,
             quant_conv,
             workload: Workload::new(costs),
             in_channels: config.in_channels,
+            moments,
             spatial_factor: config.spatial_compression_ratio,
             temporal_factor: config.temporal_compression_ratio,
         }))
@@ -75,6 +80,30 @@ impl<E: VideoEngine> EncodingHalf<E> {
         // Pixels that make no whole latent do make one in the last tiles; diffusers leaves it out.
         let sides = [pixels.shape[3], pixels.shape[4]].map(|side| side / self.spatial_factor);
         Ok(crop_clip(&moments, sides))
+    }
+
+    /// What [`EncodingHalf::encode`] would take on `engine`, which rehearses.
+    pub(super) fn rehearse(
+        &self,
+        engine: &E,
+        pixels: &[usize],
+        options: &EncodeOptions,
+    ) -> Result<Forecast, VaeError> {
+        let (batch, pieces) = self.check_pixels(pixels, options, engine.limits().max_tensor_bytes)?;
+        let (space, time) = (self.spatial_factor, self.temporal_factor);
+        let moments = |Size { frames, height, width }: Size| {
+            bytes_of(&[self.moments, (frames - 1) / time + 1, height.div_ceil(space), width.div_ceil(space)])
+        };
+        let mut observer = Silent;
+        let mut pass = Pass::new(engine, &mut observer, 0)?;
+        let run = |x: HostTensor| self.encode_piece(engine, &x, &mut pass);
+        let host = batch::memory(batch, 1, bytes_of(&pixels[1..]), moments(pieces.whole()));
+        Ok(Forecast {
+            engine_memory: rehearse(engine, pieces.shapes(pixels[1]), run)?,
+            host_memory: host.saturating_add(pieces.memory(moments)),
+            work: self.workload.of(&pieces).saturating_mul(batch),
+            lean: is_lean(engine),
+        })
     }
 
     /// Encodes one piece `[1, 3, F, H, W]` in one pass.

@@ -23,9 +23,11 @@ use super::tiling::Tiling;
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::engine::VideoEngine;
-use crate::families::batch::in_parts;
+use crate::families::batch::{self, in_parts};
+use crate::families::{bytes_of, is_lean, rehearse};
+use crate::forecast::{Forecast, Rehearse};
 use crate::layers::VarBuilder;
-use crate::{DecodeOptions, EncodeOptions, HostTensor, LoadError, Observer, Vae, VaeError, VaeInfo};
+use crate::{DecodeOptions, EncodeOptions, HostTensor, LoadError, Observer, Silent, Vae, VaeError, VaeInfo};
 
 /// Its name in `config.json`.
 pub(super) const CLASS_NAME: &str = "AutoencoderKLHunyuanVideo";
@@ -106,14 +108,20 @@ impl<E: VideoEngine> AutoencoderKLHunyuanVideo<E> {
         Ok((batch, pieces))
     }
 
+    /// What encodes.
+    fn encoding(&self) -> Result<&EncodingHalf<E>, VaeError> {
+        self.encoding.as_ref().ok_or_else(decoder_only)
+    }
+
     /// Decodes one piece `[1, C, f, h, w]` in one pass.
     fn decode_piece(&self, latents: &HostTensor, pass: &mut Pass<'_, E>) -> Result<HostTensor, VaeError> {
         pass.set_input(Size::of(latents));
-        let x = self.engine.upload_clip(latents)?;
+        let engine = pass.engine();
+        let x = engine.upload_clip(latents)?;
         let x = pass.conv(x, &self.post_quant_conv)?;
         pass.observe("post_quant_conv", &x)?;
         let x = self.decoder.forward(x, pass)?;
-        Ok(self.engine.download_clip(&x)?)
+        Ok(engine.download_clip(&x)?)
     }
 }
 
@@ -130,7 +138,10 @@ impl<E: VideoEngine> Vae for AutoencoderKLHunyuanVideo<E> {
     ) -> Result<HostTensor, VaeError> {
         let (batch, pieces) = self.check_latents(&latents.shape, options)?;
         let total = self.workload.of(&pieces).saturating_mul(batch);
-        let mut pass = Pass::new(&self.engine, observer, total)?;
+        let lean = options.lean.then(|| self.engine.lean()).flatten();
+        let engine = lean.as_ref().unwrap_or(&self.engine);
+        engine.begin_peak();
+        let mut pass = Pass::new(engine, observer, total)?;
         in_parts(&latents, 1, |clip| pieces.run(&clip, |piece| self.decode_piece(piece, &mut pass)))
     }
 
@@ -144,10 +155,13 @@ impl<E: VideoEngine> Vae for AutoencoderKLHunyuanVideo<E> {
         options: &EncodeOptions,
         observer: &mut dyn Observer,
     ) -> Result<HostTensor, VaeError> {
-        match &self.encoding {
-            Some(half) => half.encode(&self.engine, &pixels, options, observer),
-            None => Err(decoder_only()),
-        }
+        let half = self.encoding()?;
+        self.engine.begin_peak();
+        half.encode(&self.engine, &pixels, options, observer)
+    }
+
+    fn peak_memory(&self) -> Option<usize> {
+        Some(self.engine.peak_memory())
     }
 
     fn tile_sample_min_size(&self) -> Option<usize> {
@@ -156,5 +170,31 @@ impl<E: VideoEngine> Vae for AutoencoderKLHunyuanVideo<E> {
 
     fn release(&mut self) {
         self.engine.release();
+    }
+}
+
+impl<E: VideoEngine> Rehearse for AutoencoderKLHunyuanVideo<E> {
+    fn rehearse_decode(&self, latents: &[usize], options: &DecodeOptions) -> Result<Forecast, VaeError> {
+        let (batch, pieces) = self.check_latents(latents, options)?;
+        let lean = options.lean.then(|| self.engine.lean()).flatten();
+        let engine = lean.as_ref().unwrap_or(&self.engine);
+        let (space, time) = (self.info.spatial_factor, self.info.temporal_factor.unwrap_or(1));
+        let pictures = |Size { frames, height, width }: Size| {
+            let frames = (frames - 1).saturating_mul(time).saturating_add(1);
+            bytes_of(&[self.info.out_channels, frames, height, space, width, space])
+        };
+        let mut observer = Silent;
+        let mut pass = Pass::new(engine, &mut observer, 0)?;
+        let host = batch::memory(batch, 1, bytes_of(&latents[1..]), pictures(pieces.whole()));
+        Ok(Forecast {
+            engine_memory: rehearse(engine, pieces.shapes(latents[1]), |x| self.decode_piece(&x, &mut pass))?,
+            host_memory: host.saturating_add(pieces.memory(pictures)),
+            work: self.workload.of(&pieces).saturating_mul(batch),
+            lean: is_lean(engine),
+        })
+    }
+
+    fn rehearse_encode(&self, pixels: &[usize], options: &EncodeOptions) -> Result<Forecast, VaeError> {
+        self.encoding()?.rehearse(&self.engine, pixels, options)
     }
 }

@@ -68,6 +68,11 @@ impl<'a, E: VideoEngine> Pass<'a, E> {
         Ok(Self { engine, observer, size, done: 0, total, told: 0 })
     }
 
+    /// What runs it.
+    pub(super) fn engine(&self) -> &'a E {
+        self.engine
+    }
+
     /// From here on, clips are those that went in with this size.
     pub(super) fn set_input(&mut self, size: Size) {
         self.size = size;

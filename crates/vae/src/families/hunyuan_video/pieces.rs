@@ -44,6 +44,33 @@ impl Pieces {
         })
     }
 
+    /// The size of the clip.
+    pub(super) fn whole(&self) -> Size {
+        self.size
+    }
+
+    /// The shape of each piece, `[1, C, F, H, W]`, as [`Pieces::sizes`].
+    pub(super) fn shapes(&self, channels: usize) -> impl Iterator<Item = Vec<usize>> + use<> {
+        self.sizes().map(move |Size { frames, height, width }| vec![1, channels, frames, height, width])
+    }
+
+    /// Bytes that [`Pieces::run`] has on the host at its peak, besides the clip and the whole result; `of_piece` gives
+    /// those of the result of a piece.
+    pub(super) fn memory(&self, of_piece: impl Fn(Size) -> usize) -> usize {
+        let frames = self.sizes().map(|piece| piece.frames).max().unwrap_or(self.size.frames);
+        let part = Size { frames, ..self.size };
+        let result = of_piece(part);
+        let beside = match &self.tiling {
+            Some(tiling) => tiling.memory([part.height, part.width], result, |height, width| {
+                of_piece(Size { frames, height, width })
+            }),
+            // What comes from the engine is copied once, frame by frame.
+            None => result,
+        };
+        // The only part is the whole result; others are copied into it.
+        if self.framewise { result.saturating_add(beside) } else { beside }
+    }
+
     /// Runs every piece of `clip`, `[1, C, F, H, W]`, and puts the results together.
     pub(super) fn run(
         &self,

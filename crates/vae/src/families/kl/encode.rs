@@ -6,10 +6,12 @@ use super::BATCH_POSITIONS;
 use super::config::AutoencoderKLConfig;
 use crate::checkpoint::Checkpoint;
 use crate::engine::{Conv2dSpec, Engine};
-use crate::families::batch::in_parts;
+use crate::families::batch::{self, in_parts};
 use crate::families::tiling::Tiling;
+use crate::families::{bytes_of, is_lean, rehearse};
+use crate::forecast::Forecast;
 use crate::layers::{Conv2d, Encoder, Pass, VarBuilder, Workload};
-use crate::{EncodeOptions, HostTensor, LoadError, Observer, VaeError};
+use crate::{EncodeOptions, HostTensor, LoadError, Observer, Silent, VaeError};
 
 /// Encoder and `quant_conv`.
 pub(super) struct EncodingHalf<E: Engine> {
@@ -18,6 +20,8 @@ pub(super) struct EncodingHalf<E: Engine> {
     workload: Workload,
     tiling: Option<Tiling>,
     in_channels: usize,
+    /// Means and variances of the latents' channels.
+    moments: usize,
     /// Pixels per latent, along height and width.
     spatial_factor: usize,
 }
@@ -55,6 +59,7 @@ impl<E: Engine> EncodingHalf<E> {
             workload: workload.get(),
             tiling: Tiling::of_encoder(config.sample_size, config.spatial_factor()),
             in_channels: config.in_channels,
+            moments,
             spatial_factor: config.spatial_factor(),
         }))
     }
@@ -75,13 +80,7 @@ impl<E: Engine> EncodingHalf<E> {
         let (batch, positions) = self.check_pixels(&pixels.shape, engine.limits().max_tensor_bytes)?;
         let (height, width) = (pixels.shape[2], pixels.shape[3]);
         if options.tiling {
-            let tiling = self.tiling.ok_or_else(|| {
-                VaeError::Input(
-                    "this model cannot encode in tiles: its `sample_size` does not divide into tiles that overlap by a \
-                     quarter"
-                        .to_owned(),
-                )
-            })?;
+            let tiling = self.tiling()?;
             if tiling.cuts(height, width) {
                 return self.encode_tiled(engine, pixels, tiling, observer);
             }
@@ -100,17 +99,11 @@ impl<E: Engine> EncodingHalf<E> {
         tiling: Tiling,
         observer: &mut dyn Observer,
     ) -> Result<HostTensor, VaeError> {
-        let positions =
-            |height: usize, width: usize| (height / self.spatial_factor) * (width / self.spatial_factor);
-        let tiles = tiling.tiles(pixels.shape[2], pixels.shape[3]);
-        let total = tiles
-            .map(|(height, width)| self.cost(positions(height, width)))
-            .fold(0, usize::saturating_add)
-            .saturating_mul(pixels.shape[0]);
+        let total = self.tiled_cost(tiling, pixels.shape[2], pixels.shape[3]).saturating_mul(pixels.shape[0]);
         let mut pass = Pass::new(engine, observer, total)?;
         in_parts(pixels, 1, |image| {
             tiling.run(&image, |tile| {
-                pass.set_input(1, positions(tile.shape[2], tile.shape[3]));
+                pass.set_input(1, self.positions(tile.shape[2], tile.shape[3]));
                 self.encode_batch(engine, &tile, &mut pass)
             })
         })
@@ -129,6 +122,63 @@ impl<E: Engine> EncodingHalf<E> {
             pass.observe("quant_conv", &x)?;
         }
         Ok(engine.download(&x)?)
+    }
+
+    /// What [`EncodingHalf::encode`] would take on `engine`, which rehearses.
+    pub(super) fn rehearse(
+        &self,
+        engine: &E,
+        pixels: &[usize],
+        options: &EncodeOptions,
+    ) -> Result<Forecast, VaeError> {
+        let (batch, positions) = self.check_pixels(pixels, engine.limits().max_tensor_bytes)?;
+        let (channels, height, width) = (pixels[1], pixels[2], pixels[3]);
+        let mut tiling = None;
+        if options.tiling {
+            tiling = Some(self.tiling()?).filter(|tiling| tiling.cuts(height, width));
+        }
+        let moments = |height: usize, width: usize| bytes_of(&[self.moments, self.positions(height, width)]);
+        let (input, whole) = (bytes_of(&pixels[1..]), moments(height, width));
+        let together = if tiling.is_some() { 1 } else { (BATCH_POSITIONS / positions).clamp(1, batch) };
+        let (work, tiles, cutting) = match tiling {
+            Some(tiling) => (
+                self.tiled_cost(tiling, height, width),
+                tiling.tiles(height, width).collect(),
+                tiling.memory([height, width], whole, moments),
+            ),
+            None => (self.cost(positions), vec![(height, width)], 0),
+        };
+        let inputs = tiles.into_iter().map(|(height, width)| vec![together, channels, height, width]);
+        let mut observer = Silent;
+        let mut pass = Pass::new(engine, &mut observer, 0)?;
+        Ok(Forecast {
+            engine_memory: rehearse(engine, inputs, |x| self.encode_batch(engine, &x, &mut pass))?,
+            host_memory: batch::memory(batch, together, input, whole).saturating_add(cutting),
+            work: work.saturating_mul(batch),
+            lean: is_lean(engine),
+        })
+    }
+
+    /// How it encodes in tiles.
+    fn tiling(&self) -> Result<Tiling, VaeError> {
+        self.tiling.ok_or_else(|| {
+            VaeError::Input(
+                "this model cannot encode in tiles: its `sample_size` does not divide into tiles that overlap by a \
+                 quarter"
+                    .to_owned(),
+            )
+        })
+    }
+
+    /// Positions of the latents of so many pixels.
+    fn positions(&self, height: usize, width: usize) -> usize {
+        (height / self.spatial_factor) * (width / self.spatial_factor)
+    }
+
+    /// Multiply-adds of one picture in tiles.
+    fn tiled_cost(&self, tiling: Tiling, height: usize, width: usize) -> usize {
+        let tiles = tiling.tiles(height, width);
+        tiles.map(|(height, width)| self.cost(self.positions(height, width))).fold(0, usize::saturating_add)
     }
 
     fn cost(&self, positions: usize) -> usize {

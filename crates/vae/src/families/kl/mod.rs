@@ -12,9 +12,11 @@ use super::tiling::Tiling;
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::engine::{Conv2dSpec, Engine};
-use crate::families::batch::in_parts;
+use crate::families::batch::{self, in_parts};
+use crate::families::{bytes_of, is_lean, rehearse};
+use crate::forecast::{Forecast, Rehearse};
 use crate::layers::{Conv2d, Decoder, Pass, VarBuilder, Workload};
-use crate::{DecodeOptions, EncodeOptions, HostTensor, LoadError, Observer, Vae, VaeError, VaeInfo};
+use crate::{DecodeOptions, EncodeOptions, HostTensor, LoadError, Observer, Silent, Vae, VaeError, VaeInfo};
 
 /// Its name in `config.json`.
 pub(super) const CLASS_NAME: &str = "AutoencoderKL";
@@ -98,53 +100,76 @@ impl<E: Engine> AutoencoderKL<E> {
         }
     }
 
+    /// What encodes.
+    fn encoding(&self) -> Result<&EncodingHalf<E>, VaeError> {
+        self.encoding.as_ref().ok_or_else(decoder_only)
+    }
+
     /// Decodes a batch that fits in memory at once.
     fn decode_batch(&self, latents: &HostTensor, pass: &mut Pass<'_, E>) -> Result<HostTensor, VaeError> {
-        let mut x = self.engine.upload(latents)?;
+        let engine = pass.engine();
+        let mut x = engine.upload(latents)?;
         if let Some(conv) = &self.post_quant_conv {
             x = pass.conv2d(x, conv)?;
             pass.observe("post_quant_conv", &x)?;
         }
         let x = self.decoder.forward(x, pass)?;
-        Ok(self.engine.download(&x)?)
+        Ok(engine.download(&x)?)
     }
 
     /// Decodes latents as they are, as many images at once as fit in memory.
     fn decode_whole(
         &self,
+        engine: &E,
         latents: &HostTensor,
         observer: &mut dyn Observer,
     ) -> Result<HostTensor, VaeError> {
         let (batch, positions) = self.check_latents(&latents.shape)?;
-        let total = self.workload.cost.of_image(positions).saturating_mul(batch);
-        let mut pass = Pass::new(&self.engine, observer, total)?;
+        let total = self.work(positions).saturating_mul(batch);
+        let mut pass = Pass::new(engine, observer, total)?;
         in_parts(latents, BATCH_POSITIONS / positions, |part| {
             pass.set_input(part.shape[0], positions);
             self.decode_batch(&part, &mut pass)
         })
     }
 
-    /// Decodes latents in tiles, unless they fit one.
-    fn decode_tiled(
-        &self,
-        latents: &HostTensor,
-        observer: &mut dyn Observer,
-    ) -> Result<HostTensor, VaeError> {
-        let Some(tiling) = self.tiling else {
-            return Err(VaeError::Input(
+    /// How it decodes in tiles.
+    fn tiling(&self) -> Result<Tiling, VaeError> {
+        self.tiling.ok_or_else(|| {
+            VaeError::Input(
                 "this model cannot be decoded in tiles: its `sample_size` does not divide into tiles that overlap by a \
                  quarter"
                     .to_owned(),
-            ));
-        };
+            )
+        })
+    }
+
+    /// Multiply-adds of one image.
+    fn work(&self, positions: usize) -> usize {
+        self.workload.cost.of_image(positions)
+    }
+
+    /// Multiply-adds of one image in tiles.
+    fn tiled_work(&self, tiling: Tiling, height: usize, width: usize) -> usize {
+        let tiles = tiling.tiles(height, width);
+        tiles.map(|(height, width)| self.work(height * width)).fold(0, usize::saturating_add)
+    }
+
+    /// Decodes latents in tiles, unless they fit one.
+    fn decode_tiled(
+        &self,
+        engine: &E,
+        latents: &HostTensor,
+        observer: &mut dyn Observer,
+    ) -> Result<HostTensor, VaeError> {
+        let tiling = self.tiling()?;
         let (batch, _) = self.check_latents(&latents.shape)?;
         let (height, width) = (latents.shape[2], latents.shape[3]);
         if !tiling.cuts(height, width) {
-            return self.decode_whole(latents, observer);
+            return self.decode_whole(engine, latents, observer);
         }
-        let cost = |(height, width)| self.workload.cost.of_image(height * width);
-        let total = tiling.tiles(height, width).map(cost).fold(0, usize::saturating_add);
-        let mut pass = Pass::new(&self.engine, observer, total.saturating_mul(batch))?;
+        let total = self.tiled_work(tiling, height, width).saturating_mul(batch);
+        let mut pass = Pass::new(engine, observer, total)?;
         // Image by image, which needs less memory and gives the same: nothing of one is seen by another.
         in_parts(latents, 1, |image| {
             tiling.run(&image, |tile| {
@@ -166,11 +191,18 @@ impl<E: Engine> Vae for AutoencoderKL<E> {
         options: &DecodeOptions,
         observer: &mut dyn Observer,
     ) -> Result<HostTensor, VaeError> {
+        let lean = options.lean.then(|| self.engine.lean()).flatten();
+        let engine = lean.as_ref().unwrap_or(&self.engine);
+        engine.begin_peak();
         if options.tiling {
-            self.decode_tiled(&latents, observer)
+            self.decode_tiled(engine, &latents, observer)
         } else {
-            self.decode_whole(&latents, observer)
+            self.decode_whole(engine, &latents, observer)
         }
+    }
+
+    fn peak_memory(&self) -> Option<usize> {
+        Some(self.engine.peak_memory())
     }
 
     fn tile_latent_min_size(&self) -> Option<usize> {
@@ -183,10 +215,9 @@ impl<E: Engine> Vae for AutoencoderKL<E> {
         options: &EncodeOptions,
         observer: &mut dyn Observer,
     ) -> Result<HostTensor, VaeError> {
-        match &self.encoding {
-            Some(half) => half.encode(&self.engine, &pixels, options, observer),
-            None => Err(decoder_only()),
-        }
+        let half = self.encoding()?;
+        self.engine.begin_peak();
+        half.encode(&self.engine, &pixels, options, observer)
     }
 
     fn tile_sample_min_size(&self) -> Option<usize> {
@@ -195,6 +226,44 @@ impl<E: Engine> Vae for AutoencoderKL<E> {
 
     fn release(&mut self) {
         self.engine.release();
+    }
+}
+
+impl<E: Engine> Rehearse for AutoencoderKL<E> {
+    fn rehearse_decode(&self, latents: &[usize], options: &DecodeOptions) -> Result<Forecast, VaeError> {
+        let (batch, positions) = self.check_latents(latents)?;
+        let (channels, height, width) = (latents[1], latents[2], latents[3]);
+        let lean = options.lean.then(|| self.engine.lean()).flatten();
+        let engine = lean.as_ref().unwrap_or(&self.engine);
+        let (pixels, factor) = (self.info.out_channels, self.info.spatial_factor);
+        let output = |height: usize, width: usize| bytes_of(&[pixels, height, factor, width, factor]);
+        let (input, whole) = (bytes_of(&latents[1..]), output(height, width));
+        let mut tiling = None;
+        if options.tiling {
+            tiling = Some(self.tiling()?).filter(|tiling| tiling.cuts(height, width));
+        }
+        let together = if tiling.is_some() { 1 } else { (BATCH_POSITIONS / positions).clamp(1, batch) };
+        let (work, tiles, cutting) = match tiling {
+            Some(tiling) => (
+                self.tiled_work(tiling, height, width),
+                tiling.tiles(height, width).collect(),
+                tiling.memory([height, width], whole, output),
+            ),
+            None => (self.work(positions), vec![(height, width)], 0),
+        };
+        let inputs = tiles.into_iter().map(|(height, width)| vec![together, channels, height, width]);
+        let mut observer = Silent;
+        let mut pass = Pass::new(engine, &mut observer, 0)?;
+        Ok(Forecast {
+            engine_memory: rehearse(engine, inputs, |x| self.decode_batch(&x, &mut pass))?,
+            host_memory: batch::memory(batch, together, input, whole).saturating_add(cutting),
+            work: work.saturating_mul(batch),
+            lean: is_lean(engine),
+        })
+    }
+
+    fn rehearse_encode(&self, pixels: &[usize], options: &EncodeOptions) -> Result<Forecast, VaeError> {
+        self.encoding()?.rehearse(&self.engine, pixels, options)
     }
 }
 
