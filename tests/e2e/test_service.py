@@ -1,12 +1,13 @@
 """The server as a service: what it says of itself, and how it ends."""
 
+import signal
 import threading
 import time
 
 import pytest
 import requests
 from models import REAL
-from service import serving
+from service import Service, serving
 
 BINARY = {"Content-Type": "tensor/binary", "Accept": "tensor/binary"}
 
@@ -88,3 +89,23 @@ def test_a_full_queue_says_when_to_come_back(tmp_path):
         thread, outcome = send_in_background(service.url, 2)
         thread.join(60)
         assert outcome[0].status_code == 200
+
+
+def test_a_second_signal_ends_it_at_once(tmp_path):
+    service = Service(["--model=demo=demo"], tmp_path / "log")
+    try:
+        service.wait_until_ready()
+        running = [send_in_background(service.url, 128) for _ in range(8)]
+        time.sleep(0.5)
+        service.process.send_signal(signal.SIGTERM)
+        time.sleep(0.2)
+        assert service.process.poll() is None, "the work was done already, or this tests nothing"
+        stopped = time.monotonic()
+        service.process.send_signal(signal.SIGTERM)
+        assert service.process.wait(10) == 130
+        assert time.monotonic() - stopped < 2
+        for thread, _ in running:
+            thread.join(10)
+        assert any(not isinstance(outcome[0], requests.Response) for _, outcome in running)
+    finally:
+        service.process.kill()

@@ -10,6 +10,7 @@ use client::{DecodeOptions, ImageFormat, OutputType};
 use tracing_subscriber::filter::Targets;
 
 use crate::batch::args::{BatchArgs, ServerArgs};
+use crate::config::{self, Arguments};
 use crate::doors::DoorArgs;
 use crate::engine::{EngineArgs, FLAGS as ENGINE_FLAGS};
 use crate::models::ModelsArgs;
@@ -53,6 +54,13 @@ pub(crate) enum LogFormat {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Serve(ServeArgs),
+    /// Print the settings that `serve` would have, and where each comes from
+    #[command(
+        after_help = "Takes what serve takes, and prints it as a file for --config. A flag goes before its environment \
+        variable, that before the file, and that before the default.\n\nExample:\n  \
+        REMOTE_VAE_PORT=9000 remote-vae config --config remote-vae.toml --max-queue 64"
+    )]
+    Config(ServeArgs),
     Decode(DecodeArgs),
     Quickstart(QuickstartArgs),
     Bench(BenchArgs),
@@ -72,6 +80,10 @@ pub(crate) enum Command {
       the same by environment, for containers"
 )]
 pub(crate) struct ServeArgs {
+    /// File with settings, in TOML: the flags here without their dashes, such as max-queue = 64. The command line and the
+    /// environment go before it; `remote-vae config` shows what is in force
+    #[arg(long, env = "REMOTE_VAE_CONFIG", hide_env_values = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
     /// A model to serve, as often as wanted; in the variable, separated by commas. SOURCE is a name that `remote-vae
     /// models` lists; a folder as diffusers saves it, of an autoencoder or of a pipeline; a .safetensors file, of an
     /// autoencoder or of a full checkpoint; or OWNER/NAME[:PATH][@REVISION] on the Hugging Face hub. Factors may follow:
@@ -84,6 +96,10 @@ pub(crate) struct ServeArgs {
         default_value = "demo=demo"
     )]
     pub(crate) models: Vec<ModelArgs>,
+    /// Load each model when it is first asked for, and put those away that were not used for longest where memory gets
+    /// short, instead of loading all at the start
+    #[arg(long, env = "REMOTE_VAE_LAZY", hide_env_values = true, value_parser = BoolishValueParser::new())]
+    pub(crate) lazy: bool,
     /// Name or address to listen on; 0.0.0.0 is reachable from other machines
     #[arg(long, env = "REMOTE_VAE_HOST", hide_env_values = true, default_value = "127.0.0.1")]
     pub(crate) host: String,
@@ -360,10 +376,24 @@ impl OptionArgs {
 }
 
 impl Args {
-    /// What the command line and the environment say; ends the program with help or an error where they say so
-    pub(crate) fn read() -> Self {
-        let matches = Self::command().get_matches();
-        Self::from_matches(&matches).unwrap_or_else(|error| error.exit())
+    /// What the command line, the environment and the configuration file say; ends the program with help or an error
+    /// where they say so
+    ///
+    /// # Errors
+    /// A configuration file that cannot be read or understood
+    pub(crate) fn read() -> anyhow::Result<Self> {
+        let arguments = Arguments::new(std::env::args_os())?;
+        let matches = Self::command().try_get_matches_from(&arguments.all).unwrap_or_else(|error| {
+            let _ = error.print();
+            if let (true, Some(file)) = (error.use_stderr(), arguments.file()) {
+                anstream::eprintln!("\nSettings of {} are among these arguments.", file.display());
+            }
+            std::process::exit(error.exit_code())
+        });
+        if let Some(("config", matches)) = matches.subcommand() {
+            config::print(matches, &arguments);
+        }
+        Ok(Self::from_matches(&matches).unwrap_or_else(|error| error.exit()))
     }
 
     fn from_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {

@@ -16,6 +16,7 @@ macro_rules! say {
 mod args;
 mod batch;
 mod bench;
+mod config;
 mod decode;
 mod demo;
 mod doors;
@@ -40,11 +41,16 @@ use tracing_subscriber::prelude::*;
 use crate::args::{Args, Command, LogFormat};
 
 fn main() -> ExitCode {
-    let args = Args::read();
+    let args = match Args::read() {
+        Ok(args) => args,
+        Err(error) => return failed(&error),
+    };
     let quiet = if matches!(args.command, Command::Serve(_)) { LevelFilter::INFO } else { LevelFilter::WARN };
     init_log(args.log.unwrap_or_else(|| Targets::new().with_default(quiet)), args.log_format);
     let result = match args.command {
         Command::Serve(args) => serve::run(args),
+        // It is printed already.
+        Command::Config(_) => Ok(()),
         Command::Decode(args) => decode::run(args),
         Command::Quickstart(args) => quickstart::run(args),
         Command::Bench(args) => bench::run(args),
@@ -52,14 +58,15 @@ fn main() -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let style = clap::builder::styling::AnsiColor::Red.on_default().bold();
-            anstream::eprintln!("{style}error{style:#}: {}", sentence(&error));
-            error
-                .downcast_ref::<batch::Incomplete>()
-                .map_or(ExitCode::FAILURE, |end| ExitCode::from(end.code))
-        }
+        Err(error) => failed(&error),
     }
+}
+
+/// Says what went wrong.
+fn failed(error: &anyhow::Error) -> ExitCode {
+    let style = clap::builder::styling::AnsiColor::Red.on_default().bold();
+    anstream::eprintln!("{style}error{style:#}: {}", sentence(error));
+    error.downcast_ref::<batch::Incomplete>().map_or(ExitCode::FAILURE, |end| ExitCode::from(end.code))
 }
 
 /// Log lines go to stderr, so that what a command prints stays its own.

@@ -25,16 +25,17 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<()> {
     let config = args.limits.apply(Config {
         host: args.host,
         port: args.port,
+        lazy: args.lazy,
         access: args.doors.access(),
         #[cfg(feature = "tls")]
         tls: args.doors.tls(),
         ..Config::default()
     });
-    let doors = args.doors;
+    let (doors, lazy) = (args.doors, args.lazy);
+    let names: Vec<_> = models.iter().map(|model| model.name.clone()).collect();
 
     let runtime = tokio::runtime::Runtime::new().context("cannot start the event loop")?;
     let result = runtime.block_on(async {
-        let count = models.len();
         let server = match Server::bind(config, models).await {
             Err(error @ ServeError::Bind { .. }) if is_taken(&error) => {
                 bail!("{error}; stop the program that listens there, or choose another --port")
@@ -51,7 +52,14 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<()> {
         if doors.is_encrypted() {
             url = url.replacen("http:", "https:", 1);
         }
-        tokio::spawn(greet(url, to_come, count));
+        if lazy {
+            say!(
+                "remote-vae {} on {url}; models are loaded when they are asked for",
+                env!("CARGO_PKG_VERSION")
+            );
+        } else {
+            tokio::spawn(greet(url, to_come, names));
+        }
         server.run(stop_signal()?).await?;
         Ok(())
     });
@@ -80,8 +88,8 @@ pub(crate) fn served(
         origin: source.origin(),
         license: source.license(),
         load: Box::new(move || {
-            let vae = source.load(engine)?;
-            let info = vae.info().clone();
+            let vae = source.clone().load(engine.clone())?;
+            let (name, info) = (name.clone(), vae.info().clone());
             // Nobody may be listening any more, and that is fine.
             let _ = loaded.send(Loaded { name, info });
             Ok(vae)
@@ -89,16 +97,18 @@ pub(crate) fn served(
     })
 }
 
-/// Tells a person at a terminal what there is and how to use it, once all `count` models are there.
-async fn greet(url: String, mut to_come: UnboundedReceiver<Loaded>, count: usize) {
-    let mut models = Vec::with_capacity(count);
-    while models.len() < count {
+/// Tells a person at a terminal what there is and how to use it, once all models are there.
+async fn greet(url: String, mut to_come: UnboundedReceiver<Loaded>, names: Vec<String>) {
+    let mut models = Vec::with_capacity(names.len());
+    while models.len() < names.len() {
         match to_come.recv().await {
             Some(model) => models.push(model),
             // One could not be loaded, and the server says so.
             None => return,
         }
     }
+    // They come as they get ready; the first one named is the default.
+    models.sort_by_key(|model| names.iter().position(|name| *name == model.name));
     let bold = Style::new().bold();
     say!("{bold}remote-vae {}{bold:#} on {bold}{url}{bold:#}", env!("CARGO_PKG_VERSION"));
     for (index, Loaded { name, info }) in models.iter().enumerate() {

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use server::Config;
+use clap::ValueEnum;
+use server::{Config, OnLarge};
 use wire::Limits;
 
 /// How much one request, and all together, may ask for.
@@ -22,6 +23,19 @@ pub(crate) struct LimitArgs {
     /// Pictures or videos of one request
     #[arg(long, env = "REMOTE_VAE_MAX_BATCH", hide_env_values = true, value_name = "N", default_value_t = Limits::default().max_batch)]
     max_batch: usize,
+    /// Memory that the server may have while it works, such as 8GiB; what does not fit is done as --on-large says
+    /// [default: nine tenths of the machine's, or of what the container may have]
+    #[arg(long, env = "REMOTE_VAE_MEMORY_LIMIT", hide_env_values = true, value_name = "SIZE")]
+    memory_limit: Option<ByteSize>,
+    /// How far to go from the exact decode where that does not fit into memory
+    #[arg(
+        long,
+        env = "REMOTE_VAE_ON_LARGE",
+        hide_env_values = true,
+        value_name = "HOW",
+        default_value = "lean"
+    )]
+    on_large: OnLargeArg,
     /// Size of the tensor or picture that a request sends, such as 64MiB
     #[arg(long, env = "REMOTE_VAE_MAX_BODY", hide_env_values = true, value_name = "SIZE", default_value_t = size(Limits::default().max_body_bytes))]
     max_body: ByteSize,
@@ -48,6 +62,19 @@ pub(crate) struct LimitArgs {
     drain_timeout: Duration,
 }
 
+/// `--on-large`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum OnLargeArg {
+    /// Try the exact decode anyway, at the risk that the system ends the server.
+    Exact,
+    /// Keep values in 16 bits between layers: half of the memory, hardly a difference.
+    Lean,
+    /// Where that does not fit either, decode in overlapping tiles: little memory, faint seams.
+    Tile,
+    /// Refuse.
+    Refuse,
+}
+
 impl LimitArgs {
     /// The configuration that these flags say; what they do not say is as it was in `config`.
     pub(crate) fn apply(&self, config: Config) -> Config {
@@ -62,6 +89,13 @@ impl LimitArgs {
         Config {
             limits,
             max_queue: self.max_queue,
+            memory_limit: self.memory_limit.map(bytes).or(config.memory_limit),
+            on_large: match self.on_large {
+                OnLargeArg::Exact => OnLarge::Exact,
+                OnLargeArg::Lean => OnLarge::Lean,
+                OnLargeArg::Tile => OnLarge::Tile,
+                OnLargeArg::Refuse => OnLarge::Refuse,
+            },
             max_pending_bytes: bytes(self.max_pending),
             max_connections: self.max_connections,
             timeout: self.timeout,

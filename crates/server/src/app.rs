@@ -6,16 +6,17 @@ use std::time::Duration;
 
 use serde::Serialize;
 use tokio::sync::{Semaphore, SemaphorePermit};
-use vae::VaeInfo;
 use wire::Limits;
 use wire::routes::{Target, is_model_name};
 
 use crate::access::Access;
+use crate::admission::Admission;
 use crate::client::Client;
 use crate::error::{ApiError, ServeError};
 use crate::executor::Executor;
 use crate::metrics::Metrics;
 use crate::queue::Full;
+use crate::shelf::{Known, warn_unloaded};
 use crate::{Config, Model};
 
 /// Nobody knows how long models take to load.
@@ -32,6 +33,7 @@ struct Inner {
     names: Vec<String>,
     origins: Vec<Origin>,
     executor: Executor,
+    admission: Admission,
     access: Access,
     metrics: Metrics,
     limits: Limits,
@@ -69,7 +71,7 @@ impl Origin {
 impl App {
     /// # Errors
     /// No model, or a name that cannot stand in a URL or is there twice.
-    pub(crate) fn new(config: &Config, models: &[Model]) -> Result<Self, ServeError> {
+    pub(crate) fn new(config: &Config, models: Vec<Model>) -> Result<Self, ServeError> {
         let names: Vec<String> = models.iter().map(|model| model.name.clone()).collect();
         if names.is_empty() {
             return Err(ServeError::Config("there is no model to serve".to_owned()));
@@ -86,9 +88,10 @@ impl App {
             }
         }
         Ok(Self(Arc::new(Inner {
-            executor: Executor::new(config.max_queue, names.len(), config.idle_release),
             names,
             origins: models.iter().map(Origin::of).collect(),
+            executor: Executor::new(config, models),
+            admission: Admission { limit: config.memory_limit, on_large: config.on_large },
             access: Access::new(config.access.clone())?,
             metrics: Metrics::new(),
             limits: config.limits.clone(),
@@ -107,6 +110,11 @@ impl App {
     /// The thread with the models.
     pub(crate) fn executor(&self) -> &Executor {
         &self.0.executor
+    }
+
+    /// What there is room for.
+    pub(crate) fn admission(&self) -> &Admission {
+        &self.0.admission
     }
 
     /// Who may come in.
@@ -164,24 +172,34 @@ impl App {
         self.0.in_flight.load(Ordering::SeqCst)
     }
 
-    /// What the models are, if they are loaded and the server takes work.
+    /// Whether the server takes work.
     ///
     /// # Errors
-    /// 503 that says which of the two is missing.
-    pub(crate) fn ready(&self) -> Result<&[VaeInfo], ApiError> {
+    /// 503 that says why not: it is being stopped, or its models are still being loaded.
+    pub(crate) fn ready(&self) -> Result<(), ApiError> {
         if self.0.draining.load(Ordering::SeqCst) {
             return Err(ApiError::unavailable("the server is being stopped", WHILE_LOADING));
         }
-        self.loaded()
+        if !self.0.executor.is_ready() {
+            return Err(ApiError::unavailable("the models are still being loaded", WHILE_LOADING));
+        }
+        Ok(())
     }
 
-    /// What the models are, if they are loaded.
+    /// What is known of a model; `None` while it is not loaded.
+    pub(crate) fn known(&self, model: usize) -> Option<Arc<Known>> {
+        self.0.executor.shelf().known(model)
+    }
+
+    /// What is known of a model, which is loaded first if it must; that may take long.
     ///
     /// # Errors
-    /// 503.
-    pub(crate) fn loaded(&self) -> Result<&[VaeInfo], ApiError> {
-        let infos = self.0.executor.infos();
-        infos.ok_or_else(|| ApiError::unavailable("the models are still being loaded", WHILE_LOADING))
+    /// 503 when it cannot be loaded.
+    pub(crate) fn load(&self, model: usize) -> Result<Arc<Known>, ApiError> {
+        self.0.executor.shelf().load(model).map_err(|error| {
+            warn_unloaded(&error);
+            ApiError::not_loaded()
+        })
     }
 
     /// The index of the model that a request names by its path, by `?model=`, or not at all.

@@ -4,11 +4,12 @@ use axum::http::{HeaderName, HeaderValue, Method, header};
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 /// Headers of answers that a page may read besides the usual ones.
-const EXPOSED: [HeaderName; 5] = [
+const EXPOSED: [HeaderName; 6] = [
     HeaderName::from_static("shape"),
     HeaderName::from_static("dtype"),
     HeaderName::from_static("server-timing"),
     HeaderName::from_static("x-request-id"),
+    crate::admission::MODE,
     header::RETRY_AFTER,
 ];
 

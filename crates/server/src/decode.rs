@@ -3,14 +3,15 @@
 use axum::extract::{Request, State};
 use axum::http::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderName, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use tracing::{error, info};
-use vae::{DecodeOptions, HostTensor, VaeError, VaeInfo};
+use vae::{DecodeOptions, Forecast, HostTensor, VaeError, VaeInfo};
 use wire::routes::{self, Target};
 use wire::{Answer, DecodeRequest, Limits, Params, RequestHead, Task, Tensor};
 
+use crate::admission::{Granted, MODE, Mode};
 use crate::app::App;
 use crate::body::Upload;
 use crate::client::Client;
@@ -80,20 +81,26 @@ async fn decode(app: &App, parts: &Parts, upload: &mut Upload) -> Result<Respons
         move || prepare(&app, &target, &head, bytes)
     })
     .await?;
-    let Prepared { work, cost, pixels, answer } = prepared;
-    let decoded = app.executor().admit(client, cost, work)?.decoded().await?;
+    let Prepared { work, cost, pixels, answer, mode, forecast } = prepared;
+    asked.set_mode(mode);
+    let memory = forecast.map_or(0, |forecast| forecast.memory());
+    let decoded = app.executor().admit(client, cost, memory, work)?.decoded().await?;
     asked.set_answer(&answer);
     let model = app.names().get(cost.model).map_or("", String::as_str);
-    app.metrics().worked(model, decoded.queued, decoded.worked, pixels);
+    app.metrics().worked(model, &decoded, forecast, pixels);
     info!(
         model,
         pixels,
         ?answer,
-        queue_ms = decoded.queued.as_millis(),
-        work_ms = decoded.worked.as_millis(),
+        mode = mode.name(),
+        memory_mib = decoded.memory.map(|bytes| bytes >> 20),
+        queue_ms = decoded.queued.as_millis() as u64,
+        work_ms = decoded.worked.as_millis() as u64,
         "decoded"
     );
-    blocking(move || respond::decoded(decoded, answer)).await
+    let mut response = blocking(move || respond::decoded(decoded, answer)).await?;
+    response.headers_mut().insert(MODE, HeaderValue::from_static(mode.name()));
+    Ok(response)
 }
 
 /// A request that is ready for the model.
@@ -102,6 +109,8 @@ struct Prepared {
     cost: Cost,
     pixels: usize,
     answer: Answer,
+    mode: Mode,
+    forecast: Option<Forecast>,
 }
 
 fn prepare(app: &App, target: &Target<'_>, head: &RequestHead, body: Bytes) -> Result<Prepared, ApiError> {
@@ -109,14 +118,20 @@ fn prepare(app: &App, target: &Target<'_>, head: &RequestHead, body: Bytes) -> R
     // A JSON body may name the model, and only now says how large the tensor is.
     let model = app.model(target, params.model.as_deref())?;
     app.limits().check_tensor(&latents.head)?;
-    let info = app.loaded()?.get(model).ok_or_else(|| ApiError::internal("a model is missing"))?;
+    let known = app.load(model)?;
+    let info = &known.info;
     let [frames, pixels] = check(&latents, &params, info, app.limits())?;
+    let shape = vae::latents::arranged_shape(&latents.head.shape, info, params.height, params.width)?;
+    let at_rest = app.executor().shelf().at_rest();
+    let Granted { options, mode, forecast } =
+        app.admission().decode(known.forecaster.as_deref(), &shape, options(&params), at_rest)?;
     let answer = params.answer;
     let work: Work = Box::new(move |vae, observer| {
         let latents = for_model(latents, &params, vae.info())?;
-        vae.decode(latents, &options(&params), observer)
+        vae.decode(latents, &options, observer)
     });
-    Ok(Prepared { work, cost: Cost { model, work: pixels as u64, frames }, pixels, answer })
+    let cost = Cost { model, work: forecast.map_or(pixels, |forecast| forecast.work) as u64, frames };
+    Ok(Prepared { work, cost, pixels, answer, mode, forecast })
 }
 
 /// Checks by the shape alone that the model can decode the latents to such an answer, and gives the number of frames and
@@ -149,7 +164,7 @@ pub(crate) fn for_model(latents: Tensor, params: &Params, info: &VaeInfo) -> Res
 
 /// How the model shall decode.
 pub(crate) fn options(params: &Params) -> DecodeOptions {
-    DecodeOptions { tiling: params.tiling, framewise: params.framewise }
+    DecodeOptions { tiling: params.tiling, framewise: params.framewise, ..DecodeOptions::default() }
 }
 
 /// The values as f32, whatever type they came in.

@@ -73,6 +73,12 @@ impl ApiError {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, message)
     }
 
+    /// A model that is loaded at its first use could not be loaded. Why not may say too much of this machine.
+    pub(crate) fn not_loaded() -> Self {
+        let message = "this model cannot be loaded now; the server's log says why";
+        Self::unavailable(message, Duration::from_secs(30))
+    }
+
     /// Our fault.
     pub(crate) fn internal(message: impl Into<String>) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, message)

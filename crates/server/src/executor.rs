@@ -3,19 +3,19 @@
 //! Handlers and this thread meet at a lock that is held for moments only. A request whose client has left gives up its
 //! place in the line, or, when it runs already, is cancelled at the model's next progress report.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 use tracing::{Span, error, info, warn};
-use vae::{Cancelled, DecodeOptions, HostTensor, Observer, Silent, Vae, VaeError, VaeInfo};
+use vae::{Cancelled, HostTensor, Observer, Vae, VaeError};
 
-use crate::Model;
 use crate::client::Client;
 use crate::error::{ApiError, ServeError};
 use crate::queue::{Admitted, Cost, Full, JobId, Queue, Started};
+use crate::shelf::{Shelf, guarded, warn_unloaded};
+use crate::{Config, Model};
 
 /// How often the log says how far long work is.
 const SAY_EVERY: Duration = Duration::from_secs(5);
@@ -29,6 +29,8 @@ pub(crate) struct Decoded {
     pub(crate) queued: Duration,
     /// Time in the model.
     pub(crate) worked: Duration,
+    /// The most bytes that the engine had in use meanwhile, if it can tell.
+    pub(crate) memory: Option<usize>,
 }
 
 /// What a request wants done, once it is its turn. Until then it holds the bytes as they came, which take half of the
@@ -38,6 +40,8 @@ pub(crate) type Work =
 
 struct Job {
     model: usize,
+    /// Bytes that the work is going to take.
+    memory: usize,
     work: Work,
     abandoned: Arc<AtomicBool>,
     reply: oneshot::Sender<Result<Decoded, ApiError>>,
@@ -48,8 +52,10 @@ struct Job {
 struct Shared {
     state: Mutex<State>,
     wake: Condvar,
-    /// What the models are, once all are loaded and warm.
-    infos: OnceLock<Vec<VaeInfo>>,
+    shelf: Shelf,
+    /// Models are loaded at their first use, and put away for others.
+    lazy: bool,
+    memory_limit: Option<usize>,
     idle_release: Duration,
 }
 
@@ -71,34 +77,38 @@ pub(crate) struct Ticket {
 }
 
 impl Executor {
-    pub(crate) fn new(max_queue: usize, models: usize, idle_release: Duration) -> Self {
-        let state = State { queue: Queue::new(max_queue, models), closed: false };
+    pub(crate) fn new(config: &Config, models: Vec<Model>) -> Self {
+        let state = State { queue: Queue::new(config.max_queue, models.len()), closed: false };
         Self(Arc::new(Shared {
             state: Mutex::new(state),
             wake: Condvar::new(),
-            infos: OnceLock::new(),
-            idle_release,
+            shelf: Shelf::new(models),
+            lazy: config.lazy,
+            memory_limit: config.memory_limit,
+            idle_release: config.idle_release,
         }))
     }
 
     /// Starts the thread. The receiver learns how it ended; when it is told nothing, the thread panicked.
-    pub(crate) fn spawn(
-        &self,
-        models: Vec<Model>,
-    ) -> Result<oneshot::Receiver<Result<(), ServeError>>, ServeError> {
+    pub(crate) fn spawn(&self) -> Result<oneshot::Receiver<Result<(), ServeError>>, ServeError> {
         let shared = Arc::clone(&self.0);
         let (ended, end) = oneshot::channel();
         std::thread::Builder::new()
             .name("models".to_owned())
             // Nobody listens only when the server is gone already.
-            .spawn(move || drop(ended.send(shared.run(models))))
+            .spawn(move || drop(ended.send(shared.run())))
             .map_err(|error| ServeError::Executor(format!("it cannot be started: {error}")))?;
         Ok(end)
     }
 
-    /// What the models are; `None` until all are loaded and warm.
-    pub(crate) fn infos(&self) -> Option<&[VaeInfo]> {
-        self.0.infos.get().map(Vec::as_slice)
+    /// The models.
+    pub(crate) fn shelf(&self) -> &Shelf {
+        &self.0.shelf
+    }
+
+    /// Whether work can be taken: all models are loaded, or are loaded when they are needed.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.0.lazy || self.0.shelf.is_full()
     }
 
     /// Whether a request of this client would be admitted now.
@@ -107,11 +117,17 @@ impl Executor {
     }
 
     /// Takes a place in the line.
-    pub(crate) fn admit(&self, client: Client, cost: Cost, work: Work) -> Result<Ticket, Full> {
+    pub(crate) fn admit(
+        &self,
+        client: Client,
+        cost: Cost,
+        memory: usize,
+        work: Work,
+    ) -> Result<Ticket, Full> {
         let abandoned = Arc::new(AtomicBool::new(false));
         let (reply, receiver) = oneshot::channel();
         let span = Span::current();
-        let job = Job { model: cost.model, work, abandoned: Arc::clone(&abandoned), reply, span };
+        let job = Job { model: cost.model, memory, work, abandoned: Arc::clone(&abandoned), reply, span };
         let Admitted { id, displaced } = self.0.lock().queue.admit(client, cost, job, Instant::now())?;
         if let Some((job, full)) = displaced {
             let _ = job.reply.send(Err(ApiError::too_many(
@@ -176,30 +192,41 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn run(&self, models: Vec<Model>) -> Result<(), ServeError> {
-        let mut vaes = Vec::with_capacity(models.len());
-        for model in models {
-            if self.lock().closed {
-                return Ok(());
-            }
-            vaes.push(load(model)?);
+    /// Loads all models side by side; the first that cannot be loaded ends it.
+    fn load_all(self: &Arc<Self>) -> Result<(), ServeError> {
+        let (done, results) = mpsc::channel();
+        for model in 0..self.shelf.len() {
+            let (shared, done) = (Arc::clone(self), done.clone());
+            std::thread::Builder::new()
+                .name(format!("load-{model}"))
+                .spawn(move || drop(done.send(shared.shelf.load(model).map(drop))))
+                .map_err(|error| ServeError::Executor(format!("a model cannot be loaded: {error}")))?;
         }
-        // This is the only place that sets it.
-        let _ = self.infos.set(vaes.iter().map(|vae| vae.info().clone()).collect());
-        info!(models = vaes.len(), "ready");
+        drop(done);
+        results.iter().collect::<Result<(), _>>()?;
+        if self.shelf.is_full() {
+            return Ok(());
+        }
+        Err(ServeError::Executor("a thread that loads a model panicked".to_owned()))
+    }
+
+    fn run(self: &Arc<Self>) -> Result<(), ServeError> {
+        if !self.lazy {
+            self.load_all()?;
+        }
+        self.shelf.rest();
+        info!(models = self.shelf.loaded(), "ready");
 
         let mut rested = false;
         loop {
             match self.next(rested) {
                 Next::Work(started) => {
                     rested = false;
-                    if let Some(vae) = vaes.get_mut(started.job.model) {
-                        self.work(vae.as_mut(), started);
-                    }
+                    self.work(started);
                 }
                 Next::Rest => {
                     rested = true;
-                    vaes.iter_mut().for_each(|vae| vae.release());
+                    self.shelf.rest();
                 }
                 Next::End => return Ok(()),
             }
@@ -229,21 +256,38 @@ impl Shared {
         }
     }
 
-    fn work(&self, vae: &mut dyn Vae, Started { job, waited }: Started<Job>) {
+    fn work(&self, Started { job, waited }: Started<Job>) {
         let start = Instant::now();
-        let _span = job.span.enter();
-        let mut observer = Watch { shared: self, abandoned: &job.abandoned, said: start };
+        let Job { model, memory, work, abandoned, reply, span } = job;
+        let _span = span.enter();
+        if self.lazy {
+            self.shelf.make_room(self.memory_limit, memory, model);
+        }
+        let mut taken = match self.shelf.take(model) {
+            Ok(taken) => taken,
+            Err(error) => {
+                warn_unloaded(&error);
+                self.lock().queue.finish(false, Instant::now());
+                let _ = reply.send(Err(ApiError::not_loaded()));
+                return;
+            }
+        };
+        let Some(vae) = taken.vae() else { return };
+        let mut observer = Watch { shared: self, abandoned: &abandoned, said: start };
         let result = guarded(|| {
             // The first look at whether anybody still waits, in case the client left just now.
             observer.progress(0, 1).map_err(VaeError::from)?;
-            (job.work)(vae, &mut observer)
+            work(vae, &mut observer)
         });
         let now = Instant::now();
         self.lock().queue.finish(matches!(result, Ok(Ok(_))), now);
         let outcome = match result {
-            Ok(Ok(pixels)) => {
-                Ok(Decoded { pixels, queued: waited, worked: now.saturating_duration_since(start) })
-            }
+            Ok(Ok(pixels)) => Ok(Decoded {
+                pixels,
+                queued: waited,
+                worked: now.saturating_duration_since(start),
+                memory: vae.peak_memory(),
+            }),
             Ok(Err(VaeError::Cancelled)) => {
                 info!("the client left; its work was cancelled");
                 Err(VaeError::Cancelled.into())
@@ -262,49 +306,8 @@ impl Shared {
             }
         };
         // Who has left misses nothing.
-        let _ = job.reply.send(outcome);
+        let _ = reply.send(outcome);
     }
-}
-
-/// Loads a model and lets it decode something tiny, so that the first request meets nothing new.
-fn load(model: Model) -> Result<Box<dyn Vae>, ServeError> {
-    let Model { name, source: origin, load, .. } = model;
-    let start = Instant::now();
-    let crashed =
-        |panic| ServeError::Executor(format!("model {name:?} panicked while it was loaded: {panic}"));
-    let mut vae = match guarded(load).map_err(crashed)? {
-        Ok(vae) => vae,
-        Err(source) => return Err(ServeError::Load { name, origin, source }),
-    };
-    let loaded = start.elapsed();
-    let info = vae.info();
-    let shape = match info.temporal_factor {
-        None => vec![1, info.latent_channels, 2, 2],
-        Some(_) => vec![1, info.latent_channels, 1, 2, 2],
-    };
-    let latents = HostTensor::new(shape.clone(), vec![0.0; shape.iter().product()]);
-    let warm = guarded(|| vae.decode(latents, &DecodeOptions::default(), &mut Silent)).map_err(crashed)?;
-    if let Err(source) = warm {
-        return Err(ServeError::WarmUp { name, origin, source });
-    }
-    info!(
-        name,
-        origin,
-        class = vae.info().class_name,
-        engine = vae.info().engine,
-        load_ms = loaded.as_millis(),
-        warm_up_ms = start.elapsed().saturating_sub(loaded).as_millis(),
-        "model loaded"
-    );
-    Ok(vae)
-}
-
-/// Runs `work`; a panic comes back as its message.
-fn guarded<R>(work: impl FnOnce() -> R) -> Result<R, String> {
-    catch_unwind(AssertUnwindSafe(work)).map_err(|payload| {
-        let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
-        text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
-    })
 }
 
 /// Tells the queue how far the work is, and the work whether anybody still waits for it.

@@ -12,6 +12,7 @@
 )]
 
 mod access;
+mod admission;
 mod app;
 mod body;
 mod client;
@@ -29,6 +30,7 @@ mod queue;
 mod respond;
 mod router;
 mod serve;
+mod shelf;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -40,14 +42,16 @@ mod watch;
 use std::time::Duration;
 
 pub use access::{AccessConfig, ApiKey, RateLimit};
+pub use admission::OnLarge;
 pub use error::ServeError;
 pub use local::{DecodeError, Decoded, decode};
+pub use memory::default_memory_limit;
 pub use serve::Server;
 #[cfg(feature = "tls")]
 pub use tls::TlsConfig;
 
 /// Loads a model, and fetches it first if it must; the error says why it could not.
-pub type Load = dyn FnOnce() -> Result<Box<dyn vae::Vae>, Box<dyn std::error::Error + Send + Sync>> + Send;
+pub type Load = dyn Fn() -> Result<Box<dyn vae::Vae>, Box<dyn std::error::Error + Send + Sync>> + Send + Sync;
 
 /// A model to serve.
 pub struct Model {
@@ -59,7 +63,7 @@ pub struct Model {
     pub origin: Option<String>,
     /// Under which licence its weights are, as far as that is known.
     pub license: Option<String>,
-    /// Loads it. Called once, on the thread that will own it.
+    /// Loads it. Called at the start, or with [`Config::lazy`] whenever it is needed and not there.
     pub load: Box<Load>,
 }
 
@@ -79,6 +83,13 @@ pub struct Config {
     pub max_queue: usize,
     /// How much one request may ask for.
     pub limits: wire::Limits,
+    /// Bytes of memory that the process may have while it works; `None` for no limit.
+    pub memory_limit: Option<usize>,
+    /// What is done with requests that do not fit into it.
+    pub on_large: OnLarge,
+    /// Load models at their first use, and put those away that were not used for longest where their weights and the
+    /// work together go over the memory limit.
+    pub lazy: bool,
     /// Bytes of request bodies that may be in the house together, coming in or waiting.
     pub max_pending_bytes: usize,
     /// Connections that may be open together; more wait to be accepted.
@@ -107,6 +118,9 @@ impl Default for Config {
             tls: None,
             max_queue: 32,
             limits: wire::Limits::default(),
+            memory_limit: default_memory_limit(),
+            on_large: OnLarge::default(),
+            lazy: false,
             max_pending_bytes: 512 << 20,
             max_connections: 1024,
             timeout: Duration::from_secs(3600),

@@ -10,9 +10,12 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
+use vae::Forecast;
 use wire::{Answer, Transfer};
 
+use crate::admission::Mode;
 use crate::app::App;
+use crate::executor::Decoded;
 use crate::memory;
 
 /// What [`Metrics::text`] is.
@@ -26,12 +29,18 @@ pub(crate) struct Asked(Arc<AskedInner>);
 struct AskedInner {
     model: OnceLock<usize>,
     output: OnceLock<&'static str>,
+    mode: OnceLock<Mode>,
 }
 
 impl Asked {
     /// The request is for this model. What is said first holds.
     pub(crate) fn set_model(&self, model: usize) {
         let _ = self.0.model.set(model);
+    }
+
+    /// The request is done in this way.
+    pub(crate) fn set_mode(&self, mode: Mode) {
+        let _ = self.0.mode.set(mode);
     }
 
     /// The request wants this answer.
@@ -49,6 +58,8 @@ impl Asked {
 struct RequestLabels {
     model: String,
     output: &'static str,
+    /// `none` for a request that was not worked on.
+    mode: &'static str,
     /// The HTTP status; 499 for a client that left before its answer, as nginx counts it.
     status: u16,
 }
@@ -71,6 +82,11 @@ pub(crate) struct Metrics {
     queue_seconds: Histograms,
     work_seconds: Histograms,
     pixels: Family<ModelLabels, Counter>,
+    predicted_memory: Histograms,
+    work_memory: Histograms,
+    models_loaded: Gauge,
+    memory_limit: Gauge,
+    peak: Gauge,
     queue_length: Gauge,
     in_flight: Gauge,
     running_frames: Gauge,
@@ -84,6 +100,11 @@ fn times() -> Histogram {
     Histogram::new(exponential_buckets(0.004, 4.0, 11))
 }
 
+/// From a mebibyte to 256 GiB, twice as much each.
+fn sizes() -> Histogram {
+    Histogram::new(exponential_buckets(f64::from(1 << 20), 2.0, 19))
+}
+
 impl Metrics {
     pub(crate) fn new() -> Self {
         let mut registry = Registry::with_prefix("remote_vae");
@@ -94,6 +115,11 @@ impl Metrics {
             queue_seconds: histograms(),
             work_seconds: histograms(),
             pixels: Family::default(),
+            predicted_memory: Family::new_with_constructor(sizes as fn() -> Histogram),
+            work_memory: Family::new_with_constructor(sizes as fn() -> Histogram),
+            models_loaded: Gauge::default(),
+            memory_limit: Gauge::default(),
+            peak: Gauge::default(),
             queue_length: Gauge::default(),
             in_flight: Gauge::default(),
             running_frames: Gauge::default(),
@@ -106,7 +132,7 @@ impl Metrics {
         registry.register("build", "The program that runs", build);
         registry.register(
             "requests",
-            "Requests for work that have ended, by model, output and HTTP status (499: the client left)",
+            "Requests for work that have ended, by model, output, mode (exact, lean, tile) and HTTP status (499: the client left)",
             metrics.requests.clone(),
         );
         let seconds = [
@@ -116,6 +142,17 @@ impl Metrics {
         ];
         for (name, help, family) in seconds {
             registry.register_with_unit(name, help, Unit::Seconds, family.clone());
+        }
+        let memories = [
+            (
+                "predicted_memory",
+                "Memory that work was going to take, of work that was done",
+                &metrics.predicted_memory,
+            ),
+            ("work_memory", "Memory that the work took at its peak", &metrics.work_memory),
+        ];
+        for (name, help, family) in memories {
+            registry.register_with_unit(name, help, Unit::Bytes, family.clone());
         }
         registry.register("pixels", "Pixels of the work that was done", metrics.pixels.clone());
         let gauges = [
@@ -128,12 +165,23 @@ impl Metrics {
             ),
             ("running_frames_done", "Those of them that are done", &metrics.running_frames_done),
             ("ready", "1 when /ready says so", &metrics.ready),
+            ("models_loaded", "Models that are loaded", &metrics.models_loaded),
         ];
         for (name, help, gauge) in gauges {
             registry.register(name, help, gauge.clone());
         }
-        let help = "Memory of the process, pages of mapped weights among it";
-        registry.register_with_unit("resident_memory", help, Unit::Bytes, metrics.resident.clone());
+        let memories = [
+            ("resident_memory", "Memory of the process, pages of mapped weights among it", &metrics.resident),
+            ("peak_memory", "The most that resident memory ever was", &metrics.peak),
+            (
+                "memory_limit",
+                "Memory that the process may have while it works; 0: no limit",
+                &metrics.memory_limit,
+            ),
+        ];
+        for (name, help, gauge) in memories {
+            registry.register_with_unit(name, help, Unit::Bytes, gauge.clone());
+        }
         Self { registry, ..metrics }
     }
 
@@ -143,15 +191,21 @@ impl Metrics {
         // A name that is not served would let strangers make series without end.
         let model = model.map_or("none", String::as_str).to_owned();
         let output = asked.0.output.get().copied().unwrap_or("unknown");
-        self.requests.get_or_create(&RequestLabels { model: model.clone(), output, status }).inc();
+        let mode = asked.0.mode.get().map_or("none", |mode| mode.name());
+        self.requests.get_or_create(&RequestLabels { model: model.clone(), output, mode, status }).inc();
         self.request_seconds.get_or_create(&ModelLabels { model }).observe(took.as_secs_f64());
     }
 
     /// A model has done its work.
-    pub(crate) fn worked(&self, model: &str, queued: Duration, worked: Duration, pixels: usize) {
+    pub(crate) fn worked(&self, model: &str, done: &Decoded, forecast: Option<Forecast>, pixels: usize) {
         let labels = ModelLabels { model: model.to_owned() };
-        self.queue_seconds.get_or_create(&labels).observe(queued.as_secs_f64());
-        self.work_seconds.get_or_create(&labels).observe(worked.as_secs_f64());
+        self.queue_seconds.get_or_create(&labels).observe(done.queued.as_secs_f64());
+        self.work_seconds.get_or_create(&labels).observe(done.worked.as_secs_f64());
+        if let (Some(forecast), Some(memory)) = (forecast, done.memory) {
+            // Both are what the engine takes, so that they can be compared.
+            self.predicted_memory.get_or_create(&labels).observe(forecast.engine_memory as f64);
+            self.work_memory.get_or_create(&labels).observe(memory as f64);
+        }
         self.pixels.get_or_create(&labels).inc_by(pixels as u64);
     }
 
@@ -164,7 +218,10 @@ impl Metrics {
         self.running_frames.set(gauge(frames));
         self.running_frames_done.set(gauge(done));
         self.ready.set(i64::from(app.ready().is_ok()));
+        self.models_loaded.set(gauge(app.executor().shelf().loaded()));
         self.resident.set(gauge(memory::resident().unwrap_or(0)));
+        self.peak.set(gauge(memory::peak().unwrap_or(0)));
+        self.memory_limit.set(gauge(app.admission().limit.unwrap_or(0)));
         let mut out = String::new();
         // Writing to a string does not fail.
         let _ = text::encode(&mut out, &self.registry);

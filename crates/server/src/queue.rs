@@ -20,8 +20,9 @@ const NO_IDEA: Duration = Duration::from_secs(1);
 /// How much weight the newest job has in what is remembered of a model's pace.
 const NEWEST: f64 = 0.5;
 
-/// Seconds for a unit of work of a model that has finished nothing yet. Only the relation to other models matters.
-const FIRST_GUESS: f64 = 1e-6;
+/// Seconds for a unit of work when no model has finished anything yet. All models have the same then, so that only their
+/// amounts of work matter.
+const FIRST_GUESS: f64 = 1e-11;
 
 /// What a job is to the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,7 +135,7 @@ impl<T> Queue<T> {
         };
         let id = JobId(self.next_id);
         self.next_id += 1;
-        let pace = self.pace.get(cost.model).copied().flatten().unwrap_or(FIRST_GUESS);
+        let pace = self.pace(cost.model).unwrap_or(FIRST_GUESS);
         let seconds = pace * cost.work as f64;
         let own = self.waiting.iter().filter(|waiting| waiting.client == client).map(|waiting| waiting.tag);
         let tag = own.fold(self.clock, f64::max) + seconds;
@@ -234,6 +235,16 @@ impl<T> Queue<T> {
         Some(gone)
     }
 
+    /// Seconds for a unit of work of this model: as measured, or until then as it is for the others, if it is known.
+    fn pace(&self, model: usize) -> Option<f64> {
+        let own = self.pace.get(model).copied().flatten();
+        own.or_else(|| {
+            let known = || self.pace.iter().flatten();
+            let count = known().count();
+            (count > 0).then(|| known().sum::<f64>() / count as f64)
+        })
+    }
+
     /// How long the running job will take yet: by its progress where it has shown some, else by its model's pace.
     fn remaining(&self, now: Instant) -> Option<Duration> {
         let running = self.running.as_ref()?;
@@ -241,7 +252,7 @@ impl<T> Queue<T> {
         let seconds = if running.done > 0.0 {
             elapsed * (1.0 - running.done) / running.done
         } else {
-            let pace = (*self.pace.get(running.cost.model)?)?;
+            let pace = self.pace(running.cost.model)?;
             (pace * running.cost.work as f64 - elapsed).max(0.0)
         };
         Duration::try_from_secs_f64(seconds).ok()
@@ -438,14 +449,19 @@ mod tests {
         assert_eq!(told(&queue, 99), seconds(0), "late, but never negative");
         queue.finish(false, start + seconds(99));
 
-        // A cancelled job taught nothing, and another model has its own pace.
+        // A cancelled job taught nothing, and a model that has done nothing yet is taken for one like the others.
         admit(&mut queue, (), start + seconds(100));
         queue.start(start + seconds(100)).unwrap();
         assert_eq!(told(&queue, 100), seconds(10));
         queue.finish(false, start + seconds(100));
         queue.admit(client(1), Cost { model: 1, ..SMALL }, (), start + seconds(100)).unwrap();
         queue.start(start + seconds(100)).unwrap();
-        assert_eq!(told(&queue, 100), NO_IDEA);
+        assert_eq!(told(&queue, 100), seconds(10));
+        queue.finish(true, start + seconds(140));
+        // From then on it has its own pace.
+        queue.admit(client(1), Cost { model: 1, ..SMALL }, (), start + seconds(140)).unwrap();
+        queue.start(start + seconds(140)).unwrap();
+        assert_eq!(told(&queue, 140), seconds(40));
     }
 
     #[test]

@@ -45,7 +45,7 @@ async fn ok() -> &'static str {
 }
 
 async fn ready(State(app): State<App>) -> Result<&'static str, ApiError> {
-    app.ready().map(|_| "Ok")
+    app.ready().map(|()| "Ok")
 }
 
 /// Figures for Prometheus.
@@ -55,7 +55,7 @@ async fn metrics(State(app): State<App>) -> Response {
 
 /// What is served, the default model first.
 async fn models(State(app): State<App>) -> Result<Response, ApiError> {
-    let infos = app.loaded().ok();
+    let known: Vec<_> = (0..app.names().len()).map(|model| app.known(model)).collect();
     let models = app
         .names()
         .iter()
@@ -65,7 +65,7 @@ async fn models(State(app): State<App>) -> Result<Response, ApiError> {
             name,
             default: index == 0,
             origin,
-            info: infos.and_then(|infos| infos.get(index)).map(ModelDetails::from),
+            info: known.get(index).and_then(Option::as_ref).map(|known| ModelDetails::from(&known.info)),
         })
         .collect();
     let json = serde_json::to_string(&ModelList { models })
@@ -85,7 +85,7 @@ struct ModelEntry<'a> {
     default: bool,
     #[serde(flatten)]
     origin: &'a Origin,
-    /// Absent until all models are loaded.
+    /// Absent while it is not loaded.
     #[serde(flatten)]
     info: Option<ModelDetails<'a>>,
 }

@@ -39,7 +39,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// A server that has its port.
 pub struct Server {
     config: Config,
-    models: Vec<Model>,
     listener: TcpListener,
     local_addr: SocketAddr,
     app: App,
@@ -53,7 +52,7 @@ impl Server {
     /// # Errors
     /// No model, a name that cannot stand in a URL or is there twice, or a port that cannot be had.
     pub async fn bind(config: Config, models: Vec<Model>) -> Result<Self, ServeError> {
-        let app = App::new(&config, &models)?;
+        let app = App::new(&config, models)?;
         #[cfg(feature = "tls")]
         let tls = config.tls.clone().map(|files| Tls::new(files).map(Arc::new)).transpose()?;
         let bind_error = |source| ServeError::Bind { host: config.host.clone(), port: config.port, source };
@@ -63,7 +62,6 @@ impl Server {
             listener,
             local_addr,
             app,
-            models,
             config,
             #[cfg(feature = "tls")]
             tls,
@@ -81,8 +79,8 @@ impl Server {
     /// # Errors
     /// A model that cannot be loaded or does not work.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send + 'static) -> Result<(), ServeError> {
-        let Self { config, models, listener, local_addr, app, .. } = self;
-        let mut executor = app.executor().spawn(models)?;
+        let Self { config, listener, local_addr, app, .. } = self;
+        let mut executor = app.executor().spawn()?;
         info!(address = %local_addr, "listening");
 
         let connections = Connections::new(&config, &app);
@@ -116,7 +114,7 @@ impl Server {
             return Ok(());
         }
         // A model that is still being loaded is not waited for: nobody asked it anything.
-        if app.loaded().is_ok() { executor_end(executor.await) } else { Ok(()) }
+        if app.executor().is_ready() { executor_end(executor.await) } else { Ok(()) }
     }
 }
 

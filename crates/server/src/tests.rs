@@ -4,6 +4,7 @@ mod answers;
 mod doors;
 mod errors;
 mod fake;
+mod lazy;
 mod life;
 mod line;
 #[cfg(feature = "tls")]
@@ -36,8 +37,8 @@ struct House {
 impl House {
     /// A server whose models are loaded.
     async fn open(config: Config, models: Vec<Model>) -> Self {
-        let app = App::new(&config, &models).unwrap();
-        let mut end = app.executor().spawn(models).unwrap();
+        let app = App::new(&config, models).unwrap();
+        let mut end = app.executor().spawn().unwrap();
         let router = router(app.clone());
         let house = Self { app, router };
         house
@@ -45,7 +46,7 @@ impl House {
                 if let Ok(end) = end.try_recv() {
                     panic!("the executor ended: {end:?}");
                 }
-                app.loaded().is_ok()
+                app.executor().is_ready()
             })
             .await;
         house

@@ -61,7 +61,7 @@ impl Drop for End {
         if *method == Method::POST {
             app.metrics().ended(app, asked, status.unwrap_or(LEFT), start.elapsed());
         }
-        let ms = start.elapsed().as_millis();
+        let ms = start.elapsed().as_millis() as u64;
         match status {
             // Probes come every few seconds, for ever.
             Some(status) if *method == Method::GET => debug!(%method, path, status, ms, "request"),

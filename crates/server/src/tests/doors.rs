@@ -157,9 +157,13 @@ async fn what_has_been_done_is_counted() {
     house.post(ONE, "", vec![0; 3]).await.error(400);
     house.post("/other", "", vec![0; 3]).await.error(400);
     let requests = "remote_vae_requests_total{model=";
-    assert!(line(&format!("{requests}\"fake\",output=\"tensor/binary\",status=\"200\"}} 2")).await);
-    assert!(line(&format!("{requests}\"fake\",output=\"tensor/binary\",status=\"400\"}} 1")).await);
-    assert!(line(&format!("{requests}\"none\",output=\"unknown\",status=\"400\"}} 1")).await);
+    assert!(
+        line(&format!("{requests}\"fake\",output=\"tensor/binary\",mode=\"exact\",status=\"200\"}} 2")).await
+    );
+    assert!(
+        line(&format!("{requests}\"fake\",output=\"tensor/binary\",mode=\"none\",status=\"400\"}} 1")).await
+    );
+    assert!(line(&format!("{requests}\"none\",output=\"unknown\",mode=\"none\",status=\"400\"}} 1")).await);
     assert!(line("remote_vae_pixels_total{model=\"fake\"} 8").await);
     assert!(line("remote_vae_work_seconds_count{model=\"fake\"} 2").await);
 
@@ -172,7 +176,9 @@ async fn what_has_been_done_is_counted() {
     assert!(line("remote_vae_queue_length 2").await && line("remote_vae_in_flight 3").await);
     waiting.iter().for_each(tokio::task::JoinHandle::abort);
     house.until(|app| app.in_flight() == 0).await;
-    assert!(line(&format!("{requests}\"fake\",output=\"tensor/binary\",status=\"499\"}} 3")).await);
+    assert!(
+        line(&format!("{requests}\"fake\",output=\"tensor/binary\",mode=\"exact\",status=\"499\"}} 3")).await
+    );
     handle.let_go();
     tokio::time::sleep(Duration::from_millis(1)).await;
 }

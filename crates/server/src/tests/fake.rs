@@ -23,6 +23,8 @@ struct State {
     started: AtomicUsize,
     finished: AtomicUsize,
     released: AtomicUsize,
+    loads: AtomicUsize,
+    weights: AtomicUsize,
 }
 
 impl Handle {
@@ -46,12 +48,23 @@ impl Handle {
         self.0.finished.load(Ordering::SeqCst) - 1
     }
 
-    /// How often memory was given back.
+    /// How often it was loaded.
+    pub(super) fn loads(&self) -> usize {
+        self.0.loads.load(Ordering::SeqCst)
+    }
+
+    /// Bytes that its weights take.
+    pub(super) fn set_weights(&self, bytes: usize) {
+        self.0.weights.store(bytes, Ordering::SeqCst);
+    }
+
+    /// How often memory was given back, after the warm-up apart.
     pub(super) fn released(&self) -> usize {
-        self.0.released.load(Ordering::SeqCst)
+        self.0.released.load(Ordering::SeqCst).saturating_sub(1)
     }
 }
 
+#[derive(Clone)]
 struct FakeVae {
     info: VaeInfo,
     handle: Handle,
@@ -84,6 +97,10 @@ impl Vae for FakeVae {
         }
         state.finished.fetch_add(1, Ordering::SeqCst);
         Ok(enlarged(&latents, &self.info))
+    }
+
+    fn weights_memory(&self) -> usize {
+        self.handle.0.weights.load(Ordering::SeqCst)
     }
 
     fn release(&mut self) {
@@ -142,7 +159,11 @@ pub(super) fn info() -> VaeInfo {
 pub(super) fn model(name: &str, info: VaeInfo) -> (Model, Handle) {
     let handle = Handle::default();
     let fake = FakeVae { info, handle: handle.clone() };
-    (from(name, "a test", Box::new(|| Ok(Box::new(fake)))), handle)
+    let load = move || {
+        fake.handle.0.loads.fetch_add(1, Ordering::SeqCst);
+        Ok(Box::new(fake.clone()) as Box<dyn Vae>)
+    };
+    (from(name, "a test", Box::new(load)), handle)
 }
 
 /// A model that `load` makes.

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::mpsc;
+use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -83,8 +83,9 @@ async fn until(mut condition: impl AsyncFnMut() -> bool) {
 async fn it_lives_before_it_is_ready() {
     let (may_load, loading) = mpsc::channel::<()>();
     let (ready, _) = model("late", info());
+    let loading = Mutex::new(loading);
     let load = Box::new(move || {
-        loading.recv().unwrap();
+        loading.lock().unwrap().recv().unwrap();
         (ready.load)()
     });
     let late = from("late", "a test", load);
@@ -109,8 +110,9 @@ async fn it_lives_before_it_is_ready() {
 #[tokio::test]
 async fn it_can_be_stopped_while_it_loads() {
     let (_never, loading) = mpsc::channel::<()>();
+    let loading = Mutex::new(loading);
     let load = Box::new(move || {
-        let _ = loading.recv();
+        let _ = loading.lock().unwrap().recv();
         (model("late", info()).0.load)()
     });
     let late = from("late", "a test", load);

@@ -1,0 +1,225 @@
+//! Whether a request fits into the memory there is, decided before any is taken for it.
+
+use axum::http::{HeaderName, StatusCode};
+use vae::{DecodeOptions, Forecast, Forecaster, VaeError};
+
+use crate::error::ApiError;
+
+/// Header that says how it was decoded or encoded: a name of [`Mode`].
+pub(crate) const MODE: HeaderName = HeaderName::from_static("x-decode-mode");
+
+/// How far the server may go from an exact decode that does not fit into its memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnLarge {
+    /// The exact decode is tried in any case, at the risk that the system ends the process.
+    Exact,
+    /// As for [`OnLarge::Refuse`], but values may take 16 bits between layers.
+    #[default]
+    Lean,
+    /// As for [`OnLarge::Lean`], and where that does not fit either, it may be done in tiles.
+    Tile,
+    /// It is refused.
+    Refuse,
+}
+
+/// How a request is decoded or encoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// In one piece, in 32 bits.
+    Exact,
+    /// In one piece, with 16 bits a value between layers.
+    Lean,
+    /// In tiles.
+    Tile,
+}
+
+impl Mode {
+    /// As [`MODE`] and the figures have it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Exact => "exact",
+            Self::Lean => "lean",
+            Self::Tile => "tile",
+        }
+    }
+}
+
+/// A request that fits, as it will be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Granted<O> {
+    pub(crate) options: O,
+    pub(crate) mode: Mode,
+    /// `None` for a model that cannot tell.
+    pub(crate) forecast: Option<Forecast>,
+}
+
+/// What there is, and what may be done where it is not enough.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Admission {
+    /// Bytes that the process may have.
+    pub(crate) limit: Option<usize>,
+    pub(crate) on_large: OnLarge,
+}
+
+impl Admission {
+    /// How to decode latents of this shape, if `at_rest` bytes are taken already.
+    ///
+    /// # Errors
+    /// 413 with the numbers when they do not fit in any way that is allowed; 422 when the model cannot decode them so.
+    pub(crate) fn decode(
+        &self,
+        forecaster: Option<&Forecaster>,
+        latents: &[usize],
+        options: DecodeOptions,
+        at_rest: usize,
+    ) -> Result<Granted<DecodeOptions>, ApiError> {
+        let ways = [
+            options,
+            DecodeOptions { lean: true, ..options },
+            DecodeOptions { tiling: true, framewise: true, ..options },
+        ];
+        let Some(forecaster) = forecaster else {
+            let mode = if options.tiling { Mode::Tile } else { Mode::Exact };
+            return Ok(Granted { options, mode, forecast: None });
+        };
+        let cut = |options: &DecodeOptions| {
+            let side = forecaster.tile_latent_min_size();
+            options.tiling
+                && latents.iter().rev().take(2).any(|&length| side.is_some_and(|side| length > side))
+        };
+        self.choose(ways, at_rest, cut, |options| forecaster.decode(latents, options))
+    }
+
+    /// The first of the ways, exact, lean and tiled, that is allowed and fits.
+    fn choose<O: Copy + PartialEq>(
+        &self,
+        ways: [O; 3],
+        at_rest: usize,
+        cut: impl Fn(&O) -> bool,
+        forecast: impl Fn(&O) -> Result<Forecast, VaeError>,
+    ) -> Result<Granted<O>, ApiError> {
+        let grant = |options: O, forecast: Forecast| {
+            let mode = match (cut(&options), forecast.lean) {
+                (true, _) => Mode::Tile,
+                (false, true) => Mode::Lean,
+                (false, false) => Mode::Exact,
+            };
+            Granted { options, mode, forecast: Some(forecast) }
+        };
+        let [exact, lean, tiled] = ways;
+        let first = forecast(&exact).map_err(ApiError::from)?;
+        let Some(limit) = self.limit.filter(|_| self.on_large != OnLarge::Exact) else {
+            return Ok(grant(exact, first));
+        };
+        let room = limit.saturating_sub(at_rest);
+        if first.memory() <= room {
+            return Ok(grant(exact, first));
+        }
+        let mut least = first;
+        // A model that cannot be decoded so says why, but nobody has asked for it.
+        let others = [(lean, OnLarge::Lean), (tiled, OnLarge::Tile)];
+        let mut would_fit_in_tiles = false;
+        for (options, needed) in others {
+            if options == exact {
+                continue;
+            }
+            let Ok(forecast) = forecast(&options) else { continue };
+            let fits = forecast.memory() <= room;
+            let allowed = self.on_large == needed || self.on_large == OnLarge::Tile;
+            if fits && allowed {
+                return Ok(grant(options, forecast));
+            }
+            would_fit_in_tiles |= fits && needed == OnLarge::Tile;
+            if allowed && forecast.memory() < least.memory() {
+                least = forecast;
+            }
+        }
+        let advice =
+            if would_fit_in_tiles { "send less, or ask for tiles with tiling=True" } else { "send less" };
+        Err(ApiError::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!(
+                "this would take {} of memory, and the server has {} for it, of {} in all: {advice}",
+                size(least.memory()),
+                size(room),
+                size(limit)
+            ),
+        ))
+    }
+}
+
+/// Bytes for people.
+fn size(bytes: usize) -> String {
+    match bytes {
+        bytes if bytes >= 10 << 30 => format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30)),
+        bytes => format!("{} MiB", bytes.div_ceil(1 << 20)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: usize = 1 << 20;
+
+    fn choose(on_large: OnLarge, limit: Option<usize>) -> Result<(&'static str, Mode), String> {
+        let admission = Admission { limit: limit.map(|mib| mib * MIB), on_large };
+        // Options that are their own names; they take 800, 400 and 100 MiB, and 50 are taken already.
+        let forecast = |name: &&'static str| {
+            let (memory, lean) = match *name {
+                "exact" => (800, false),
+                "lean" => (400, true),
+                _ => (100, false),
+            };
+            Ok(Forecast { engine_memory: memory * MIB, host_memory: 0, work: 1, lean })
+        };
+        let granted = admission.choose(["exact", "lean", "tile"], 50 * MIB, |name| *name == "tile", forecast);
+        granted.map(|granted| (granted.options, granted.mode)).map_err(|error| {
+            assert_eq!(error.status, 413);
+            error.message
+        })
+    }
+
+    #[test]
+    fn what_fits_is_done_exactly() {
+        for on_large in [OnLarge::Exact, OnLarge::Lean, OnLarge::Tile, OnLarge::Refuse] {
+            assert_eq!(choose(on_large, None), Ok(("exact", Mode::Exact)));
+            assert_eq!(choose(on_large, Some(850)), Ok(("exact", Mode::Exact)));
+        }
+        assert_eq!(choose(OnLarge::Exact, Some(1)), Ok(("exact", Mode::Exact)));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_done_as_the_policy_says_or_not_at_all() {
+        for (limit, lean, tile) in [
+            (849, Ok(Mode::Lean), Ok(Mode::Lean)),
+            (450, Ok(Mode::Lean), Ok(Mode::Lean)),
+            (449, Err("400 MiB"), Ok(Mode::Tile)),
+            (150, Err("400 MiB"), Ok(Mode::Tile)),
+            (149, Err("400 MiB"), Err("100 MiB")),
+        ] {
+            for (on_large, expected) in
+                [(OnLarge::Lean, lean), (OnLarge::Tile, tile), (OnLarge::Refuse, Err("800 MiB"))]
+            {
+                let what = format!("{on_large:?} with {limit} MiB");
+                match (choose(on_large, Some(limit)), expected) {
+                    (Ok((_, mode)), expected) => assert_eq!(Ok(mode), expected, "{what}"),
+                    (Err(message), Err(needed)) => {
+                        assert!(message.contains(&format!("take {needed} of memory")), "{what}: {message}");
+                        assert!(
+                            message.contains(&format!("has {} MiB for it, of {limit} MiB", limit - 50)),
+                            "{message}"
+                        );
+                        assert_eq!(message.contains("tiling=True"), limit >= 150, "{what}: {message}");
+                    }
+                    (Err(message), Ok(_)) => panic!("{what}: {message}"),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn sizes_are_rounded_up_for_people() {
+        assert_eq!([size(1), size(3 * MIB), size(20 << 30)], ["1 MiB", "3 MiB", "20.0 GiB"]);
+    }
+}

@@ -1,0 +1,80 @@
+"""What a request takes is known before it begins, and kept within what the server may have."""
+
+import contextlib
+import re
+
+import pytest
+import requests
+from models import FLUX, SD_V1
+from prometheus import figure
+from service import serving
+
+MIB = 1 << 20
+
+
+def ask(service, model, side: int, **options):
+    """A decode to `side` x `side` pixels."""
+    latents = model.latents(1, side // 8, side // 8)
+    query = {"shape": list(latents.shape), "dtype": "float16", "output_type": "pt", "do_scaling": "True", **options}
+    return requests.post(
+        f"{service.url}/{model.name}",
+        params=query,
+        data=latents.numpy().tobytes(),
+        headers={"content-type": "tensor/binary"},
+        timeout=300,
+    )
+
+
+def status_field(service, name: str) -> int:
+    text = open(f"/proc/{service.process.pid}/status").read()
+    return int(re.search(rf"^{name}:\s+(\d+) kB$", text, re.M)[1]) * 1024
+
+
+@contextlib.contextmanager
+def measured(service):
+    """Gives a function that tells by how much the process's memory has grown at most since."""
+    before = status_field(service, "VmRSS")
+    with open(f"/proc/{service.process.pid}/clear_refs", "w") as file:
+        file.write("5")
+    yield lambda: status_field(service, "VmHWM") - before
+
+
+@pytest.mark.parametrize(
+    ("model", "side", "options"),
+    [
+        (SD_V1, 256, {}),
+        (SD_V1, 512, {}),
+        (FLUX, 384, {}),
+        (SD_V1, 640, {"tiling": "True"}),
+    ],
+    ids=lambda value: getattr(value, "name", str(value)),
+)
+def test_predictions_hold_for_the_process(model, side, options, tmp_path):
+    """Within 15 %, for a process that has nothing left from earlier work."""
+    with serving([f"--model={model.name}={model.folder}"], tmp_path / "log") as service:
+        with measured(service) as peak:
+            answer = ask(service, model, side, **options)
+            assert answer.status_code == 200, answer.text
+            real = peak()
+        figures = requests.get(f"{service.url}/metrics", timeout=10).text
+        predicted = figure(figures, "remote_vae_predicted_memory_bytes_sum", model=model.name)
+        engine = figure(figures, "remote_vae_work_memory_bytes_sum", model=model.name)
+        print(f"{model.name} {side} {options}: predicted {predicted / MIB:.0f} MiB, engine {engine / MIB:.0f}, process {real / MIB:.0f}")
+        assert predicted == pytest.approx(engine, rel=0.15)
+        assert predicted == pytest.approx(real, rel=0.15)
+        assert answer.headers["x-decode-mode"] == ("tile" if options else "exact")
+
+
+def test_what_does_not_fit_is_done_as_the_policy_says(tmp_path):
+    """The limit lies between what the lean decode of 512 x 512 takes and what the exact one does."""
+    for policy, expected in [("refuse", 413), ("lean", "lean"), ("tile", "lean"), ("exact", "exact")]:
+        arguments = [f"--model={SD_V1.name}={SD_V1.folder}", "--memory-limit=380MiB", f"--on-large={policy}"]
+        with serving(arguments, tmp_path / policy) as service:
+            small = ask(service, SD_V1, 128)
+            assert (small.status_code, small.headers.get("x-decode-mode")) == (200, "exact"), small.text
+            answer = ask(service, SD_V1, 512)
+            if expected == 413:
+                assert answer.status_code == 413
+                assert re.search(r"would take \d+ MiB of memory, and the server has \d+ MiB", answer.json()["error"])
+            else:
+                assert (answer.status_code, answer.headers.get("x-decode-mode")) == (200, expected), answer.text
