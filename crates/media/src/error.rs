@@ -1,6 +1,6 @@
-//! What can go wrong between pixels and a file.
+//! What can go wrong between pixels and a file, in both directions.
 
-/// Pixels could not be written as a file.
+/// Pixels could not be written as a file, or a file not be read as pixels.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MediaError {
@@ -34,6 +34,17 @@ pub enum MediaError {
         /// Name of the format.
         format: &'static str,
         /// What the encoder said.
+        message: String,
+    },
+    /// The file is in no format that can be read.
+    #[error("this is no picture file that can be read: it must be a PNG, JPEG or WebP file")]
+    UnknownFormat,
+    /// The file begins like one of its format, and then does not follow it.
+    #[error("the {format} file cannot be read, it may be damaged: {message}")]
+    Decoder {
+        /// Name of the format.
+        format: &'static str,
+        /// What the decoder said.
         message: String,
     },
 }

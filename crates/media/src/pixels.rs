@@ -1,4 +1,4 @@
-//! From a model's values to the values that leave the house.
+//! Between a model's values and the values that come in and leave.
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
@@ -47,6 +47,22 @@ pub fn rgb_from_planes(planes: &[f32]) -> Vec<u8> {
     rgb
 }
 
+/// One picture's planes `[3, height, width]` in [-1, 1] from its pixels `[height, width, 3]`: `2 * (x / 255) - 1`, in
+/// float32 as diffusers' `VaeImageProcessor` reckons.
+pub fn planes_from_rgb(rgb: &[u8]) -> Vec<f32> {
+    let values: [f32; 256] = std::array::from_fn(|byte| 2.0 * (byte as f32 / 255.0) - 1.0);
+    let pixels = rgb.as_chunks::<3>().0;
+    (0..3).flat_map(|channel| pixels.iter().map(move |pixel| values[usize::from(pixel[channel])])).collect()
+}
+
+/// Brings the values of a picture to [-1, 1] if they are not there: with one value below 0 they are taken to be, else
+/// they are taken to be in [0, 1]. diffusers' `VaeImageProcessor.preprocess` decides in the same way.
+pub fn model_range(values: &mut [f32]) {
+    if !values.iter().any(|&value| value < 0.0) {
+        values.iter_mut().for_each(|value| *value = 2.0 * *value - 1.0);
+    }
+}
+
 /// The values as float16, little-endian, rounded to nearest even.
 pub fn f16_bytes(values: &[f32]) -> Vec<u8> {
     const CHUNK: usize = 1024;
@@ -81,6 +97,24 @@ mod tests {
         // Two pixels: red and green are white and black, blue is grey.
         let planes = [1.0, -1.0, 1.0, -1.0, 0.0, 0.0];
         assert_eq!(rgb_from_planes(&planes), [255, 255, 128, 0, 0, 128]);
+    }
+
+    #[test]
+    fn pixels_become_planes_and_pixels_again() {
+        let rgb: Vec<u8> = (0..=255).flat_map(|byte| [byte, 255 - byte, byte / 2]).collect();
+        let planes = planes_from_rgb(&rgb);
+        assert_eq!((planes[0], planes[255], planes[256]), (-1.0, 1.0, 1.0));
+        assert_eq!(rgb_from_planes(&planes), rgb);
+    }
+
+    #[test]
+    fn one_negative_value_decides_on_the_range() {
+        let mut unit = [0.0, 0.25, 1.0];
+        model_range(&mut unit);
+        assert_eq!(unit, [-1.0, -0.5, 1.0]);
+        let mut full = [-0.001, 0.25, 1.0];
+        model_range(&mut full);
+        assert_eq!(full, [-0.001, 0.25, 1.0]);
     }
 
     #[test]

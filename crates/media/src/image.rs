@@ -1,0 +1,117 @@
+//! Picture files to RGB pixels, to the bytes that Pillow's `Image.open(file).convert("RGB")` gives.
+//!
+//! That means: colour profiles and gamma are not looked at; transparency is dropped and not laid over a background; of
+//! 16 bits the upper eight count, except that grey is cut at 255 (as Pillow's mode `I;16` is converted); an animation
+//! is its first frame.
+//!
+//! What the camera says of its orientation is followed, as diffusers' `load_image` does (`ImageOps.exif_transpose`).
+
+mod jpeg;
+mod orientation;
+mod png;
+mod webp;
+
+use self::orientation::Orientation;
+use crate::MediaError;
+
+/// Pixels `[height, width, 3]`, C order.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RgbImage {
+    /// Width in pixels.
+    pub width: usize,
+    /// Height in pixels.
+    pub height: usize,
+    /// `height * width * 3` bytes.
+    pub pixels: Vec<u8>,
+}
+
+impl std::fmt::Debug for RgbImage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "RgbImage({} x {})", self.width, self.height)
+    }
+}
+
+/// Formats that can be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Format {
+    Png,
+    Jpeg,
+    WebP,
+}
+
+/// What a file says of itself before its pixels.
+struct Header {
+    width: usize,
+    height: usize,
+    orientation: Orientation,
+}
+
+/// A picture file of which only the header has been read, so that its size can be checked before memory is taken for
+/// its pixels.
+pub struct ImageFile<'a> {
+    file: &'a [u8],
+    format: Format,
+    stored: (usize, usize),
+    orientation: Orientation,
+}
+
+impl<'a> ImageFile<'a> {
+    /// Reads the header of a PNG, JPEG or WebP file; which of them it is, its first bytes tell.
+    ///
+    /// # Errors
+    /// Another format, or a damaged header.
+    pub fn open(file: &'a [u8]) -> Result<Self, MediaError> {
+        let format = if file.starts_with(b"\x89PNG\r\n\x1a\n") {
+            Format::Png
+        } else if file.starts_with(&[0xFF, 0xD8, 0xFF]) {
+            Format::Jpeg
+        } else if file.starts_with(b"RIFF") && file.get(8..12) == Some(b"WEBP") {
+            Format::WebP
+        } else {
+            return Err(MediaError::UnknownFormat);
+        };
+        let Header { width, height, orientation } = match format {
+            Format::Png => png::header(file)?,
+            Format::Jpeg => jpeg::header(file)?,
+            Format::WebP => webp::header(file)?,
+        };
+        Ok(Self { file, format, stored: (width, height), orientation })
+    }
+
+    /// Width and height of the upright picture.
+    pub fn size(&self) -> (usize, usize) {
+        let (width, height) = self.stored;
+        if self.orientation.swaps_sides() { (height, width) } else { (width, height) }
+    }
+
+    /// The pixels of the upright picture.
+    ///
+    /// # Errors
+    /// A damaged file.
+    pub fn decode(&self) -> Result<RgbImage, MediaError> {
+        let pixels = match self.format {
+            Format::Png => png::pixels(self.file)?,
+            Format::Jpeg => jpeg::pixels(self.file)?,
+            Format::WebP => webp::pixels(self.file)?,
+        };
+        let (width, height) = self.stored;
+        if pixels.len() != width * height * 3 {
+            return Err(MediaError::PixelCount {
+                found: pixels.len(),
+                expected: width * height * 3,
+                width,
+                height,
+            });
+        }
+        Ok(self.orientation.apply(RgbImage { width, height, pixels }))
+    }
+}
+
+/// `pixels` of `channels` bytes each as RGB: grey is repeated, what follows colour or grey is dropped.
+fn to_rgb(pixels: Vec<u8>, channels: usize) -> Vec<u8> {
+    match channels {
+        3 => pixels,
+        1 | 2 => pixels.iter().step_by(channels).flat_map(|&grey| [grey; 3]).collect(),
+        _ => pixels.chunks_exact(channels).flat_map(|pixel| [pixel[0], pixel[1], pixel[2]]).collect(),
+    }
+}

@@ -1,0 +1,27 @@
+//! Lossy WebP as Pillow writes it by default: by libwebp with that library's defaults, and a quality of Pillow's own.
+
+use webp::{Encoder, PixelLayout, WebPConfig};
+
+use crate::error::{MediaError, check_size};
+
+/// The quality that Pillow uses when none is given.
+pub const DEFAULT_WEBP_QUALITY: u8 = 80;
+
+/// The longest side of a WebP picture (`WEBP_MAX_DIMENSION`).
+const MAX_SIDE: usize = 16_383;
+
+/// Encodes `rgb` (`[height, width, 3]`, C order) as a lossy WebP file.
+///
+/// `quality` goes from 1 to 100, as in Pillow; values outside are brought to the nearest of these.
+///
+/// # Errors
+/// When `rgb` has not `height * width * 3` bytes, or a side is 0 or more than 16,383 pixels.
+pub fn encode_webp(rgb: &[u8], width: usize, height: usize, quality: u8) -> Result<Vec<u8>, MediaError> {
+    check_size("WebP", rgb, width, height, MAX_SIDE)?;
+    let failed = |message: String| MediaError::Encoder { format: "WebP", message };
+    let mut config = WebPConfig::new().map_err(|()| failed("it refused its own defaults".to_owned()))?;
+    config.quality = f32::from(quality.clamp(1, 100));
+    let encoder = Encoder::new(rgb, PixelLayout::Rgb, width as u32, height as u32);
+    let file = encoder.encode_advanced(&config).map_err(|error| failed(format!("{error:?}")))?;
+    Ok(file.to_vec())
+}

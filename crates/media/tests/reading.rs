@@ -1,0 +1,178 @@
+//! Picture files are read as Pillow reads them (tools/make_image_fixtures.py).
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use media::{ImageFile, RgbImage, encode_webp, resize_lanczos, resize_nearest};
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+struct Manifest {
+    files: BTreeMap<String, (usize, usize)>,
+    resize: Vec<Resize>,
+    nearest: Vec<Nearest>,
+}
+
+#[derive(Deserialize)]
+struct Resize {
+    from: String,
+    width: usize,
+    height: usize,
+    file: String,
+}
+
+#[derive(Deserialize)]
+struct Nearest {
+    from: usize,
+    to: usize,
+    taken: Vec<f32>,
+}
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures")
+}
+
+fn read(file: impl AsRef<Path>) -> Vec<u8> {
+    fs::read(fixtures().join(file)).unwrap()
+}
+
+fn manifest() -> Manifest {
+    serde_json::from_slice(&read("images/manifest.json")).unwrap()
+}
+
+#[test]
+fn every_kind_of_file_has_pillows_pixels() {
+    let manifest = manifest();
+    assert!(manifest.files.len() >= 39);
+    for (name, (width, height)) in manifest.files {
+        let file = read(format!("images/{name}"));
+        let image = ImageFile::open(&file).unwrap();
+        assert_eq!(image.size(), (width, height), "{name}");
+        let image = image.decode().unwrap();
+        assert_eq!((image.width, image.height), (width, height), "{name}");
+        let expected = read(format!("images/{name}.rgb"));
+        assert_eq!(image.pixels.len(), expected.len(), "{name}");
+        let worst = image.pixels.iter().zip(&expected).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
+        assert_eq!(worst, 0, "{name}");
+    }
+}
+
+#[test]
+fn lanczos_is_pillows_to_the_byte() {
+    let manifest = manifest();
+    assert_eq!(manifest.resize.len(), 12);
+    for Resize { from, width, height, file } in manifest.resize {
+        let image = RgbImage { width: 72, height: 53, pixels: read(from) };
+        let resized = resize_lanczos(image, width, height);
+        assert_eq!((resized.width, resized.height), (width, height));
+        assert!(resized.pixels == read(format!("images/{file}")), "{file} has other pixels");
+    }
+}
+
+#[test]
+fn the_nearest_value_is_pytorchs() {
+    let manifest = manifest();
+    assert!(!manifest.nearest.is_empty());
+    for Nearest { from, to, taken } in manifest.nearest {
+        let values: Vec<f32> = (0..from).map(|value| value as f32).collect();
+        // The same along both axes, and for every plane.
+        let planes = [values.clone(), values].concat();
+        assert_eq!(resize_nearest(&planes, (1, from), (1, to)), [taken.clone(), taken.clone()].concat());
+        assert_eq!(resize_nearest(&planes, (from, 1), (to, 1)), [taken.clone(), taken].concat());
+    }
+}
+
+#[test]
+fn the_size_is_known_without_the_pixels() {
+    for name in ["rgb.png", "420.jpg", "lossy.webp"] {
+        let file = read(format!("images/{name}"));
+        // Without its end it has no whole pixels, but its whole header.
+        assert_eq!(ImageFile::open(&file[..file.len() * 9 / 10]).unwrap().size(), (45, 37), "{name}");
+    }
+}
+
+#[test]
+fn files_that_are_none_are_errors() {
+    for bytes in
+        [&b""[..], b"\x89PNG", b"GIF89a..............", b"RIFF....WEBP", b"\xFF\xD8\xFF\xE0", b"%PDF-1.7"]
+    {
+        assert!(ImageFile::open(bytes).is_err(), "{bytes:?}");
+    }
+    let message = ImageFile::open(b"GIF89a").err().unwrap().to_string();
+    assert!(message.contains("PNG, JPEG or WebP"), "{message}");
+}
+
+/// Whatever is sent, the outcome is pixels of the size that was announced, or an error: no panic.
+#[test]
+fn damaged_files_are_refused_or_read() {
+    // xorshift64: the same damage on every run.
+    let mut state = 0x9E37_79B9_7F4A_7C15_u64;
+    let mut random = |below: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state % below as u64) as usize
+    };
+    let (mut decoded, mut refused) = (0, 0);
+    for name in manifest().files.keys() {
+        let sound = read(format!("images/{name}"));
+        for _ in 0..150 {
+            let mut file = sound.clone();
+            for _ in 0..=random(4) {
+                let at = random(file.len().max(1));
+                match random(4) {
+                    0 | 1 if at < file.len() => file[at] = random(256) as u8,
+                    2 if at < file.len() => drop(file.remove(at)),
+                    _ => file.truncate(at.max(12)),
+                }
+            }
+            let Ok(image) = ImageFile::open(&file) else {
+                refused += 1;
+                continue;
+            };
+            let (width, height) = image.size();
+            // What the limits of a server are for.
+            if width * height > 1 << 20 {
+                refused += 1;
+                continue;
+            }
+            match image.decode() {
+                Ok(image) => {
+                    assert_eq!(
+                        (image.width, image.height, image.pixels.len()),
+                        (width, height, width * height * 3)
+                    );
+                    decoded += 1;
+                }
+                Err(_) => refused += 1,
+            }
+        }
+    }
+    assert!(
+        decoded > 500 && refused > 500,
+        "{decoded} decoded, {refused} refused: the damage tests one side only"
+    );
+}
+
+#[test]
+fn webp_files_are_as_large_and_as_good_as_pillows() {
+    let rgb = read("images/rgb.png.rgb");
+    let psnr = |file: &[u8]| {
+        let pixels = ImageFile::open(file).unwrap().decode().unwrap().pixels;
+        let errors = pixels.iter().zip(&rgb).map(|(&a, &b)| (f64::from(a) - f64::from(b)).powi(2));
+        10.0 * (255.0 * 255.0 * rgb.len() as f64 / errors.sum::<f64>()).log10()
+    };
+    for (quality, pillow) in [(80, "lossy.webp"), (10, "lossy-10.webp")] {
+        let pillow = read(format!("images/{pillow}"));
+        let own = encode_webp(&rgb, 45, 37, quality).unwrap();
+        let (larger, better) = (own.len() as f64 / pillow.len() as f64, psnr(&own) - psnr(&pillow));
+        assert!(
+            larger < 1.01 && better > -0.1,
+            "quality {quality}: {larger:.3} of the size, {better:.2} dB better"
+        );
+    }
+    for (length, width, height) in [(0, 0, 0), (2, 1, 1), (16_384 * 3, 16_384, 1)] {
+        assert!(encode_webp(&vec![0; length], width, height, 80).is_err(), "{length} {width} {height}");
+    }
+}
