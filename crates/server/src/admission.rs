@@ -1,7 +1,7 @@
 //! Whether a request fits into the memory there is, decided before any is taken for it.
 
 use axum::http::{HeaderName, StatusCode};
-use vae::{DecodeOptions, Forecast, Forecaster, VaeError};
+use vae::{DecodeOptions, EncodeOptions, Forecast, Forecaster, VaeError};
 
 use crate::error::ApiError;
 
@@ -88,6 +88,31 @@ impl Admission {
                 && latents.iter().rev().take(2).any(|&length| side.is_some_and(|side| length > side))
         };
         self.choose(ways, at_rest, cut, |options| forecaster.decode(latents, options))
+    }
+
+    /// How to encode pixels of this shape, if `at_rest` bytes are taken already.
+    ///
+    /// # Errors
+    /// As for [`Admission::decode`].
+    pub(crate) fn encode(
+        &self,
+        forecaster: Option<&Forecaster>,
+        pixels: &[usize],
+        options: EncodeOptions,
+        at_rest: usize,
+    ) -> Result<Granted<EncodeOptions>, ApiError> {
+        // Encoders keep 32 bits between their layers.
+        let ways = [options, options, EncodeOptions { tiling: true, framewise: true }];
+        let Some(forecaster) = forecaster else {
+            let mode = if options.tiling { Mode::Tile } else { Mode::Exact };
+            return Ok(Granted { options, mode, forecast: None });
+        };
+        let cut = |options: &EncodeOptions| {
+            let side = forecaster.tile_sample_min_size();
+            options.tiling
+                && pixels.iter().rev().take(2).any(|&length| side.is_some_and(|side| length > side))
+        };
+        self.choose(ways, at_rest, cut, |options| forecaster.encode(pixels, options))
     }
 
     /// The first of the ways, exact, lean and tiled, that is allowed and fits.

@@ -1,4 +1,4 @@
-//! The one OS thread that owns all models and decodes one request after another.
+//! The one OS thread that owns all models and does one request after another.
 //!
 //! Handlers and this thread meet at a lock that is held for moments only. A request whose client has left gives up its
 //! place in the line, or, when it runs already, is cancelled at the model's next progress report.
@@ -20,11 +20,12 @@ use crate::{Config, Model};
 /// How often the log says how far long work is.
 const SAY_EVERY: Duration = Duration::from_secs(5);
 
-/// A decoded request.
+/// A request that is done.
 #[derive(Debug)]
-pub(crate) struct Decoded {
-    /// What the model gave: `[B, 3, H, W]` or `[B, 3, F, H, W]`, nominally in [-1, 1].
-    pub(crate) pixels: HostTensor,
+pub(crate) struct Done {
+    /// Of a decode, what the model gave: `[B, 3, H, W]` or `[B, 3, F, H, W]`, nominally in [-1, 1]. Of an encode, the
+    /// latents.
+    pub(crate) output: HostTensor,
     /// Time in the line.
     pub(crate) queued: Duration,
     /// Time in the model.
@@ -44,7 +45,7 @@ struct Job {
     memory: usize,
     work: Work,
     abandoned: Arc<AtomicBool>,
-    reply: oneshot::Sender<Result<Decoded, ApiError>>,
+    reply: oneshot::Sender<Result<Done, ApiError>>,
     /// Of the request, so that what is logged of the work carries its id.
     span: Span,
 }
@@ -72,7 +73,7 @@ pub(crate) struct Executor(Arc<Shared>);
 pub(crate) struct Ticket {
     id: JobId,
     abandoned: Arc<AtomicBool>,
-    reply: oneshot::Receiver<Result<Decoded, ApiError>>,
+    reply: oneshot::Receiver<Result<Done, ApiError>>,
     shared: Arc<Shared>,
 }
 
@@ -164,7 +165,7 @@ impl Executor {
 
 impl Ticket {
     /// Waits for the turn and the work.
-    pub(crate) async fn decoded(mut self) -> Result<Decoded, ApiError> {
+    pub(crate) async fn done(mut self) -> Result<Done, ApiError> {
         (&mut self.reply)
             .await
             .unwrap_or_else(|_| Err(ApiError::internal("the thread that runs the models has ended")))
@@ -282,8 +283,8 @@ impl Shared {
         let now = Instant::now();
         self.lock().queue.finish(matches!(result, Ok(Ok(_))), now);
         let outcome = match result {
-            Ok(Ok(pixels)) => Ok(Decoded {
-                pixels,
+            Ok(Ok(output)) => Ok(Done {
+                output,
                 queued: waited,
                 worked: now.saturating_duration_since(start),
                 memory: vae.peak_memory(),
@@ -293,7 +294,7 @@ impl Shared {
                 Err(VaeError::Cancelled.into())
             }
             Ok(Err(error)) => {
-                warn!(%error, "a decode failed");
+                warn!(%error, "the work failed");
                 Err(error.into())
             }
             Err(panic) => {

@@ -1,7 +1,7 @@
 //! The HTTP server of remote-vae: the wire protocol in front of models.
 //!
-//! A request goes through these rooms, in this order: `router` → `decode` (read, check) → `queue`
-//! (admit) → `executor` (the one thread that owns the models) → `postprocess` → `respond`.
+//! A request goes through these rooms, in this order: `router` → `handler` (read) → `decode` or `encode`
+//! (check) → `queue` (admit) → `executor` (the one thread that owns the models) → `postprocess` → `respond`.
 //!
 //! [`Server::bind`] takes the port, [`Server::run`] loads the models and serves until it is told to stop.
 #![forbid(unsafe_code)]
@@ -19,8 +19,10 @@ mod client;
 mod cors;
 mod deadline;
 mod decode;
+mod encode;
 mod error;
 mod executor;
+mod handler;
 mod local;
 mod memory;
 mod metrics;
@@ -32,6 +34,7 @@ mod router;
 mod serve;
 mod shelf;
 mod stream;
+mod tensors;
 #[cfg(test)]
 mod tests;
 #[cfg(feature = "tls")]
@@ -44,7 +47,7 @@ use std::time::Duration;
 pub use access::{AccessConfig, ApiKey, RateLimit};
 pub use admission::OnLarge;
 pub use error::ServeError;
-pub use local::{DecodeError, Decoded, decode};
+pub use local::{Decoded, Encoded, Refused, decode, encode};
 pub use memory::default_memory_limit;
 pub use serve::Server;
 #[cfg(feature = "tls")]

@@ -1,11 +1,13 @@
-//! A decode without the server: the same rooms, without HTTP, queue and thread.
+//! Decoding and encoding without the server: the same rooms, without HTTP, queue and thread.
 
 use bytes::Bytes;
-use vae::{Silent, Vae};
-use wire::{Answer, DecodeRequest, Limits, Tensor};
+use vae::{HostTensor, Silent, Vae};
+use wire::{Answer, DecodeRequest, EncodeRequest, Limits, Request, Tensor};
 
-use crate::decode::{check, for_model, options};
+use crate::admission::{Admission, OnLarge};
 use crate::error::ApiError;
+use crate::handler::{House, Job, job};
+use crate::respond::Reply;
 use crate::{postprocess, respond};
 
 /// What a decode gave: the body that the server would send.
@@ -19,12 +21,21 @@ pub enum Decoded {
     Video(Bytes),
 }
 
+/// What an encode gave.
+#[derive(Debug)]
+pub struct Encoded {
+    /// `[B, C, h, w]`, for video `[B, C, f, h, w]`.
+    pub latents: Tensor,
+    /// What they were sampled with; `None` for the mode.
+    pub seed: Option<u64>,
+}
+
 /// The sentence that the server would refuse with.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct DecodeError(String);
+pub struct Refused(String);
 
-impl From<ApiError> for DecodeError {
+impl From<ApiError> for Refused {
     fn from(error: ApiError) -> Self {
         Self(error.message)
     }
@@ -34,23 +45,48 @@ impl From<ApiError> for DecodeError {
 ///
 /// # Errors
 /// Everything that the server would refuse, and an answer that needs HTTP: several files in one body.
-pub fn decode(vae: &mut dyn Vae, request: DecodeRequest, limits: &Limits) -> Result<Decoded, DecodeError> {
-    let DecodeRequest { latents, params } = request;
-    check(&latents, &params, vae.info(), limits)?;
-    let latents = for_model(latents, &params, vae.info()).map_err(ApiError::from)?;
-    let pixels = vae.decode(latents, &options(&params), &mut Silent).map_err(ApiError::from)?;
-    match params.answer {
+pub fn decode(vae: &mut dyn Vae, request: DecodeRequest, limits: &Limits) -> Result<Decoded, Refused> {
+    let answer = request.params.answer;
+    let (pixels, _) = run(vae, Request::Decode(request), limits)?;
+    match answer {
         Answer::Tensor { values, dtype, .. } => {
             Ok(Decoded::Tensor(postprocess::tensor(pixels, values, dtype).map_err(ApiError::from)?))
         }
         Answer::Image(format) => {
             let file = respond::files(pixels, format)?.into_iter().next();
-            let file = file.ok_or_else(|| DecodeError("the model gave no picture".to_owned()))?;
+            let file = file.ok_or_else(|| Refused("the model gave no picture".to_owned()))?;
             Ok(Decoded::Image(file.content.into()))
         }
         Answer::Video(format) => Ok(Decoded::Video(respond::video(pixels, format)?.into())),
         Answer::Images(..) => {
-            Err(DecodeError("only a tensor, a picture or a video can be decoded without a server".to_owned()))
+            Err(Refused("only a tensor, a picture or a video can be decoded without a server".to_owned()))
         }
     }
+}
+
+/// Encodes with a model that is at hand, to the very latents that a server with this model would answer with.
+///
+/// # Errors
+/// Everything that the server would refuse.
+pub fn encode(vae: &mut dyn Vae, request: EncodeRequest, limits: &Limits) -> Result<Encoded, Refused> {
+    let dtype = request.params.dtype;
+    let (latents, reply) = run(vae, Request::Encode(request), limits)?;
+    let seed = match reply {
+        Reply::Latents { seed, .. } => seed,
+        Reply::Pictures(_) => None,
+    };
+    Ok(Encoded { latents: respond::latents(latents, dtype)?, seed })
+}
+
+fn run(vae: &mut dyn Vae, request: Request, limits: &Limits) -> Result<(HostTensor, Reply), ApiError> {
+    let house = House {
+        info: vae.info(),
+        limits,
+        // Whoever works on their own machine knows what it has.
+        admission: &Admission { limit: None, on_large: OnLarge::Exact },
+        forecaster: None,
+        at_rest: 0,
+    };
+    let (_, Job { work, reply, .. }) = job(request, &house)?;
+    Ok((work(vae, &mut Silent)?, reply))
 }

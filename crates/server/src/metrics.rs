@@ -11,11 +11,11 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 use vae::Forecast;
-use wire::{Answer, Transfer};
+use wire::Task;
 
 use crate::admission::Mode;
 use crate::app::App;
-use crate::executor::Decoded;
+use crate::executor::Done;
 use crate::memory;
 
 /// What [`Metrics::text`] is.
@@ -28,6 +28,7 @@ pub(crate) struct Asked(Arc<AskedInner>);
 #[derive(Default)]
 struct AskedInner {
     model: OnceLock<usize>,
+    task: OnceLock<&'static str>,
     output: OnceLock<&'static str>,
     mode: OnceLock<Mode>,
 }
@@ -43,20 +44,21 @@ impl Asked {
         let _ = self.0.mode.set(mode);
     }
 
-    /// The request wants this answer.
-    pub(crate) fn set_answer(&self, answer: &Answer) {
-        let output = match answer {
-            Answer::Tensor { transfer, .. } => Transfer::media_type(*transfer),
-            Answer::Image(format) | Answer::Images(format, _) => format.media_type(),
-            Answer::Video(_) => "video/mp4",
-        };
-        let _ = self.0.output.set(output);
+    /// The request is to do this.
+    pub(crate) fn set_task(&self, task: Task) {
+        let _ = self.0.task.set(task.name());
+    }
+
+    /// The request wants an answer of this media type.
+    pub(crate) fn set_output(&self, media_type: &'static str) {
+        let _ = self.0.output.set(media_type);
     }
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct RequestLabels {
     model: String,
+    task: &'static str,
     output: &'static str,
     /// `none` for a request that was not worked on.
     mode: &'static str,
@@ -65,11 +67,12 @@ struct RequestLabels {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct ModelLabels {
+struct WorkLabels {
     model: String,
+    task: &'static str,
 }
 
-type Histograms = Family<ModelLabels, Histogram, fn() -> Histogram>;
+type Histograms = Family<WorkLabels, Histogram, fn() -> Histogram>;
 
 /// The status under which clients are counted that left before their answer.
 pub(crate) const LEFT: u16 = 499;
@@ -81,7 +84,7 @@ pub(crate) struct Metrics {
     request_seconds: Histograms,
     queue_seconds: Histograms,
     work_seconds: Histograms,
-    pixels: Family<ModelLabels, Counter>,
+    pixels: Family<WorkLabels, Counter>,
     predicted_memory: Histograms,
     work_memory: Histograms,
     models_loaded: Gauge,
@@ -132,7 +135,7 @@ impl Metrics {
         registry.register("build", "The program that runs", build);
         registry.register(
             "requests",
-            "Requests for work that have ended, by model, output, mode (exact, lean, tile) and HTTP status (499: the client left)",
+            "Requests for work that have ended, by model, task, output, mode (exact, lean, tile) and HTTP status (499: the client left)",
             metrics.requests.clone(),
         );
         let seconds = [
@@ -190,15 +193,25 @@ impl Metrics {
         let model = asked.0.model.get().and_then(|&model| app.names().get(model));
         // A name that is not served would let strangers make series without end.
         let model = model.map_or("none", String::as_str).to_owned();
+        let task = asked.0.task.get().copied().unwrap_or("unknown");
         let output = asked.0.output.get().copied().unwrap_or("unknown");
         let mode = asked.0.mode.get().map_or("none", |mode| mode.name());
-        self.requests.get_or_create(&RequestLabels { model: model.clone(), output, mode, status }).inc();
-        self.request_seconds.get_or_create(&ModelLabels { model }).observe(took.as_secs_f64());
+        self.requests
+            .get_or_create(&RequestLabels { model: model.clone(), task, output, mode, status })
+            .inc();
+        self.request_seconds.get_or_create(&WorkLabels { model, task }).observe(took.as_secs_f64());
     }
 
     /// A model has done its work.
-    pub(crate) fn worked(&self, model: &str, done: &Decoded, forecast: Option<Forecast>, pixels: usize) {
-        let labels = ModelLabels { model: model.to_owned() };
+    pub(crate) fn worked(
+        &self,
+        model: &str,
+        task: Task,
+        done: &Done,
+        forecast: Option<Forecast>,
+        pixels: usize,
+    ) {
+        let labels = WorkLabels { model: model.to_owned(), task: task.name() };
         self.queue_seconds.get_or_create(&labels).observe(done.queued.as_secs_f64());
         self.work_seconds.get_or_create(&labels).observe(done.worked.as_secs_f64());
         if let (Some(forecast), Some(memory)) = (forecast, done.memory) {

@@ -1,9 +1,9 @@
 //! From what a model gave to what a client asked for.
 
-use bytes::Bytes;
-use half::bf16;
 use vae::HostTensor;
 use wire::{DType, Tensor, Values, WireError};
+
+use crate::tensors::floats;
 
 /// A decoded tensor as the client wants it. `pixels` is `[B, 3, H, W]`, or `[1, 3, F, H, W]`, nominally in [-1, 1];
 /// [`Values`] says what comes out.
@@ -48,19 +48,10 @@ fn frames_first(pixels: HostTensor) -> HostTensor {
     HostTensor::new(vec![batch * frames, channels, height, width], data)
 }
 
-fn floats(values: &[f32], dtype: DType) -> Bytes {
-    let bytes: Vec<u8> = match dtype {
-        DType::Float16 => media::f16_bytes(values),
-        DType::BFloat16 => values.iter().flat_map(|&value| bf16::from_f32(value).to_le_bytes()).collect(),
-        DType::Float32 => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
-        // `wire` lets bytes through with `Values::Round8` only.
-        DType::UInt8 => values.iter().map(|&value| media::round8(value)).collect(),
-    };
-    bytes.into()
-}
-
 #[cfg(test)]
 mod tests {
+    use half::bf16;
+
     use super::*;
 
     fn counted(shape: &[usize]) -> HostTensor {

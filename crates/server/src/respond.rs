@@ -1,18 +1,22 @@
-//! Answers: the wire's headers and bodies around what was decoded.
+//! Answers: the wire's headers and bodies around what was decoded or encoded.
 
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
-use media::{DEFAULT_QUALITY, MP4_MAX_SIZE, Mp4Options, encode_jpeg, encode_mp4, encode_png};
+use media::{
+    DEFAULT_QUALITY, DEFAULT_WEBP_QUALITY, MP4_MAX_SIZE, Mp4Options, encode_jpeg, encode_mp4, encode_png,
+    encode_webp,
+};
 use vae::{HostTensor, VaeInfo};
-use wire::{Answer, ImageFormat, Tensor, Transfer, Values, VideoFormat};
+use wire::{Answer, DType, ImageFormat, Tensor, Transfer, VIDEO_MP4, Values, VideoFormat};
 
 use crate::error::ApiError;
-use crate::executor::Decoded;
+use crate::executor::Done;
 use crate::packaging::{File, pack};
 use crate::postprocess::{pictures, tensor};
+use crate::tensors::floats;
 
 /// Header with the shape of a tensor answer.
 const SHAPE: HeaderName = HeaderName::from_static("shape");
@@ -21,8 +25,31 @@ const DTYPE: HeaderName = HeaderName::from_static("dtype");
 /// Header with how long each step took, in milliseconds (W3C Server Timing).
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
-/// Media type of a video.
-const VIDEO_MP4: &str = "video/mp4";
+/// Header with the seed of sampled latents, so that a request without one can be repeated.
+const SEED: HeaderName = HeaderName::from_static("seed");
+
+/// What a request is answered with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Reply {
+    /// Decoded pictures.
+    Pictures(Answer),
+    /// Encoded latents.
+    Latents {
+        dtype: DType,
+        transfer: Transfer,
+        /// What they were sampled with.
+        seed: Option<u64>,
+    },
+}
+
+impl Reply {
+    pub(crate) fn media_type(self) -> &'static str {
+        match self {
+            Self::Pictures(answer) => answer.media_type(),
+            Self::Latents { transfer, .. } => transfer.media_type(),
+        }
+    }
+}
 
 /// Checks that a model can answer so with pictures of this height and width, before any work is done.
 ///
@@ -59,21 +86,36 @@ pub(crate) fn check(answer: Answer, info: &VaeInfo, batch: usize, size: [usize; 
     }
 }
 
-/// The answer to a decode. Takes long enough to be kept off the threads that serve connections.
+/// The answer. Takes long enough to be kept off the threads that serve connections.
 ///
 /// # Errors
 /// 500 when an encoder fails.
-pub(crate) fn decoded(output: Decoded, answer: Answer) -> Result<Response, ApiError> {
+pub(crate) fn answer(done: Done, reply: Reply) -> Result<Response, ApiError> {
     let start = Instant::now();
-    let mut response = render(output.pixels, answer)?;
-    let timing = [("queue", output.queued), ("work", output.worked), ("encode", start.elapsed())]
+    let mut response = match reply {
+        Reply::Pictures(answer) => pictures_response(done.output, answer)?,
+        Reply::Latents { dtype, transfer, seed } => {
+            let mut response = tensor_response(latents(done.output, dtype)?, transfer)?;
+            if let Some(seed) = seed {
+                response.headers_mut().insert(SEED, HeaderValue::from(seed));
+            }
+            response
+        }
+    };
+    let timing = [("queue", done.queued), ("work", done.worked), ("encode", start.elapsed())]
         .map(|(name, time)| format!("{name};dur={:.1}", milliseconds(time)))
         .join(", ");
     insert(&mut response, SERVER_TIMING, &timing)?;
     Ok(response)
 }
 
-fn render(pixels: HostTensor, answer: Answer) -> Result<Response, ApiError> {
+/// Latents as they travel.
+pub(crate) fn latents(latents: HostTensor, dtype: DType) -> Result<Tensor, ApiError> {
+    let bytes = floats(&latents.data, dtype);
+    Tensor::new(dtype, latents.shape, bytes).map_err(broken)
+}
+
+fn pictures_response(pixels: HostTensor, answer: Answer) -> Result<Response, ApiError> {
     match answer {
         Answer::Tensor { values, dtype, transfer } => {
             tensor_response(tensor(pixels, values, dtype).map_err(broken)?, transfer)
@@ -115,6 +157,9 @@ pub(crate) fn files(pixels: HostTensor, format: ImageFormat) -> Result<Vec<File>
                 encode_jpeg(&rgb, width, height, quality.unwrap_or(DEFAULT_QUALITY))
             }
             ImageFormat::Png => encode_png(&rgb, width, height),
+            ImageFormat::WebP { quality } => {
+                encode_webp(&rgb, width, height, quality.unwrap_or(DEFAULT_WEBP_QUALITY))
+            }
         };
         let name = format!("{index}.{}", format.name());
         content.map(|content| File { name, media_type: format.media_type(), content }).map_err(broken)

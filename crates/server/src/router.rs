@@ -12,19 +12,19 @@ use wire::routes::{self, HEALTH, METRICS, MODELS, PREDICT, READY};
 
 use crate::app::{App, Origin};
 use crate::error::ApiError;
-use crate::{access, body, cors, decode, metrics, trace};
+use crate::{access, body, cors, handler, metrics, trace};
 
 /// The whole HTTP surface.
 pub(crate) fn router(app: App) -> Router {
-    let mut router = Router::new().route("/", get(ok).post(decode::handle));
+    let mut router = Router::new().route("/", get(ok).post(handler::handle));
     let routes: [(&str, MethodRouter<App>); 7] = [
         (HEALTH, get(ok)),
         (READY, get(ready)),
         (MODELS, get(models)),
         (METRICS, get(metrics)),
-        (PREDICT, axum::routing::post(decode::handle)),
-        ("/{model}", axum::routing::post(decode::handle)),
-        ("/{model}/predict", axum::routing::post(decode::handle)),
+        (PREDICT, axum::routing::post(handler::handle)),
+        ("/{model}", axum::routing::post(handler::handle)),
+        ("/{model}/predict", axum::routing::post(handler::handle)),
     ];
     for (path, handlers) in routes {
         router = router.route(&format!("{path}/"), handlers.clone()).route(path, handlers);
@@ -97,6 +97,8 @@ struct ModelDetails<'a> {
     latent_channels: usize,
     spatial_factor: usize,
     temporal_factor: Option<usize>,
+    /// Whether it has an encoder.
+    can_encode: bool,
     scaling_factor: f32,
     shift_factor: Option<f32>,
     latents_mean: Option<&'a [f32]>,
@@ -111,6 +113,7 @@ impl<'a> From<&'a VaeInfo> for ModelDetails<'a> {
             latent_channels: info.latent_channels,
             spatial_factor: info.spatial_factor,
             temporal_factor: info.temporal_factor,
+            can_encode: info.can_encode,
             scaling_factor: info.scaling_factor,
             shift_factor: info.shift_factor,
             latents_mean: info.latents_mean.as_deref(),
@@ -123,7 +126,7 @@ async fn nothing_here(request: Request) -> ApiError {
     let (head, body) = request.into_parts();
     body::discard(&head, Some(body)).await;
     ApiError::not_found(format!(
-        "there is nothing at {}; latents go to /, /predict, /<model> or /<model>/predict",
+        "there is nothing at {}; latents and pictures go to /, /predict, /<model> or /<model>/predict",
         head.uri.path()
     ))
 }

@@ -2,6 +2,7 @@
 
 mod answers;
 mod doors;
+mod encode;
 mod errors;
 mod fake;
 mod lazy;

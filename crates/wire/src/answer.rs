@@ -1,6 +1,6 @@
 //! What a client wants to get, and the media types that say so.
 
-use crate::{Accept, DType, JSON, Metadata, TENSOR_BASE64, TENSOR_BINARY, WireError};
+use crate::{Accept, DType, JSON, Metadata, TENSOR_BASE64, TENSOR_BINARY, VIDEO_MP4, WireError};
 
 /// What a decode answers with. Several parameters and the `Accept` header of a request come down to this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +72,11 @@ pub enum ImageFormat {
     },
     /// PNG.
     Png,
+    /// Lossy WebP; `None` is the quality that Pillow uses when none is given.
+    WebP {
+        /// 1 to 100.
+        quality: Option<u8>,
+    },
 }
 
 /// How several files travel in one body.
@@ -100,6 +105,7 @@ impl ImageFormat {
         match self {
             Self::Jpeg { .. } => "image/jpeg",
             Self::Png => "image/png",
+            Self::WebP { .. } => "image/webp",
         }
     }
 
@@ -108,6 +114,7 @@ impl ImageFormat {
         match self {
             Self::Jpeg { .. } => "jpg",
             Self::Png => "png",
+            Self::WebP { .. } => "webp",
         }
     }
 }
@@ -134,6 +141,7 @@ enum Wish {
     Any,
     Jpeg,
     Png,
+    WebP,
     Tensor(Transfer),
     Files(Packaging),
 }
@@ -144,10 +152,18 @@ impl Wish {
             "*/*" | "image/*" => Self::Any,
             "image/jpeg" | "image/jpg" => Self::Jpeg,
             "image/png" => Self::Png,
+            "image/webp" => Self::WebP,
             "multipart/mixed" => Self::Files(Packaging::Multipart),
             "application/zip" => Self::Files(Packaging::Zip),
             _ => Self::Tensor(transfer(media_type)?),
         })
+    }
+}
+
+impl Transfer {
+    /// The first of the media types in `accept` that a tensor can have; raw bytes when there is none.
+    pub(crate) fn read(accept: &Accept) -> Self {
+        accept.media_types().find_map(transfer).unwrap_or(Self::Binary)
     }
 }
 
@@ -184,14 +200,15 @@ impl Answer {
         match wish {
             Some(Wish::Jpeg) => Ok(Self::Image(jpeg(metadata)?)),
             Some(Wish::Png) => Ok(Self::Image(ImageFormat::Png)),
+            Some(Wish::WebP) => Ok(Self::Image(webp(metadata)?)),
             Some(Wish::Any) => Ok(Self::Image(image_format(metadata)?)),
             Some(Wish::Files(packaging)) => Ok(Self::Images(image_format(metadata)?, packaging)),
             Some(Wish::Tensor(transfer)) => tensor(metadata, Values::Unit, transfer),
             None => {
                 let accepted: Vec<_> = accept.media_types().collect();
                 Err(WireError::Parameter(format!(
-                    "`Accept` is {:?}, but the answers to output_type=pil are image/jpeg, image/png, tensor/binary, \
-                     tensor/base64, application/json, multipart/mixed and application/zip",
+                    "`Accept` is {:?}, but the answers to output_type=pil are image/jpeg, image/png, image/webp, \
+                     tensor/binary, tensor/base64, application/json, multipart/mixed and application/zip",
                     accepted.join(", ")
                 )))
             }
@@ -219,8 +236,13 @@ impl Answer {
             Self::Tensor { values: Values::Raw | Values::Unit, dtype, .. } if dtype != DType::default() => {
                 parameters.push(("out_dtype", dtype.to_string()));
             }
-            Self::Image(ImageFormat::Jpeg { quality: Some(quality) })
-            | Self::Images(ImageFormat::Jpeg { quality: Some(quality) }, _) => {
+            Self::Image(
+                ImageFormat::Jpeg { quality: Some(quality) } | ImageFormat::WebP { quality: Some(quality) },
+            )
+            | Self::Images(
+                ImageFormat::Jpeg { quality: Some(quality) } | ImageFormat::WebP { quality: Some(quality) },
+                _,
+            ) => {
                 parameters.push(("quality", quality.to_string()));
             }
             Self::Video(VideoFormat { fps, quality }) => {
@@ -230,6 +252,15 @@ impl Answer {
             _ => {}
         }
         parameters
+    }
+
+    /// The media type of such an answer; of several files, that of each.
+    pub fn media_type(self) -> &'static str {
+        match self {
+            Self::Tensor { transfer, .. } => transfer.media_type(),
+            Self::Image(format) | Self::Images(format, _) => format.media_type(),
+            Self::Video(_) => VIDEO_MP4,
+        }
     }
 
     /// The `Accept` header that asks for this.
@@ -250,7 +281,7 @@ fn tensor_or_bytes(
     accept: &Accept,
     partial_postprocess: bool,
 ) -> Result<Answer, WireError> {
-    let transfer = accept.media_types().find_map(transfer).unwrap_or(Transfer::Binary);
+    let transfer = Transfer::read(accept);
     tensor(metadata, if partial_postprocess { Values::Round8 } else { Values::Raw }, transfer)
 }
 
@@ -277,10 +308,15 @@ fn image_format(metadata: &Metadata) -> Result<ImageFormat, WireError> {
     match metadata.text("image_format")? {
         None | Some("jpg" | "jpeg") => jpeg(metadata),
         Some("png") => Ok(ImageFormat::Png),
+        Some("webp") => webp(metadata),
         Some(other) => {
-            Err(WireError::Parameter(format!("`image_format` is {other:?}, but must be jpg or png")))
+            Err(WireError::Parameter(format!("`image_format` is {other:?}, but must be jpg, png or webp")))
         }
     }
+}
+
+fn webp(metadata: &Metadata) -> Result<ImageFormat, WireError> {
+    Ok(ImageFormat::WebP { quality: metadata.number("quality", 1..=100)? })
 }
 
 fn jpeg(metadata: &Metadata) -> Result<ImageFormat, WireError> {
@@ -300,6 +336,7 @@ mod tests {
     }
 
     const JPEG: Answer = Answer::Image(ImageFormat::Jpeg { quality: None });
+    const WEBP: Answer = Answer::Image(ImageFormat::WebP { quality: None });
     const PNG: Answer = Answer::Image(ImageFormat::Png);
     const RAW: Answer = tensor(Values::Raw, DType::Float16, Transfer::Binary);
     const UNIT: Answer = tensor(Values::Unit, DType::Float16, Transfer::Binary);
@@ -322,7 +359,12 @@ mod tests {
             ("output_type=pil&image_format=png", "*/*", PNG),
             ("output_type=pil&image_format=png", "", PNG),
             ("output_type=pil&image_format=png", "image/*", PNG),
-            ("output_type=pil&image_format=jpg", "image/avif, image/webp, */*", JPEG),
+            ("output_type=pil&image_format=jpg", "image/avif, */*", JPEG),
+            // What a browser's own image request asks for.
+            ("output_type=pil&image_format=jpg", "image/avif, image/webp, */*", WEBP),
+            ("output_type=pil", "image/webp", WEBP),
+            ("image_format=webp", "", WEBP),
+            ("quality=3", "image/webp", Answer::Image(ImageFormat::WebP { quality: Some(3) })),
             ("output_type=pil", "image/jpeg;q=0.1, image/png", PNG),
             ("output_type=pil&image_format=tiff", "image/png", PNG),
             ("", "", JPEG),
@@ -363,9 +405,10 @@ mod tests {
         for (query, accept) in [
             ("output_type=np", ""),
             ("output_type=pil&output_type=pt", ""),
-            ("output_type=pil&image_format=webp", ""),
+            ("output_type=pil&image_format=avif", ""),
             ("output_type=pil", "text/plain"),
-            ("output_type=pil", "image/webp"),
+            ("output_type=pil", "image/avif"),
+            ("output_type=pil&quality=101", "image/webp"),
             ("output_type=pil&quality=0", ""),
             ("output_type=pil&quality=101", "image/jpeg"),
             ("output_type=mp4&quality=0", "text/plain"),
@@ -390,9 +433,13 @@ mod tests {
                 answers.push(tensor(Values::Unit, dtype, transfer));
             }
         }
-        for format in
-            [ImageFormat::Png, ImageFormat::Jpeg { quality: None }, ImageFormat::Jpeg { quality: Some(1) }]
-        {
+        for format in [
+            ImageFormat::Png,
+            ImageFormat::Jpeg { quality: None },
+            ImageFormat::Jpeg { quality: Some(1) },
+            ImageFormat::WebP { quality: None },
+            ImageFormat::WebP { quality: Some(100) },
+        ] {
             answers.push(Answer::Image(format));
             answers.push(Answer::Images(format, Packaging::Zip));
             answers.push(Answer::Images(format, Packaging::Multipart));

@@ -3,10 +3,11 @@
 use ::base64::Engine as _;
 use ::base64::alphabet::STANDARD;
 use ::base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use crate::{Tensor, TensorHead, WireError};
+use crate::{Tensor, WireError};
 
 /// Writes padding and reads with or without it.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -29,9 +30,9 @@ impl JsonBody {
         })
     }
 
-    /// The tensor in `inputs`.
-    pub(crate) fn tensor(self, head: TensorHead) -> Result<Tensor, WireError> {
-        Tensor::from_head(head, decode(&self.inputs)?.into())
+    /// The bytes in `inputs`.
+    pub(crate) fn bytes(self) -> Result<Bytes, WireError> {
+        Ok(decode(&self.inputs)?.into())
     }
 }
 

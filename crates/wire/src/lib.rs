@@ -1,7 +1,7 @@
 //! The remote VAE wire protocol as types: what a request says, what an answer looks like, and both halves of
 //! each, so that client and server cannot drift apart.
 //!
-//! The protocol is the one that `diffusers.utils.remote_utils` speaks (`remote_decode`), with the parts that
+//! The protocol is the one that `diffusers.utils.remote_utils` speaks (`remote_decode`, `remote_encode`), with the parts that
 //! other clients in the field use. Nothing here does input or output, and a tensor is no more than a type, a
 //! shape and bytes.
 //!
@@ -17,7 +17,7 @@
 //!
 //! // ... and the server's.
 //! let head = RequestHead::read(&query, Some(wire::TENSOR_BINARY), Some(request.accept()))?;
-//! assert_eq!(head.decode_request(body)?, request);
+//! assert_eq!(head.request(body)?, wire::Request::Decode(request));
 //! # Ok(())
 //! # }
 //! ```
@@ -31,6 +31,7 @@
 mod accept;
 mod answer;
 mod base64;
+mod encode;
 mod error;
 mod limits;
 mod metadata;
@@ -42,16 +43,21 @@ mod tensor;
 pub use accept::Accept;
 pub use answer::{Answer, ImageFormat, Packaging, Transfer, Values, VideoFormat};
 pub use base64::{read_base64_answer, write_base64_answer};
+pub use encode::{EncodeParams, EncodeRequest, Picture, SampleMode};
 pub use error::{ErrorBody, WireError};
 pub use limits::Limits;
 pub use metadata::Metadata;
 pub use params::{Params, Scaling};
-pub use request::{BodyFormat, DecodeRequest, RequestHead, Task};
+pub use request::{BodyFormat, DecodeRequest, Request, RequestHead, Task, TaskParams};
 pub use tensor::{DType, Tensor, TensorHead};
 
 /// Media type of a raw tensor: little-endian, C order; its shape and type are in the query or the headers.
 pub const TENSOR_BINARY: &str = "tensor/binary";
 /// Media type of a tensor as base64 in a JSON object.
 pub const TENSOR_BASE64: &str = "tensor/base64";
+/// Media type of a video file.
+pub const VIDEO_MP4: &str = "video/mp4";
+/// Media type of bytes that say themselves what they are.
+pub const OCTET_STREAM: &str = "application/octet-stream";
 /// Media type of JSON, which is also what the first generation of clients sends.
 pub const JSON: &str = "application/json";

@@ -1,6 +1,6 @@
 //! How much one request may ask for. Every limit is checked before the memory it guards is taken.
 
-use crate::{TensorHead, WireError};
+use crate::{Task, TensorHead, WireError};
 
 /// How much one request may ask for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -9,9 +9,9 @@ pub struct Limits {
     pub max_body_bytes: usize,
     /// Pictures in one request.
     pub max_batch: usize,
-    /// Pixels of one decoded picture or frame.
+    /// Pixels of one picture or frame, decoded or to be encoded.
     pub max_pixels: usize,
-    /// Pixels of everything that one request decodes, batch and frames together.
+    /// Pixels of everything that one request decodes or encodes, batch and frames together.
     pub max_total_pixels: usize,
 }
 
@@ -51,12 +51,13 @@ impl Limits {
         self.max_body_bytes.div_ceil(3).saturating_mul(4).saturating_add(Self::JSON_SLACK)
     }
 
-    /// Checks what a request decodes to: `batch` pictures or videos of `frames` frames, sizes in pixels.
+    /// Checks what a request decodes to, or encodes: `batch` pictures or videos of `frames` frames, sizes in pixels.
     ///
     /// # Errors
     /// [`WireError::TooLarge`] with both numbers.
-    pub fn check_decoded(
+    pub fn check_pictures(
         &self,
+        task: Task,
         batch: usize,
         frames: usize,
         height: usize,
@@ -71,7 +72,12 @@ impl Limits {
         let pixels = height.saturating_mul(width);
         if pixels > self.max_pixels {
             return too_large(
-                format!("a decoded picture would have {width} x {height} = {pixels} pixels"),
+                match task {
+                    Task::Decode => {
+                        format!("a decoded picture would have {width} x {height} = {pixels} pixels")
+                    }
+                    Task::Encode => format!("the picture has {width} x {height} = {pixels} pixels"),
+                },
                 self.max_pixels,
             );
         }
@@ -79,7 +85,11 @@ impl Limits {
         if total > self.max_total_pixels {
             return too_large(
                 format!(
-                    "the request decodes to {total} pixels ({batch} x {frames} pictures of {width} x {height})"
+                    "the request {} {total} pixels ({batch} x {frames} pictures of {width} x {height})",
+                    match task {
+                        Task::Decode => "decodes to",
+                        Task::Encode => "encodes",
+                    }
                 ),
                 self.max_total_pixels,
             );
@@ -100,13 +110,15 @@ mod tests {
         assert_eq!(limits.check_tensor(&tensor(16)), Ok(()));
         assert!(matches!(limits.check_tensor(&tensor(17)), Err(WireError::TooLarge(_))));
 
-        assert_eq!(limits.check_decoded(2, 1, 8, 8), Ok(()));
-        assert_eq!(limits.check_decoded(1, 3, 8, 8), Ok(()));
-        for (batch, frames, height, width) in
-            [(3, 1, 1, 1), (1, 1, 8, 9), (1, 1, usize::MAX, 2), (2, 2, 8, 8), (1, usize::MAX, 2, 2)]
-        {
-            let error = limits.check_decoded(batch, frames, height, width);
-            assert!(matches!(error, Err(WireError::TooLarge(_))), "{batch} {frames} {height} {width}");
+        for task in [Task::Decode, Task::Encode] {
+            assert_eq!(limits.check_pictures(task, 2, 1, 8, 8), Ok(()));
+            assert_eq!(limits.check_pictures(task, 1, 3, 8, 8), Ok(()));
+            for (batch, frames, height, width) in
+                [(3, 1, 1, 1), (1, 1, 8, 9), (1, 1, usize::MAX, 2), (2, 2, 8, 8), (1, usize::MAX, 2, 2)]
+            {
+                let error = limits.check_pictures(task, batch, frames, height, width);
+                assert!(matches!(error, Err(WireError::TooLarge(_))), "{batch} {frames} {height} {width}");
+            }
         }
     }
 

@@ -1,8 +1,8 @@
-//! What a request says besides its latents.
+//! What a request to decode says besides its latents, and how latents are scaled in both directions.
 
 use crate::{Accept, Answer, Metadata, WireError};
 
-/// How latents become what the model takes.
+/// How latents become what the model takes; for an encode, the way back.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Scaling {
     /// Unchanged: the caller has scaled them.
@@ -10,7 +10,7 @@ pub enum Scaling {
     None,
     /// As the configuration of the model says.
     Model,
-    /// `latents / scaling_factor + shift_factor`.
+    /// `latents / scaling_factor + shift_factor`; for an encode, `(latents - shift_factor) * scaling_factor`.
     Factors {
         /// What pipeline latents were multiplied with.
         scaling_factor: f32,
@@ -30,9 +30,9 @@ impl Scaling {
         let scaling_factor = metadata.number("scaling_factor", finite.clone())?;
         let shift_factor = metadata.number("shift_factor", finite)?;
         match (scaling_factor, metadata.flag("do_scaling")?) {
-            (Some(0.0), _) => {
-                Err(WireError::Parameter("`scaling_factor` is 0, and latents are divided by it".to_owned()))
-            }
+            (Some(0.0), _) => Err(WireError::Parameter(
+                "`scaling_factor` is 0, which no latents can be scaled with".to_owned(),
+            )),
             (Some(scaling_factor), _) => Ok(Self::Factors { scaling_factor, shift_factor }),
             (None, Some(true)) => Ok(Self::Model),
             (None, Some(false)) => Ok(Self::None),
@@ -40,7 +40,7 @@ impl Scaling {
         }
     }
 
-    fn parameters(self) -> Vec<(&'static str, String)> {
+    pub(crate) fn parameters(self) -> Vec<(&'static str, String)> {
         match self {
             // As diffusers does it: nothing is said.
             Self::None => Vec::new(),

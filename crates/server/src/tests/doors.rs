@@ -158,14 +158,25 @@ async fn what_has_been_done_is_counted() {
     house.post("/other", "", vec![0; 3]).await.error(400);
     let requests = "remote_vae_requests_total{model=";
     assert!(
-        line(&format!("{requests}\"fake\",output=\"tensor/binary\",mode=\"exact\",status=\"200\"}} 2")).await
+        line(&format!(
+            "{requests}\"fake\",task=\"decode\",output=\"tensor/binary\",mode=\"exact\",status=\"200\"}} 2"
+        ))
+        .await
     );
     assert!(
-        line(&format!("{requests}\"fake\",output=\"tensor/binary\",mode=\"none\",status=\"400\"}} 1")).await
+        line(&format!(
+            "{requests}\"fake\",task=\"decode\",output=\"tensor/binary\",mode=\"none\",status=\"400\"}} 1"
+        ))
+        .await
     );
-    assert!(line(&format!("{requests}\"none\",output=\"unknown\",mode=\"none\",status=\"400\"}} 1")).await);
-    assert!(line("remote_vae_pixels_total{model=\"fake\"} 8").await);
-    assert!(line("remote_vae_work_seconds_count{model=\"fake\"} 2").await);
+    assert!(
+        line(&format!(
+            "{requests}\"none\",task=\"unknown\",output=\"unknown\",mode=\"none\",status=\"400\"}} 1"
+        ))
+        .await
+    );
+    assert!(line("remote_vae_pixels_total{model=\"fake\",task=\"decode\"} 8").await);
+    assert!(line("remote_vae_work_seconds_count{model=\"fake\",task=\"decode\"} 2").await);
 
     handle.hold();
     let waiting = [(); 3].map(|()| {
@@ -177,7 +188,10 @@ async fn what_has_been_done_is_counted() {
     waiting.iter().for_each(tokio::task::JoinHandle::abort);
     house.until(|app| app.in_flight() == 0).await;
     assert!(
-        line(&format!("{requests}\"fake\",output=\"tensor/binary\",mode=\"exact\",status=\"499\"}} 3")).await
+        line(&format!(
+            "{requests}\"fake\",task=\"decode\",output=\"tensor/binary\",mode=\"exact\",status=\"499\"}} 3"
+        ))
+        .await
     );
     handle.let_go();
     tokio::time::sleep(Duration::from_millis(1)).await;

@@ -41,7 +41,7 @@ async fn requests_that_make_no_sense() {
         ("/?dtype=uint8&shape=[1,4,1,1,1]", "", 4, 422, "[1, 4, 1, 1, 1]"),
         ("/?dtype=uint8&shape=[2,4,1,1]&output_type=pil", "image/png", 8, 422, "output_type=pt"),
         ("/?dtype=uint8&shape=[1,4,1,1]&output_type=mp4", "text/plain", 4, 422, "video"),
-        ("/?dtype=uint8&shape=[1,4,1,1]&task=encode", "", 4, 422, "decodes only"),
+        ("/?dtype=uint8&shape=[1,4,1,1]&task=encode", "", 4, 422, "[B, 3, H, W]"),
         // Names.
         ("/other?dtype=uint8&shape=[1,4,1,1]", "", 4, 404, "\"other\""),
         ("/other/predict?dtype=uint8&shape=[1,4,1,1]", "", 4, 404, "fake"),
@@ -71,9 +71,11 @@ async fn other_content_types() {
     };
     send(Some("application/x-www-form-urlencoded"), query).await.error(415);
     send(Some("multipart/form-data; boundary=x"), query).await.error(415);
-    send(Some("image/png"), query).await.error(422);
-    send(None, "/").await.error(422);
-    send(None, "/?dtype=uint8&shape=[1,3,1,1]").await.error(422);
+    // Pictures, if these bytes were some.
+    send(Some("image/png"), query).await.error(400);
+    send(None, "/").await.error(400);
+    // This one has a byte too many.
+    send(None, "/?dtype=uint8&shape=[1,3,1,1]").await.error(413);
     send(Some("application/json"), query).await.error(400);
     send(Some("tensor/base64"), query).await.error(400);
     send(None, query).await.content("image/jpeg");

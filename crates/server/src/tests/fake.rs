@@ -1,10 +1,10 @@
-//! A model that is easy to predict: every pixel is the latent under it.
+//! A model that is easy to predict: every pixel is the latent under it, and every latent the pixel at its corner.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use vae::{DecodeOptions, EngineError, HostTensor, Observer, Vae, VaeError, VaeInfo};
+use vae::{DecodeOptions, EncodeOptions, EngineError, HostTensor, Observer, Vae, VaeError, VaeInfo};
 
 use crate::{Load, Model};
 
@@ -103,6 +103,25 @@ impl Vae for FakeVae {
         self.handle.0.weights.load(Ordering::SeqCst)
     }
 
+    fn encode(
+        &mut self,
+        pixels: HostTensor,
+        _options: &EncodeOptions,
+        observer: &mut dyn Observer,
+    ) -> Result<HostTensor, VaeError> {
+        let state = &self.handle.0;
+        state.started.fetch_add(1, Ordering::SeqCst);
+        loop {
+            observer.progress(1, 2)?;
+            if !state.held.load(Ordering::SeqCst) {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        state.finished.fetch_add(1, Ordering::SeqCst);
+        Ok(moments(&pixels, &self.info))
+    }
+
     fn release(&mut self) {
         self.handle.0.released.fetch_add(1, Ordering::SeqCst);
     }
@@ -139,6 +158,38 @@ pub(super) fn enlarged(latents: &HostTensor, info: &VaeInfo) -> HostTensor {
     HostTensor::new(shape, data)
 }
 
+/// Means and the logarithms of variances, in this order, of what `pixels` are encoded to: each mean is the pixel at the
+/// corner of those that it stands for (red, green, blue and red again), each variance is 1.
+pub(super) fn moments(pixels: &HostTensor, info: &VaeInfo) -> HostTensor {
+    let (batch, frames, height, width) = match *pixels.shape.as_slice() {
+        [batch, 3, frames, height, width] => (batch, frames, height, width),
+        [batch, 3, height, width] => (batch, 1, height, width),
+        ref other => panic!("{other:?} is no shape for an encode"),
+    };
+    let (spatial, temporal) = (info.spatial_factor, info.temporal_factor.unwrap_or(1));
+    assert!(height % spatial == 0 && width % spatial == 0, "{:?}", pixels.shape);
+    let latent_frames = (frames - 1) / temporal + 1;
+    let mut data = Vec::new();
+    for item in 0..batch {
+        for channel in 0..2 * info.latent_channels {
+            for frame in 0..latent_frames {
+                for y in 0..height / spatial {
+                    for x in 0..width / spatial {
+                        let plane = (item * 3 + channel % 3) * frames + frame * temporal;
+                        let mean = pixels.data[(plane * height + y * spatial) * width + x * spatial];
+                        data.push(if channel < info.latent_channels { mean } else { 0.0 });
+                    }
+                }
+            }
+        }
+    }
+    let mut shape = vec![batch, 2 * info.latent_channels, height / spatial, width / spatial];
+    if info.temporal_factor.is_some() {
+        shape.insert(2, latent_frames);
+    }
+    HostTensor::new(shape, data)
+}
+
 /// An image model of four latent channels and two pixels a latent.
 pub(super) fn info() -> VaeInfo {
     VaeInfo {
@@ -147,7 +198,7 @@ pub(super) fn info() -> VaeInfo {
         latent_channels: 4,
         out_channels: 3,
         spatial_factor: 2,
-        can_encode: false,
+        can_encode: true,
         temporal_factor: None,
         scaling_factor: 0.5,
         shift_factor: Some(0.125),

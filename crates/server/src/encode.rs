@@ -1,0 +1,171 @@
+//! From the picture of a request to the work of encoding it, with the steps of diffusers' `VaeImageProcessor`: RGB,
+//! sides that are whole latents, values in [-1, 1].
+
+use std::hash::{BuildHasher, RandomState};
+
+use bytes::Bytes;
+use media::{ImageFile, MediaError};
+use vae::{DiagonalGaussianDistribution, EncodeOptions, HostTensor, VaeError, VaeInfo};
+use wire::{DType, EncodeRequest, Picture, SampleMode, Task, Tensor, WireError};
+
+use crate::admission::Granted;
+use crate::error::ApiError;
+use crate::handler::{House, Job};
+use crate::respond::Reply;
+use crate::tensors::{host_tensor, scaling};
+
+/// What a model has to do for an encode.
+///
+/// # Errors
+/// A picture that does not fit the model or has more than the limits or the memory allow, a file that is none, or a
+/// model without an encoder.
+pub(crate) fn job(request: EncodeRequest, house: &House<'_>) -> Result<Job, ApiError> {
+    let EncodeRequest { picture, params } = request;
+    let &House { info, limits, .. } = house;
+    if !info.can_encode {
+        return Err(ApiError::unprocessable("this model cannot encode: its checkpoint holds a decoder only"));
+    }
+    let size = match &picture {
+        Picture::Tensor(tensor) => {
+            limits.check_tensor(&tensor.head)?;
+            tensor_size(&tensor.head.shape, info)?
+        }
+        Picture::File(file) => file_size(file, info)?,
+    };
+    // Before the file is decoded: a small file may have very many pixels.
+    limits.check_pictures(Task::Encode, size.batch, size.frames, size.height, size.width)?;
+    let (height, width) = size.whole_latents(info.spatial_factor)?;
+    let frames = size.batch * size.frames;
+    let pixels = frames * height * width;
+
+    let sample_mode = match params.sample_mode {
+        SampleMode::Argmax => vae::SampleMode::Argmax,
+        SampleMode::Sample { seed } => vae::SampleMode::Sample { seed: seed.unwrap_or_else(random_seed) },
+    };
+    let seed = match sample_mode {
+        vae::SampleMode::Sample { seed } => Some(seed),
+        vae::SampleMode::Argmax => None,
+    };
+    let options = EncodeOptions { tiling: params.tiling, framewise: params.framewise };
+    let shape = size.shape((height, width), info);
+    let Granted { options, mode, forecast } =
+        house.admission.encode(house.forecaster, &shape, options, house.at_rest)?;
+    let work = Box::new(move |vae: &mut dyn vae::Vae, observer: &mut dyn vae::Observer| {
+        let pixels = for_model(picture, size, (height, width), shape)?;
+        let moments = vae.encode(pixels, &options, observer)?;
+        let mut latents = DiagonalGaussianDistribution::new(moments).latents(sample_mode);
+        scaling(params.scaling).undo(&mut latents, vae.info())?;
+        Ok(latents)
+    });
+    let reply = Reply::Latents { dtype: params.dtype, transfer: params.transfer, seed };
+    Ok(Job { work, frames, pixels, mode, forecast, reply })
+}
+
+/// What a request wants encoded.
+#[derive(Clone, Copy)]
+struct Size {
+    batch: usize,
+    frames: usize,
+    height: usize,
+    width: usize,
+}
+
+impl Size {
+    /// The shape of the pixels that the model gets, of this height and width.
+    fn shape(self, (height, width): (usize, usize), info: &VaeInfo) -> Vec<usize> {
+        match info.temporal_factor {
+            None => vec![self.batch, info.out_channels, height, width],
+            Some(_) => vec![self.batch, info.out_channels, self.frames, height, width],
+        }
+    }
+
+    /// Height and width, each rounded down to a multiple of `factor`.
+    fn whole_latents(self, factor: usize) -> Result<(usize, usize), ApiError> {
+        let Self { height, width, .. } = self;
+        if height < factor || width < factor {
+            return Err(ApiError::unprocessable(format!(
+                "a picture of {width} x {height} pixels has no whole latent, which stands for {factor} x {factor}"
+            )));
+        }
+        Ok((height - height % factor, width - width % factor))
+    }
+}
+
+fn tensor_size(shape: &[usize], info: &VaeInfo) -> Result<Size, ApiError> {
+    let channels = info.out_channels;
+    let video = info.temporal_factor.is_some();
+    let (batch, frames, height, width) = match *shape {
+        [batch, c, frames, height, width] if video && c == channels => (batch, frames, height, width),
+        [c, frames, height, width] if video && c == channels => (1, frames, height, width),
+        // Stills, for a video model too.
+        [batch, c, height, width] if c == channels => (batch, 1, height, width),
+        [c, height, width] if c == channels => (1, 1, height, width),
+        _ => {
+            let video = if video { format!(", [B, {channels}, F, H, W]") } else { String::new() };
+            return Err(ApiError::unprocessable(format!(
+                "pixels of shape {shape:?} do not fit this model, which encodes [B, {channels}, H, W], \
+                 [{channels}, H, W]{video}"
+            )));
+        }
+    };
+    Ok(Size { batch, frames, height, width })
+}
+
+fn file_size(file: &Bytes, info: &VaeInfo) -> Result<Size, ApiError> {
+    if info.out_channels != 3 {
+        return Err(ApiError::unprocessable(format!(
+            "this model encodes {} channels, and a picture file has 3: send a tensor",
+            info.out_channels
+        )));
+    }
+    let image = ImageFile::open(file).map_err(|error| {
+        let hint = match error {
+            MediaError::UnknownFormat => ", or a tensor with its `shape` and `dtype`",
+            _ => "",
+        };
+        WireError::Body(format!("{error}{hint}"))
+    })?;
+    let (width, height) = image.size();
+    Ok(Size { batch: 1, frames: 1, height, width })
+}
+
+/// The pixels as the model takes them: `[B, 3, H, W]`, or `[B, 3, F, H, W]`, of height and width `to`, in [-1, 1].
+fn for_model(
+    picture: Picture,
+    size: Size,
+    to: (usize, usize),
+    shape: Vec<usize>,
+) -> Result<HostTensor, VaeError> {
+    let from = (size.height, size.width);
+    let data = match picture {
+        Picture::File(file) => {
+            let input = |error: MediaError| VaeError::Input(error.to_string());
+            let image = ImageFile::open(&file).and_then(|image| image.decode()).map_err(input)?;
+            media::planes_from_rgb(&media::resize_lanczos(image, to.1, to.0).pixels)
+        }
+        Picture::Tensor(tensor) => {
+            let mut values = pixel_values(tensor)?;
+            if from != to {
+                values = media::resize_nearest(&values, from, to);
+            }
+            media::model_range(&mut values);
+            values
+        }
+    };
+    Ok(HostTensor::new(shape, data))
+}
+
+/// The values of a tensor of pixels; bytes go from 0 to 255 where other types go from 0 to 1.
+fn pixel_values(tensor: Tensor) -> Result<Vec<f32>, VaeError> {
+    let bytes = tensor.head.dtype == DType::UInt8;
+    let mut values = host_tensor(tensor)?.data;
+    if bytes {
+        values.iter_mut().for_each(|value| *value /= 255.0);
+    }
+    Ok(values)
+}
+
+/// A seed that nobody could guess, short enough to be written down.
+fn random_seed() -> u64 {
+    RandomState::new().hash_one(0) >> 32
+}

@@ -1,0 +1,278 @@
+//! What an encode answers, for pictures in every form.
+
+use axum::body::Body;
+use axum::http::Request;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use half::f16;
+use vae::{DiagonalGaussianDistribution, HostTensor, VaeInfo};
+
+use super::fake::{info, model, moments};
+use super::{House, Reply};
+use crate::Config;
+
+async fn house() -> House {
+    House::open(Config::default(), vec![model("fake", info()).0]).await
+}
+
+/// Sends `body` with this content type, if any.
+async fn post(house: &House, uri: &str, content_type: Option<&str>, body: impl Into<Body>) -> Reply {
+    let mut request = Request::post(uri);
+    if let Some(content_type) = content_type {
+        request = request.header("content-type", content_type);
+    }
+    house.send(request.body(body.into()).unwrap()).await
+}
+
+/// Pixels of a picture of this size, `[height, width, 3]`.
+fn rgb(width: usize, height: usize) -> Vec<u8> {
+    (0..width * height * 3).map(|index| (index * 37 % 251) as u8).collect()
+}
+
+/// What the model finds most likely for pixels `[B, 3, H, W]` or `[B, 3, F, H, W]` in [-1, 1].
+fn mode(pixels: HostTensor, info: &VaeInfo) -> HostTensor {
+    DiagonalGaussianDistribution::new(moments(&pixels, info)).mode()
+}
+
+/// The same for the pixels of a picture.
+fn mode_of_rgb(width: usize, height: usize) -> HostTensor {
+    mode(HostTensor::new(vec![1, 3, height, width], media::planes_from_rgb(&rgb(width, height))), &info())
+}
+
+fn halves(values: &[f32]) -> Vec<f32> {
+    values.iter().map(|&value| f16::from_f32(value).to_f32()).collect()
+}
+
+/// The latents of a binary answer in float16.
+#[track_caller]
+fn latents(reply: &Reply) -> HostTensor {
+    let body = reply.content("tensor/binary");
+    assert_eq!(reply.header("dtype"), "float16");
+    let shape = serde_json::from_str(reply.header("shape")).unwrap();
+    HostTensor::new(shape, body.as_chunks().0.iter().map(|&b| f16::from_le_bytes(b).to_f32()).collect())
+}
+
+#[track_caller]
+fn assert_latents(reply: &Reply, expected: &HostTensor) {
+    let latents = latents(reply);
+    assert_eq!((latents.shape, latents.data), (expected.shape.clone(), halves(&expected.data)));
+}
+
+#[tokio::test]
+async fn a_picture_file_in_every_wrapping() {
+    let house = house().await;
+    let expected = mode_of_rgb(6, 4);
+    let png = media::encode_png(&rgb(6, 4), 6, 4).unwrap();
+    for path in ["/", "/predict", "/fake", "/fake/", "/fake/predict"] {
+        let uri = format!("{path}?sample_mode=argmax&model=fake");
+        for content_type in
+            [None, Some("application/octet-stream"), Some("image/png"), Some("image/whatever")]
+        {
+            let reply = post(&house, &uri, content_type, png.clone()).await;
+            assert_latents(&reply, &expected);
+            assert!(!reply.headers.contains_key("seed"));
+        }
+    }
+    let json = serde_json::json!({"inputs": BASE64_STANDARD.encode(&png)}).to_string();
+    let uri = "/?task=encode&sample_mode=argmax";
+    assert_latents(&post(&house, uri, Some("tensor/base64"), json).await, &expected);
+    // The first generation gets latents as a pipeline has them: (x - shift) * scale of the model.
+    let parameters = serde_json::json!({"sample_mode": "argmax"});
+    let json =
+        serde_json::json!({"inputs": BASE64_STANDARD.encode(&png), "parameters": parameters}).to_string();
+    let mut scaled = expected.clone();
+    scaled.data.iter_mut().for_each(|x| *x = (*x - 0.125) * 0.5);
+    assert_latents(&post(&house, "/", Some("application/json"), json).await, &scaled);
+}
+
+#[tokio::test]
+async fn files_of_every_format_are_told_by_their_bytes() {
+    let house = house().await;
+    for file in
+        [media::encode_jpeg(&rgb(6, 4), 6, 4, 90).unwrap(), media::encode_webp(&rgb(6, 4), 6, 4, 90).unwrap()]
+    {
+        let pixels = media::ImageFile::open(&file).unwrap().decode().unwrap().pixels;
+        let expected = mode(HostTensor::new(vec![1, 3, 4, 6], media::planes_from_rgb(&pixels)), &info());
+        assert_latents(&post(&house, "/?sample_mode=argmax", None, file).await, &expected);
+    }
+}
+
+#[tokio::test]
+async fn odd_sizes_are_brought_to_whole_latents() {
+    let house = house().await;
+    let image = media::RgbImage { width: 7, height: 5, pixels: rgb(7, 5) };
+    let pixels = media::planes_from_rgb(&media::resize_lanczos(image, 6, 4).pixels);
+    let png = media::encode_png(&rgb(7, 5), 7, 5).unwrap();
+    let reply = post(&house, "/?sample_mode=argmax", None, png).await;
+    assert_latents(&reply, &mode(HostTensor::new(vec![1, 3, 4, 6], pixels), &info()));
+
+    // A tensor takes the nearest values: rows 0, 1, 2, 3 of 5 and columns 0, 1, 2, 3, 4, 5 of 7.
+    let values: Vec<f32> = (0..105).map(|value| value as f32 / 128.0 - 0.5).collect();
+    let cut = media::resize_nearest(&values, (5, 7), (4, 6));
+    let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let uri = "/?sample_mode=argmax&dtype=float32&shape=1&shape=3&shape=5&shape=7";
+    let reply = post(&house, uri, None, bytes).await;
+    assert_latents(&reply, &mode(HostTensor::new(vec![1, 3, 4, 6], cut), &info()));
+}
+
+#[tokio::test]
+async fn tensors_in_every_form() {
+    let house = house().await;
+    let unit: Vec<f32> = (0..24).map(|value| value as f32 / 32.0).collect();
+    let full: Vec<f32> = unit.iter().map(|value| 2.0 * value - 1.0).collect();
+    let of = |values: &[f32]| -> Vec<u8> {
+        values.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes()).collect()
+    };
+    let expected = mode(HostTensor::new(vec![2, 3, 2, 2], full.clone()), &info());
+    let uri = "/?sample_mode=argmax&dtype=float16&shape=[2,3,2,2]";
+    // Values from 0 to 1 are spread, others are taken as they are.
+    assert_latents(&post(&house, uri, None, of(&unit)).await, &expected);
+    assert_latents(&post(&house, uri, Some("application/octet-stream"), of(&full)).await, &expected);
+    // With a content type that names a tensor, it must be said that it is no latent.
+    let named = format!("{uri}&task=encode");
+    assert_latents(&post(&house, &named, Some("tensor/binary"), of(&full)).await, &expected);
+    post(&house, uri, Some("tensor/binary"), of(&full)).await.error(422);
+    let json = serde_json::json!({"inputs": BASE64_STANDARD.encode(of(&full))}).to_string();
+    assert_latents(&post(&house, &named, Some("tensor/base64"), json).await, &expected);
+    // One picture without its batch, as bytes.
+    let one = "/?sample_mode=argmax&dtype=uint8&shape=[3,2,2]";
+    let bytes: Vec<u8> = (0..12).map(|value| value * 20).collect();
+    let values = bytes.iter().map(|&byte| 2.0 * (f32::from(byte) / 255.0) - 1.0).collect();
+    let expected = mode(HostTensor::new(vec![1, 3, 2, 2], values), &info());
+    assert_latents(&post(&house, one, None, bytes).await, &expected);
+}
+
+#[tokio::test]
+async fn videos_and_stills_for_a_video_model() {
+    let video = VaeInfo { temporal_factor: Some(4), ..info() };
+    let house = House::open(Config::default(), vec![model("fake", video.clone()).0]).await;
+    let values: Vec<f32> = (0..60).map(|value| value as f32 / 64.0 - 0.5).collect();
+    let bytes: Vec<u8> = values.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes()).collect();
+    let expected = mode(HostTensor::new(vec![1, 3, 5, 2, 2], values), &video);
+    assert_eq!(expected.shape, [1, 4, 2, 1, 1]);
+    let uri = "/?sample_mode=argmax&dtype=float16";
+    assert_latents(&post(&house, &format!("{uri}&shape=[1,3,5,2,2]"), None, bytes.clone()).await, &expected);
+    assert_latents(
+        &post(&house, &format!("{uri}&shape=[3,5,2,2]&task=encode"), None, bytes).await,
+        &expected,
+    );
+    let png = media::encode_png(&rgb(6, 4), 6, 4).unwrap();
+    let still = HostTensor::new(vec![1, 3, 1, 4, 6], media::planes_from_rgb(&rgb(6, 4)));
+    assert_latents(&post(&house, "/?sample_mode=argmax", None, png).await, &mode(still, &video));
+}
+
+#[tokio::test]
+async fn scaling_is_the_decodes_way_back() {
+    let house = house().await;
+    let png = media::encode_png(&rgb(6, 4), 6, 4).unwrap();
+    for (query, scale, shift) in [
+        ("", 1.0, 0.0),
+        ("&do_scaling=False", 1.0, 0.0),
+        ("&scaling_factor=0.25", 0.25, 0.0),
+        ("&scaling_factor=2&shift_factor=-0.5", 2.0, -0.5),
+        ("&do_scaling=True", 0.5, 0.125),
+    ] {
+        let mut expected = mode_of_rgb(6, 4);
+        expected.data.iter_mut().for_each(|x| *x = (*x - shift) * scale);
+        let reply = post(&house, &format!("/?sample_mode=argmax{query}"), None, png.clone()).await;
+        assert_latents(&reply, &expected);
+    }
+}
+
+#[tokio::test]
+async fn a_seed_repeats_and_without_one_it_is_told() {
+    let house = house().await;
+    let png = media::encode_png(&rgb(6, 4), 6, 4).unwrap();
+    let pixels = HostTensor::new(vec![1, 3, 4, 6], media::planes_from_rgb(&rgb(6, 4)));
+    let expected = DiagonalGaussianDistribution::new(moments(&pixels, &info())).sample(7);
+    let reply = post(&house, "/?seed=7", None, png.clone()).await;
+    assert_eq!(reply.header("seed"), "7");
+    assert_latents(&reply, &expected);
+
+    let (one, other) =
+        (post(&house, "/", None, png.clone()).await, post(&house, "/", None, png.clone()).await);
+    assert_ne!(one.body, other.body);
+    let again = post(&house, &format!("/?seed={}", one.header("seed")), None, png).await;
+    assert_eq!(one.body, again.body);
+}
+
+#[tokio::test]
+async fn types_and_wrappings_of_the_answer() {
+    let house = house().await;
+    let png = media::encode_png(&rgb(6, 4), 6, 4).unwrap();
+    let expected = mode_of_rgb(6, 4);
+    let reply = post(&house, "/?sample_mode=argmax&out_dtype=float32", None, png.clone()).await;
+    let body = reply.content("tensor/binary");
+    let values: Vec<f32> = body.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect();
+    assert_eq!((reply.header("dtype"), values), ("float32", expected.data));
+    let binary = post(&house, "/?sample_mode=argmax", None, png.clone()).await;
+    for accept in ["tensor/base64", "application/json"] {
+        let request = Request::post("/?sample_mode=argmax").header("accept", accept);
+        let reply = house.send(request.body(png.clone().into()).unwrap()).await;
+        let tensor = wire::read_base64_answer(reply.content(accept)).unwrap();
+        assert_eq!((tensor.bytes, tensor.head.shape_header()), (binary.body.clone(), "[1, 4, 2, 3]".into()));
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_encoded() {
+    let limits = wire::Limits { max_pixels: 100, max_batch: 2, ..wire::Limits::default() };
+    let decoder = VaeInfo { can_encode: false, ..info() };
+    let models = vec![model("fake", info()).0, model("decoder", decoder).0];
+    let house = House::open(Config { limits, ..Config::default() }, models).await;
+    let png = |width, height| media::encode_png(&rgb(width, height), width, height).unwrap();
+    let mut damaged = png(6, 4);
+    damaged.truncate(damaged.len() - 45);
+    for (uri, body, status, says) in [
+        ("/", b"GIF89a".to_vec(), 400, "PNG, JPEG or WebP"),
+        ("/", Vec::new(), 400, "PNG, JPEG or WebP"),
+        ("/", b"\x89PNG\r\n\x1a\n".to_vec(), 400, "PNG file cannot be read"),
+        ("/", damaged, 422, "PNG file cannot be read"),
+        ("/", png(1, 4), 422, "1 x 4 pixels"),
+        ("/", png(11, 10), 413, "110 pixels"),
+        ("/decoder", png(6, 4), 422, "decoder only"),
+        ("/?seed=x", png(6, 4), 400, "`seed`"),
+        ("/?shape=[3,3,2,2]&dtype=uint8", vec![0; 36], 413, "3 items"),
+        ("/?shape=[1,4,2,2]&dtype=uint8&task=encode", vec![0; 16], 422, "[B, 3, H, W]"),
+        ("/?shape=[1,3,2,2]&dtype=uint8", vec![0; 11], 400, "12"),
+    ] {
+        let error = post(&house, uri, None, body).await.error(status);
+        assert!(error.contains(says), "{uri}: {error}");
+    }
+}
+
+/// A small file with very many pixels is refused by its header.
+#[tokio::test]
+async fn an_image_bomb_does_not_go_off() {
+    let house = house().await;
+    // 50,000 x 50,000 pixels, one bit each: the header, and no pixels at all.
+    let mut file = Vec::new();
+    let mut encoder = png::Encoder::new(&mut file, 50_000, 50_000);
+    encoder.set_depth(png::BitDepth::One);
+    encoder.write_header().unwrap().write_chunk(png::chunk::IDAT, &[0; 64]).unwrap();
+    let error = post(&house, "/", None, file).await.error(413);
+    assert!(error.contains("50000 x 50000"), "{error}");
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_ends_the_work_of_encoding() {
+    let (fake, handle) = model("fake", info());
+    let house = House::open(Config::default(), vec![fake]).await;
+    handle.hold();
+    let router = house.router.clone();
+    let png = media::encode_png(&rgb(6, 4), 6, 4).unwrap();
+    let request = Request::post("/").body(Body::from(png)).unwrap();
+    let running = tokio::spawn(tower::ServiceExt::oneshot(router, request));
+    house.until(|_| handle.started() == 1).await;
+    running.abort();
+    house.until(|app| app.executor().is_idle()).await;
+    assert_eq!((handle.started(), handle.finished()), (1, 0));
+    handle.let_go();
+    let text = String::from_utf8(house.get("/metrics").await.body.to_vec()).unwrap();
+    assert!(
+        text.contains(
+            "model=\"fake\",task=\"encode\",output=\"tensor/binary\",mode=\"exact\",status=\"499\"} 1"
+        ),
+        "{text}"
+    );
+}
