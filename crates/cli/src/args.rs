@@ -3,21 +3,23 @@
 use std::path::PathBuf;
 
 use clap::builder::BoolishValueParser;
-use clap::error::ErrorKind;
-use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use client::{DecodeOptions, ImageFormat, OutputType};
 use tracing_subscriber::filter::Targets;
 
-use crate::batch::args::{BatchArgs, ServerArgs};
+use crate::batch::args::BatchArgs;
 use crate::config::{self, Arguments};
 use crate::doors::DoorArgs;
-use crate::engine::{EngineArgs, FLAGS as ENGINE_FLAGS};
+use crate::encode::EncodeArgs;
+use crate::engine::EngineArgs;
 use crate::models::ModelsArgs;
+use crate::place::PlaceArgs;
+use crate::roundtrip::RoundtripArgs;
 use crate::service::LimitArgs;
-use crate::source::{ModelArgs, Source};
+use crate::source::ModelArgs;
 
-/// Decode the latents of diffusion models over HTTP, compatible with diffusers' remote_decode
+/// Decode the latents of diffusion models over HTTP, and encode pictures, compatible with diffusers' remote_decode and
+/// remote_encode
 #[derive(Debug, Parser)]
 #[command(name = "remote-vae", version, max_term_width = 110)]
 #[command(
@@ -62,6 +64,8 @@ pub(crate) enum Command {
     )]
     Config(ServeArgs),
     Decode(DecodeArgs),
+    Encode(EncodeArgs),
+    Roundtrip(RoundtripArgs),
     Quickstart(QuickstartArgs),
     Bench(BenchArgs),
     Models(ModelsArgs),
@@ -133,34 +137,19 @@ pub(crate) struct DecodeArgs {
     /// patterns such as 'a/**/*.pt', and - for a list on stdin, one a line
     #[arg(required = true)]
     pub(crate) latents: Vec<String>,
-    /// File to write. Its ending says what: .jpg, .png, or for a tensor .safetensors, .npy. For many files a folder,
+    /// File to write. Its ending says what: .jpg, .png, .webp, or for a tensor .safetensors, .npy. For many files a folder,
     /// which is made if it is not there
     #[arg(short, long, env = "REMOTE_VAE_OUT", hide_env_values = true)]
     pub(crate) out: PathBuf,
-    /// URL of a server, ours or any other that diffusers' remote_decode works with; of several, each file goes to the
-    /// least busy one
-    #[arg(
-        long,
-        env = "REMOTE_VAE_ENDPOINT",
-        hide_env_values = true,
-        value_name = "URL",
-        value_delimiter = ','
-    )]
-    pub(crate) endpoint: Vec<String>,
-    /// Decode here, without a server: a SOURCE as in `remote-vae serve --help` [default: demo, if no --endpoint]
-    #[arg(long, env = "REMOTE_VAE_MODEL", hide_env_values = true, value_name = "SOURCE")]
-    pub(crate) model: Option<ModelArgs>,
     /// Do not write into PNG and .safetensors files which model and factors they were made with
     #[arg(long, env = "REMOTE_VAE_NO_METADATA", hide_env_values = true, value_parser = BoolishValueParser::new())]
     pub(crate) no_metadata: bool,
     #[command(flatten)]
-    pub(crate) batch: BatchArgs,
-    #[command(flatten)]
-    pub(crate) server: ServerArgs,
-    #[command(flatten)]
     pub(crate) options: OptionArgs,
     #[command(flatten)]
-    pub(crate) engine: EngineArgs,
+    pub(crate) batch: BatchArgs,
+    #[command(flatten)]
+    pub(crate) place: PlaceArgs,
 }
 
 /// The options of `remote_decode`, under its names.
@@ -310,6 +299,7 @@ pub(crate) enum ImageFormatArg {
     #[value(alias = "jpeg")]
     Jpg,
     Png,
+    Webp,
 }
 
 /// `--tensor-format`.
@@ -335,6 +325,7 @@ impl ImageFormatArg {
         match self {
             Self::Jpg => "jpg",
             Self::Png => "png",
+            Self::Webp => "webp",
         }
     }
 }
@@ -354,6 +345,7 @@ impl From<ImageFormatArg> for ImageFormat {
         match arg {
             ImageFormatArg::Jpg => Self::Jpeg { quality: None },
             ImageFormatArg::Png => Self::Png,
+            ImageFormatArg::Webp => Self::WebP { quality: None },
         }
     }
 }
@@ -398,52 +390,22 @@ impl Args {
 
     fn from_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
         let mut args = Self::from_arg_matches(matches).map_err(|error| error.format(&mut Self::command()))?;
-        if let (Command::Decode(decode), Some((_, matches))) = (&mut args.command, matches.subcommand()) {
-            decode.settle(matches)?;
+        let place = match &mut args.command {
+            Command::Decode(args) => &mut args.place,
+            Command::Encode(args) => &mut args.place,
+            Command::Roundtrip(args) => &mut args.place,
+            Command::Serve(_)
+            | Command::Config(_)
+            | Command::Quickstart(_)
+            | Command::Bench(_)
+            | Command::Models(_) => {
+                return Ok(args);
+            }
+        };
+        if let Some((_, matches)) = matches.subcommand() {
+            place.settle(matches)?;
         }
         Ok(args)
-    }
-}
-
-impl DecodeArgs {
-    /// A server and a model exclude each other. Said in one place, that is an error; said in both, the command line
-    /// goes before the environment, which may be meant for other commands
-    fn settle(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
-        let said = |id: &str| matches.value_source(id);
-        match (said("endpoint"), said("model")) {
-            (Some(ValueSource::CommandLine), Some(ValueSource::EnvVariable)) => self.model = None,
-            (Some(ValueSource::EnvVariable), Some(ValueSource::CommandLine)) => self.endpoint.clear(),
-            (Some(_), Some(_)) => {
-                return Err(Args::command().error(
-                    ErrorKind::ArgumentConflict,
-                    "--endpoint (REMOTE_VAE_ENDPOINT) decodes with a server, --model (REMOTE_VAE_MODEL) without one; \
-                     drop one of them",
-                ));
-            }
-            _ => {}
-        }
-        let by_server = !self.endpoint.is_empty() && self.model.is_none();
-        if let Some(flag) =
-            ENGINE_FLAGS.iter().find(|flag| by_server && said(flag) == Some(ValueSource::CommandLine))
-        {
-            return Err(Args::command().error(
-                ErrorKind::ArgumentConflict,
-                format!("--{flag} is for decoding on this machine, but --endpoint decodes with a server; drop one of them"),
-            ));
-        }
-        Ok(())
-    }
-
-    /// The model to decode with here, `None` when a server does it
-    pub(crate) fn source(&self) -> anyhow::Result<Option<Source>> {
-        match &self.model {
-            Some(ModelArgs(models)) => match models.as_slice() {
-                [model] => Ok(Some(model.source.clone())),
-                models => anyhow::bail!("--model names {} models, but one decodes", models.len()),
-            },
-            None if self.endpoint.is_empty() => Ok(Some(Source::demo())),
-            None => Ok(None),
-        }
     }
 }
 

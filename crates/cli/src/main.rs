@@ -20,17 +20,21 @@ mod config;
 mod decode;
 mod demo;
 mod doors;
+mod encode;
 mod engine;
 mod explain;
 mod latents;
 mod machine;
 mod models;
 mod output;
+mod place;
 mod preview;
 mod provenance;
 mod quickstart;
+mod roundtrip;
 mod serve;
 mod service;
+mod similarity;
 mod source;
 
 use std::process::ExitCode;
@@ -52,6 +56,8 @@ fn main() -> ExitCode {
         // It is printed already.
         Command::Config(_) => Ok(()),
         Command::Decode(args) => decode::run(args),
+        Command::Encode(args) => encode::run(args),
+        Command::Roundtrip(args) => roundtrip::run(args),
         Command::Quickstart(args) => quickstart::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Models(args) => models::run(&args),

@@ -1,4 +1,4 @@
-//! Writing what was decoded.
+//! Writing what was decoded or encoded.
 
 use std::collections::HashSet;
 use std::fs;
@@ -11,12 +11,14 @@ use anyhow::{Context, bail, ensure};
 use client::{DType, Decoded, ImageFormat, OutputType, Tensor};
 use safetensors::tensor::{Dtype, TensorView};
 
-use crate::args::{ImageFormatArg, OptionArgs, OutputTypeArg};
+use crate::args::{ImageFormatArg, OptionArgs, OutputTypeArg, TensorFormatArg};
 use crate::latents::npy;
 use crate::provenance::Provenance;
 
 /// Name of the tensor in a safetensors file that we write, after diffusers' `DecoderOutput.sample`.
 const SAMPLE: &str = "sample";
+/// Name of encoded latents in a safetensors file.
+const LATENTS: &str = "latents";
 
 /// Names of files that are not yet whole. Hidden, and none that a person would choose.
 const PART_PREFIX: &str = ".remote-vae-";
@@ -36,6 +38,7 @@ impl Ending {
         match path.extension().unwrap_or_default().to_ascii_lowercase().to_str() {
             Some("jpg" | "jpeg") => Self::Image(ImageFormatArg::Jpg),
             Some("png") => Self::Image(ImageFormatArg::Png),
+            Some("webp") => Self::Image(ImageFormatArg::Webp),
             Some("safetensors") => Self::Safetensors,
             Some("npy") => Self::Npy,
             Some("mp4") => Self::Mp4,
@@ -49,10 +52,7 @@ impl Ending {
 /// # Errors
 /// Flags that contradict the name, or a folder that is not there: better now than after the work.
 pub(crate) fn plan(out: &Path, args: &OptionArgs) -> anyhow::Result<(OutputType, ImageFormat)> {
-    let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    ensure!(folder.is_dir(), "cannot write {}: there is no folder {}", out.display(), folder.display());
-    ensure!(!out.is_dir(), "cannot write {}: it is a folder", out.display());
-
+    check_place(out)?;
     let ending = Ending::of(out);
     let by_name = match ending {
         Ending::Safetensors | Ending::Npy => OutputTypeArg::Pt,
@@ -70,7 +70,7 @@ pub(crate) fn plan(out: &Path, args: &OptionArgs) -> anyhow::Result<(OutputType,
             bail!("--output-type mp4 gives a video: name it .mp4, not {out}")
         }
         (OutputTypeArg::Pil, Ending::Mp4) => {
-            bail!("--output-type pil gives a picture: name it .jpg or .png, not {out}")
+            bail!("--output-type pil gives a picture: name it .jpg, .png or .webp, not {out}")
         }
         (OutputTypeArg::Pt, Ending::Image(_) | Ending::Mp4 | Ending::Other) => {
             bail!(
@@ -78,7 +78,7 @@ pub(crate) fn plan(out: &Path, args: &OptionArgs) -> anyhow::Result<(OutputType,
             )
         }
         (OutputTypeArg::Pil, Ending::Safetensors | Ending::Npy) => {
-            bail!("--output-type pil gives a picture: name it .jpg or .png, not {out}")
+            bail!("--output-type pil gives a picture: name it .jpg, .png or .webp, not {out}")
         }
         (OutputTypeArg::Pil, Ending::Image(_)) if args.partial_postprocess => {
             bail!("--partial-postprocess gives a tensor: name it .safetensors or .npy, not {out}")
@@ -95,11 +95,34 @@ pub(crate) fn plan(out: &Path, args: &OptionArgs) -> anyhow::Result<(OutputType,
     Ok((output_type.into(), image_format.into()))
 }
 
-/// As [`plan`], for many files in the folder `out`: the flags say it all. Also the ending of their names.
-pub(crate) fn plan_many(
-    out: &Path,
-    args: &OptionArgs,
-) -> anyhow::Result<(OutputType, ImageFormat, &'static str)> {
+/// Checks that a file can be where `out` says.
+fn check_place(out: &Path) -> anyhow::Result<()> {
+    let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    ensure!(folder.is_dir(), "cannot write {}: there is no folder {}", out.display(), folder.display());
+    ensure!(!out.is_dir(), "cannot write {}: it is a folder", out.display());
+    Ok(())
+}
+
+/// Checks that latents of this type can be written to `out`: better now than after the work.
+pub(crate) fn plan_latents(out: &Path, dtype: DType) -> anyhow::Result<()> {
+    check_place(out)?;
+    match Ending::of(out) {
+        Ending::Npy if dtype == DType::BFloat16 => {
+            bail!("NumPy has no bfloat16: name the file .safetensors, not {}", out.display())
+        }
+        Ending::Safetensors | Ending::Npy => Ok(()),
+        _ => bail!("latents are a tensor: name the file .safetensors or .npy, not {}", out.display()),
+    }
+}
+
+/// As [`plan_latents`], for many files in the folder `out`.
+pub(crate) fn plan_many_latents(out: &Path, format: TensorFormatArg, dtype: DType) -> anyhow::Result<()> {
+    check_folder(out)?;
+    plan_latents(Path::new(&format!("x.{}", format.name())), dtype)
+}
+
+/// Checks that `out` can be the folder of many files.
+fn check_folder(out: &Path) -> anyhow::Result<()> {
     ensure!(
         !out.exists() || out.is_dir(),
         "{} is a file, but what comes of many files goes into a folder",
@@ -110,6 +133,15 @@ pub(crate) fn plan_many(
         "{} looks like one file, but many files go into a folder; add a / if it is one",
         out.display()
     );
+    Ok(())
+}
+
+/// As [`plan`], for many files in the folder `out`: the flags say it all. Also the ending of their names.
+pub(crate) fn plan_many(
+    out: &Path,
+    args: &OptionArgs,
+) -> anyhow::Result<(OutputType, ImageFormat, &'static str)> {
+    check_folder(out)?;
     let ending = match (args.output_type, args.partial_postprocess) {
         (Some(OutputTypeArg::Pt), _) | (None, true) => args.tensor_format.name(),
         (Some(OutputTypeArg::Mp4), _) => "mp4",
@@ -122,15 +154,41 @@ pub(crate) fn plan_many(
 /// Writes what was decoded: a picture as it came, a tensor in the format that the name's ending says; with what is
 /// worth knowing of it, where the format has a place for that.
 pub(crate) fn write(out: &Path, decoded: &Decoded, provenance: Option<&Provenance>) -> anyhow::Result<()> {
-    let content = match (decoded, Ending::of(out), provenance) {
-        (Decoded::Tensor(tensor), Ending::Npy, _) => npy::write(tensor)?.into(),
-        (Decoded::Tensor(tensor), _, _) => safetensors(tensor, provenance)?.into(),
-        (Decoded::Image(image), _, Some(provenance)) if image.format == ImageFormat::Png => {
+    let content = match (decoded, provenance) {
+        (Decoded::Tensor(tensor), ..) => tensor_file(out, tensor, SAMPLE, provenance)?.into(),
+        (Decoded::Image(image), Some(provenance)) if image.format == ImageFormat::Png => {
             provenance.write_into_png(&image.bytes).into()
         }
         (other, ..) => other.bytes().clone(),
     };
-    write_whole(out, &content).with_context(|| format!("cannot write {}", out.display()))
+    write_file(out, &content)
+}
+
+/// Writes latents in the format that the name's ending says.
+pub(crate) fn write_latents(
+    out: &Path,
+    latents: &Tensor,
+    provenance: Option<&Provenance>,
+) -> anyhow::Result<()> {
+    write_file(out, &tensor_file(out, latents, LATENTS, provenance)?)
+}
+
+/// Writes a file, whole or not at all.
+pub(crate) fn write_file(out: &Path, content: &[u8]) -> anyhow::Result<()> {
+    write_whole(out, content).with_context(|| format!("cannot write {}", out.display()))
+}
+
+/// A tensor in the format that the name's ending says.
+fn tensor_file(
+    out: &Path,
+    tensor: &Tensor,
+    name: &str,
+    provenance: Option<&Provenance>,
+) -> anyhow::Result<Vec<u8>> {
+    match Ending::of(out) {
+        Ending::Npy => npy::write(tensor),
+        _ => safetensors(tensor, name, provenance),
+    }
 }
 
 /// Writes a file that nobody ever sees half written, whatever happens in the middle: beside its place first.
@@ -169,7 +227,7 @@ pub(crate) fn sweep<'a>(outs: impl Iterator<Item = &'a Path>) {
     }
 }
 
-fn safetensors(tensor: &Tensor, provenance: Option<&Provenance>) -> anyhow::Result<Vec<u8>> {
+fn safetensors(tensor: &Tensor, name: &str, provenance: Option<&Provenance>) -> anyhow::Result<Vec<u8>> {
     let dtype = match tensor.head.dtype {
         DType::Float16 => Dtype::F16,
         DType::BFloat16 => Dtype::BF16,
@@ -178,7 +236,7 @@ fn safetensors(tensor: &Tensor, provenance: Option<&Provenance>) -> anyhow::Resu
     };
     let view = TensorView::new(dtype, tensor.head.shape.clone(), &tensor.bytes)?;
     let metadata = provenance.map(|provenance| provenance.entries().collect());
-    Ok(safetensors::serialize([(SAMPLE, view)], metadata)?)
+    Ok(safetensors::serialize([(name, view)], metadata)?)
 }
 
 /// What was decoded, for people: `512 x 512 PNG, 310 KiB`.
@@ -189,6 +247,7 @@ pub(crate) fn describe(decoded: &Decoded) -> String {
             let format = match image.format {
                 ImageFormat::Jpeg { .. } => "JPEG",
                 ImageFormat::Png => "PNG",
+                ImageFormat::WebP { .. } => "WebP",
             };
             format!("{} x {} {format}, {size}", image.width, image.height)
         }
@@ -247,8 +306,8 @@ mod tests {
             ("a", &["--output-type=pt"], ".safetensors or .npy"),
             ("a", &["--partial-postprocess"], ".safetensors or .npy"),
             ("a.jpg", &["--partial-postprocess"], ".safetensors or .npy"),
-            ("a.npy", &["--output-type=pil"], ".jpg or .png"),
-            ("a.mp4", &["--output-type=pil"], ".jpg or .png"),
+            ("a.npy", &["--output-type=pil"], ".jpg, .png or .webp"),
+            ("a.mp4", &["--output-type=pil"], ".jpg, .png or .webp"),
             ("a.mp4", &["--output-type=pt"], ".safetensors or .npy"),
             ("a.mp4", &["--partial-postprocess"], ".safetensors or .npy"),
             ("a.npy", &["--output-type=mp4"], "name it .mp4"),

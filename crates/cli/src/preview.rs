@@ -2,12 +2,12 @@
 //! else as half blocks in colour.
 
 use std::fmt::Write as _;
-use std::io::{Cursor, IsTerminal};
+use std::io::IsTerminal;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use client::{Image, ImageFormat};
-use zune_jpeg::zune_core::bytestream::ZCursor;
+use media::{ImageFile, RgbImage};
 
 /// Columns of a preview: a quarter of a wide terminal.
 const COLUMNS: usize = 48;
@@ -84,34 +84,13 @@ fn kitty(png: &[u8]) -> String {
     text
 }
 
-/// Pixels of three bytes.
-struct Pixels {
-    width: usize,
-    height: usize,
-    rgb: Vec<u8>,
-}
-
-/// Reads a picture file. Those that servers send are RGB; of others there is no preview.
-fn pixels(image: &Image) -> Option<Pixels> {
-    let (width, height, rgb) = match image.format {
-        ImageFormat::Png => {
-            let mut reader = png::Decoder::new(Cursor::new(&image.bytes)).read_info().ok()?;
-            let mut rgb = vec![0; reader.output_buffer_size()?];
-            let info = reader.next_frame(&mut rgb).ok()?;
-            (info.width as usize, info.height as usize, rgb)
-        }
-        _ => {
-            let mut decoder = zune_jpeg::JpegDecoder::new(ZCursor::new(image.bytes.as_ref()));
-            let rgb = decoder.decode().ok()?;
-            let (width, height) = decoder.dimensions()?;
-            (width, height, rgb)
-        }
-    };
-    (width > 0 && height > 0 && rgb.len() == width * height * 3).then_some(Pixels { width, height, rgb })
+/// Reads a picture file.
+fn pixels(image: &Image) -> Option<RgbImage> {
+    ImageFile::open(&image.bytes).and_then(|file| file.decode()).ok()
 }
 
 /// Two pixels in each character, one above the other: the foreground and the background of an upper half block.
-fn blocks(pixels: &Pixels, true_color: bool) -> String {
+fn blocks(pixels: &RgbImage, true_color: bool) -> String {
     let columns = COLUMNS.min(pixels.width);
     let rows = (pixels.height * columns / pixels.width).div_ceil(2).max(1);
     let color = |column: usize, line: usize| {
@@ -133,7 +112,7 @@ fn blocks(pixels: &Pixels, true_color: bool) -> String {
 }
 
 /// The mean colour of one cell, of a picture that is cut into so many columns and lines.
-fn average(pixels: &Pixels, (column, columns): (usize, usize), (line, lines): (usize, usize)) -> [u8; 3] {
+fn average(pixels: &RgbImage, (column, columns): (usize, usize), (line, lines): (usize, usize)) -> [u8; 3] {
     let part = |index: usize, count: usize, length: usize| {
         let begin = (index * length / count).min(length - 1);
         begin..((index + 1) * length / count).clamp(begin + 1, length)
@@ -142,7 +121,7 @@ fn average(pixels: &Pixels, (column, columns): (usize, usize), (line, lines): (u
     let mut count = 0;
     for y in part(line, lines, pixels.height) {
         for x in part(column, columns, pixels.width) {
-            let pixel = pixels.rgb.iter().skip((y * pixels.width + x) * 3);
+            let pixel = pixels.pixels.iter().skip((y * pixels.width + x) * 3);
             sum.iter_mut().zip(pixel).for_each(|(sum, value)| *sum += usize::from(*value));
             count += 1;
         }

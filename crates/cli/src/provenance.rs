@@ -1,7 +1,7 @@
-//! What is worth knowing of a decode, kept in the file itself: which program, which model, which factors. No paths, no
+//! What is worth knowing of a decode or an encode, kept in the file itself: which program, which model, which factors. No paths, no
 //! addresses and nothing of the pipeline: files are shown to others.
 
-use client::{DecodeOptions, TensorHead};
+use client::{DecodeOptions, EncodeOptions, SampleMode, TensorHead};
 
 /// Where the first chunk of a PNG file ends: eight bytes of signature, and IHDR with its length, name, 13 bytes and
 /// checksum (PNG specification, 5.2 and 11.2.1).
@@ -12,9 +12,29 @@ const AFTER_IHDR: usize = 8 + 4 + 4 + 13 + 4;
 pub(crate) struct Provenance(Vec<(&'static str, String)>);
 
 impl Provenance {
-    /// `model` is its name, without the way to it.
-    pub(crate) fn new(model: Option<&str>, options: &DecodeOptions, latents: &TensorHead) -> Self {
-        let scaling = match (options.do_scaling, options.scaling_factor, options.shift_factor) {
+    /// Of a decode. `model` is its name, without the way to it.
+    pub(crate) fn of_decode(model: Option<&str>, options: &DecodeOptions, latents: &TensorHead) -> Self {
+        let scaling = (options.do_scaling, options.scaling_factor, options.shift_factor);
+        Self::new(model, scaling, ("VAE latents", latents.to_string()))
+    }
+
+    /// Of an encode, with the seed of a sample.
+    pub(crate) fn of_encode(model: Option<&str>, options: &EncodeOptions, seed: Option<u64>) -> Self {
+        let scaling = (options.do_scaling, options.scaling_factor, options.shift_factor);
+        let sampled = match (options.sample_mode, seed) {
+            (SampleMode::Argmax, _) => "argmax".to_owned(),
+            (SampleMode::Sample { .. }, Some(seed)) => format!("sample, seed={seed}"),
+            (SampleMode::Sample { .. }, None) => "sample".to_owned(),
+        };
+        Self::new(model, scaling, ("VAE sample_mode", sampled))
+    }
+
+    fn new(
+        model: Option<&str>,
+        scaling: (bool, Option<f32>, Option<f32>),
+        more: (&'static str, String),
+    ) -> Self {
+        let scaling = match scaling {
             (false, ..) => "none".to_owned(),
             (true, None, _) => "the model's own".to_owned(),
             (true, Some(factor), None) => format!("scaling_factor={factor}"),
@@ -22,7 +42,7 @@ impl Provenance {
         };
         let mut entries = vec![("Software", concat!("remote-vae ", env!("CARGO_PKG_VERSION")).to_owned())];
         entries.extend(model.map(|model| ("VAE", model.to_owned())));
-        entries.extend([("VAE scaling", scaling), ("VAE latents", latents.to_string())]);
+        entries.extend([("VAE scaling", scaling), more]);
         Self(entries)
     }
 
@@ -60,7 +80,8 @@ mod tests {
     fn what_is_said_of_a_decode() {
         let latents = TensorHead::new(DType::Float16, vec![1, 4, 8, 8]).unwrap();
         let said = |model, options: DecodeOptions| {
-            let entries: Vec<_> = Provenance::new(model, &options, &latents).entries().skip(1).collect();
+            let entries: Vec<_> =
+                Provenance::of_decode(model, &options, &latents).entries().skip(1).collect();
             entries.into_iter().map(|(name, value)| format!("{name}: {value}")).collect::<Vec<_>>().join("; ")
         };
         let options = DecodeOptions::new;
@@ -76,7 +97,8 @@ mod tests {
         let pixels: Vec<u8> = (0..3 * 5 * 3).collect();
         let png = media::encode_png(&pixels, 3, 5).unwrap();
         let latents = TensorHead::new(DType::Float16, vec![1, 4, 8, 8]).unwrap();
-        let written = Provenance::new(Some("größer"), &DecodeOptions::new(), &latents).write_into_png(&png);
+        let written =
+            Provenance::of_decode(Some("größer"), &DecodeOptions::new(), &latents).write_into_png(&png);
         let mut reader = png::Decoder::new(std::io::Cursor::new(&written)).read_info().unwrap();
         let mut read = vec![0; pixels.len()];
         reader.next_frame(&mut read).unwrap();

@@ -3,8 +3,9 @@
 use bytes::Bytes;
 use imagesize::ImageType;
 use reqwest::header::HeaderMap;
-use wire::{ImageFormat, Tensor, TensorHead};
+use wire::{ImageFormat, Tensor};
 
+use crate::encode::tensor;
 use crate::{Error, OutputType};
 
 /// What a decode gave. Which of them follows from [`DecodeOptions::output_type`](crate::DecodeOptions::output_type).
@@ -74,12 +75,13 @@ impl Image {
     /// Reads format and size from a file's first bytes.
     ///
     /// # Errors
-    /// [`Error::Answer`] when it is neither a JPEG nor a PNG file.
+    /// [`Error::Answer`] when it is no JPEG, PNG or WebP file.
     pub fn from_bytes(bytes: Bytes) -> Result<Self, Error> {
         let format = match imagesize::image_type(&bytes) {
             Ok(ImageType::Jpeg) => ImageFormat::Jpeg { quality: None },
             Ok(ImageType::Png) => ImageFormat::Png,
-            _ => return Err(Error::Answer("it is neither a JPEG nor a PNG file".to_owned())),
+            Ok(ImageType::Webp) => ImageFormat::WebP { quality: None },
+            _ => return Err(Error::Answer("it is no JPEG, PNG or WebP file".to_owned())),
         };
         let size = imagesize::blob_size(&bytes)
             .map_err(|error| Error::Answer(format!("its {} file is broken: {error}", format.name())))?;
@@ -108,12 +110,6 @@ pub(crate) fn read(output_type: OutputType, headers: &HeaderMap, body: Bytes) ->
         // The second word of the file is the name of its first box (ISO/IEC 14496-12, 4.3).
         OutputType::Mp4 if body.get(4..8) == Some(b"ftyp") => Ok(Decoded::Video(body)),
         OutputType::Mp4 => Err(Error::Answer("it is no mp4 file".to_owned())),
-        OutputType::Pt => {
-            let header = |name| headers.get(name).and_then(|value| value.to_str().ok());
-            TensorHead::from_headers(header("shape"), header("dtype"))
-                .and_then(|head| Tensor::from_head(head, body))
-                .map(Decoded::Tensor)
-                .map_err(|error| Error::Answer(error.to_string()))
-        }
+        OutputType::Pt => tensor(headers, body).map(Decoded::Tensor),
     }
 }

@@ -1,11 +1,11 @@
-//! The HTTP client of remote-vae: latents in, pictures or tensors out.
+//! The HTTP client of remote-vae: latents in, pictures or tensors out; and the way back.
 //!
-//! It speaks the protocol of `diffusers.utils.remote_utils.remote_decode`, with the same option names and defaults,
+//! It speaks the protocol of `diffusers.utils.remote_utils` (`remote_decode`, `remote_encode`), with the same option names and defaults,
 //! so that it works with any server that diffusers' client works with. Nothing here needs a model or a tensor
 //! library: latents are bytes with a type and a shape.
 //!
 //! ```no_run
-//! use client::{DecodeOptions, DType, OutputType, Tensor, blocking::RemoteVae};
+//! use client::{DecodeOptions, DType, EncodeOptions, OutputType, Picture, Tensor, blocking::RemoteVae};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let latents = Tensor::new(DType::Float16, vec![1, 4, 64, 64], std::fs::read("latents.raw")?.into())?;
@@ -18,6 +18,11 @@
 //! // The values themselves.
 //! let tensor = vae.decode(&latents, &options.output_type(OutputType::Pt))?.into_tensor()?;
 //! println!("{}", tensor.head); // float16 [1, 3, 512, 512]
+//!
+//! // Latents of a picture.
+//! let picture = Picture::File(std::fs::read("picture.jpg")?.into());
+//! let encoded = vae.encode(&picture, &EncodeOptions::new())?;
+//! println!("{}", encoded.latents.head); // float16 [1, 4, 64, 64]
 //! # Ok(())
 //! # }
 //! ```
@@ -30,6 +35,7 @@ mod answer;
 mod balance;
 pub mod blocking;
 mod builder;
+mod encode;
 mod endpoint;
 mod error;
 mod exchange;
@@ -40,11 +46,12 @@ mod retry;
 
 use std::sync::Arc;
 
-pub use wire::{DType, ImageFormat, Tensor, TensorHead};
+pub use wire::{DType, ImageFormat, Picture, SampleMode, Tensor, TensorHead};
 
 pub use crate::answer::{Decoded, Image};
 use crate::balance::Balance;
 pub use crate::builder::Builder;
+pub use crate::encode::{EncodeOptions, Encoded, remote_encode};
 pub use crate::error::Error;
 use crate::exchange::{Connection, Exchange, OnRetry};
 pub use crate::options::{DecodeOptions, OutputType};

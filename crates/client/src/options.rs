@@ -141,25 +141,7 @@ impl DecodeOptions {
     /// [`Error::Options`] when they contradict each other.
     pub fn params(&self) -> Result<Params, Error> {
         let wrong = |message: &str| Err(Error::Options(message.to_owned()));
-        let scaling = match (self.do_scaling, self.scaling_factor, self.shift_factor) {
-            (true, None, None) => Scaling::Model,
-            (true, Some(factor), _) if factor == 0.0 || !factor.is_finite() => {
-                return wrong(
-                    "`scaling_factor` must be a finite number other than 0: latents are divided by it",
-                );
-            }
-            (true, Some(_), Some(shift)) if !shift.is_finite() => {
-                return wrong("`shift_factor` must be a finite number");
-            }
-            (true, Some(scaling_factor), shift_factor) => Scaling::Factors { scaling_factor, shift_factor },
-            (true, None, Some(_)) => return wrong("`shift_factor` needs `scaling_factor` beside it"),
-            (false, None, None) => Scaling::None,
-            (false, _, _) => {
-                return wrong(
-                    "`scaling_factor` and `shift_factor` have no effect without `do_scaling`: drop one",
-                );
-            }
-        };
+        let scaling = scaling(self.do_scaling, self.scaling_factor, self.shift_factor)?;
         if self.height.is_some() != self.width.is_some() {
             return wrong("`height` and `width` are needed together");
         }
@@ -181,6 +163,31 @@ impl DecodeOptions {
         }
         let (height, width) = (self.height, self.width);
         Ok(Params { scaling, height, width, ..Params::new(answer) })
+    }
+}
+
+/// How latents are scaled, in both directions.
+///
+/// # Errors
+/// [`Error::Options`] when the three contradict each other.
+pub(crate) fn scaling(
+    do_scaling: bool,
+    scaling_factor: Option<f32>,
+    shift_factor: Option<f32>,
+) -> Result<Scaling, Error> {
+    let wrong = |message: &str| Err(Error::Options(message.to_owned()));
+    match (do_scaling, scaling_factor, shift_factor) {
+        (true, None, None) => Ok(Scaling::Model),
+        (true, Some(factor), _) if factor == 0.0 || !factor.is_finite() => {
+            wrong("`scaling_factor` must be a finite number other than 0")
+        }
+        (true, Some(_), Some(shift)) if !shift.is_finite() => wrong("`shift_factor` must be a finite number"),
+        (true, Some(scaling_factor), shift_factor) => Ok(Scaling::Factors { scaling_factor, shift_factor }),
+        (true, None, Some(_)) => wrong("`shift_factor` needs `scaling_factor` beside it"),
+        (false, None, None) => Ok(Scaling::None),
+        (false, _, _) => {
+            wrong("`scaling_factor` and `shift_factor` have no effect without `do_scaling`: drop one")
+        }
     }
 }
 

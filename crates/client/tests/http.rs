@@ -6,8 +6,11 @@ use std::path::Path;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use client::{DType, DecodeOptions, Error, ImageFormat, OutputType, Retry, Tensor, blocking};
-use wire::{RequestHead, Scaling};
+use client::{
+    DType, DecodeOptions, EncodeOptions, Error, ImageFormat, OutputType, Picture, Retry, SampleMode, Tensor,
+    blocking,
+};
+use wire::{Request, RequestHead, Scaling};
 
 /// A request as it came over the wire.
 struct Received {
@@ -111,7 +114,7 @@ fn two_requests_on_one_connection_say_what_was_asked() {
         assert_eq!((path, &query[..4]), ("/sdxl", "x=1&"));
         let head =
             RequestHead::read(query, request.header("content-type"), request.header("accept")).unwrap();
-        let decode = head.decode_request(request.body.clone().into()).unwrap();
+        let Request::Decode(decode) = head.request(request.body.clone().into()).unwrap() else { panic!() };
         assert_eq!((decode.latents, decode.params.scaling), (latents(), scaling));
         assert_eq!(request.header("accept-encoding"), None, "pictures and latents do not compress");
         // base64 of user:KEY, in lower case like every head here.
@@ -119,6 +122,38 @@ fn two_requests_on_one_connection_say_what_was_asked() {
     }
     assert_eq!(received[0].header("accept"), Some("image/jpeg"));
     assert_eq!(received[1].header("accept"), Some("tensor/binary"));
+}
+
+#[test]
+fn an_encode_asks_for_what_its_options_say() {
+    let headers = ["shape: [1, 4, 2, 3]", "dtype: float16", "seed: 18446744073709551615"];
+    let (address, thread) = server(vec![
+        answer("200 OK", &headers, &latents().bytes),
+        answer("200 OK", &headers[..2], &latents().bytes),
+        answer("200 OK", &headers[..2], b"too short"),
+    ]);
+    let vae = blocking::RemoteVae::new(&format!("http://{address}/sdxl")).unwrap();
+    let file = Picture::File(picture().into());
+    let encoded = vae.encode(&file, &EncodeOptions::new()).unwrap();
+    assert_eq!((encoded.latents, encoded.seed), (latents(), Some(u64::MAX)));
+    let pixels = Tensor::new(DType::UInt8, vec![3, 2, 2], vec![7; 12].into()).unwrap();
+    let pixels = Picture::Tensor(pixels);
+    let asked = EncodeOptions::new().do_scaling(false).sample_mode(SampleMode::Argmax);
+    let encoded = vae.encode(&pixels, &asked).unwrap();
+    assert_eq!((encoded.latents, encoded.seed), (latents(), None));
+    assert!(matches!(vae.encode(&pixels, &asked), Err(Error::Answer(_))));
+
+    let received = thread.join().unwrap();
+    for (request, picture, options) in
+        [(&received[0], file, EncodeOptions::new()), (&received[1], pixels, asked)]
+    {
+        let (path, query) = request.target.split_once('?').unwrap();
+        assert_eq!(path, "/sdxl");
+        let head =
+            RequestHead::read(query, request.header("content-type"), request.header("accept")).unwrap();
+        let Request::Encode(encode) = head.request(request.body.clone().into()).unwrap() else { panic!() };
+        assert_eq!((encode.picture, encode.params), (picture, options.params().unwrap()));
+    }
 }
 
 #[test]
@@ -144,8 +179,8 @@ fn answers_that_are_not_what_was_asked_for() {
     let tensor = DecodeOptions::new().output_type(OutputType::Pt);
     let heads = |shape| [shape, "dtype: float16"];
     for (options, answer, word) in [
-        (&image, answer("200 OK", &[], b"<html>"), "neither a JPEG nor a PNG"),
-        (&image, answer("200 OK", &[], b""), "neither a JPEG nor a PNG"),
+        (&image, answer("200 OK", &[], b"<html>"), "no JPEG, PNG or WebP"),
+        (&image, answer("200 OK", &[], b""), "no JPEG, PNG or WebP"),
         (&image, answer("200 OK", &[], &picture()[..20]), "broken"),
         (&tensor, answer("200 OK", &[], &[0; 24]), "no `shape` and `dtype` headers"),
         (&tensor, answer("200 OK", &heads("shape: [1, 3, 2, 2]"), &[0; 23]), "23 bytes"),

@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::builder::BoolishValueParser;
 use client::Retry;
 
+use crate::preview::Terminal;
 use crate::service::time;
 
 /// How many files are worked through.
@@ -23,6 +24,13 @@ pub(crate) struct BatchArgs {
     /// Print one JSON object a line on stdout: each file as it is done, and a summary
     #[arg(long, env = "REMOTE_VAE_JSON", hide_env_values = true, value_parser = BoolishValueParser::new())]
     pub(crate) json: bool,
+}
+
+impl BatchArgs {
+    /// The terminal that shall show pictures, if one shall and can.
+    pub(crate) fn terminal(&self) -> Option<Terminal> {
+        self.preview.then(Terminal::find).flatten()
+    }
 }
 
 /// How a server is reached.

@@ -37,12 +37,13 @@ fn is_pattern(argument: &str) -> bool {
 }
 
 /// The files that the arguments mean: paths, folders (with what is below them), patterns, and `-` for a list of such
-/// on stdin, one a line. `split` takes `PATH:NAME` apart, `wanted` says which files of a folder count.
+/// on stdin, one a line; `what` they hold is for messages. `split` takes `PATH:NAME` apart, `wanted` says which files of a folder count.
 ///
 /// # Errors
 /// An argument that means nothing: it is probably misspelt.
 pub(crate) fn find(
     arguments: &[String],
+    what: &str,
     split: impl Fn(&str) -> (PathBuf, Option<&str>),
     wanted: impl Fn(&Path) -> bool,
 ) -> anyhow::Result<Vec<Found>> {
@@ -65,7 +66,7 @@ pub(crate) fn find(
         let before = found.len();
         if path.is_dir() {
             walk(path, Path::new(""), &wanted, &mut found, MAX_DEPTH)?;
-            ensure!(found.len() > before, "there are no latents in the folder {argument}");
+            ensure!(found.len() > before, "there are no {what} in the folder {argument}");
         } else if !path.exists() && is_pattern(argument) {
             // As in a shell, and in the folders here, hidden files are not meant.
             let options =
@@ -154,7 +155,7 @@ pub(crate) fn plan(
                 bail!("{} is named twice", item.input());
             }
             bail!(
-                "{} and {} would both become {}; decode them into two folders",
+                "{} and {} would both become {}; write them into two folders",
                 other.input(),
                 item.input(),
                 item.out.display()
@@ -177,7 +178,7 @@ mod tests {
     fn planned(arguments: &[&str], folder: &Path) -> Result<Vec<(String, String)>, String> {
         let arguments: Vec<_> =
             arguments.iter().map(|argument| folder.join(argument).to_str().unwrap().to_owned()).collect();
-        let items = find(&arguments, latents::split, latents::is_latents_file)
+        let items = find(&arguments, "latents", latents::split, latents::is_latents_file)
             .and_then(|found| {
                 plan(found, Path::new("out"), "png", |path| {
                     path.ends_with("two.npz").then(|| vec!["a".to_owned(), "b/c".to_owned()])

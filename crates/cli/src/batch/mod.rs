@@ -1,14 +1,19 @@
 //! Many items, one after another or several at a time, each from file to file: what `decode` does with thousands of
-//! latents. It knows nothing of latents: what is done with an item is a function, and its result a line for the log.
+//! latents and `encode` with thousands of pictures. It knows nothing of either: what is done with an item is a
+//! function, and its result a line for the log.
 
 pub(crate) mod args;
 pub(crate) mod inputs;
 mod report;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
+use anyhow::Context;
+
+use self::args::BatchArgs;
 pub(crate) use self::report::Report;
 use crate::output;
 
@@ -38,11 +43,31 @@ impl Item {
     }
 }
 
+/// Whether these arguments can only mean one file, which becomes one file.
+pub(crate) fn is_one(arguments: &[String], out: &Path) -> bool {
+    let is_folder = out.is_dir() || out.as_os_str().as_encoded_bytes().ends_with(b"/");
+    inputs::is_one(arguments) && !is_folder
+}
+
+/// Tells of the only item that there was; `how` is for people, given the seconds that it took.
+pub(crate) fn tell(item: &Item, made: &Made, time: Duration, json: bool, how: impl Fn(f64) -> String) {
+    if json {
+        let report = Report::new(1, true);
+        report.done(item, made, time);
+        report.finish();
+        return;
+    }
+    if let Some(preview) = &made.preview {
+        eprintln!("{preview}");
+    }
+    say!("{}: {}, {}", item.out.display(), made.what, how(time.as_secs_f64()));
+}
+
 /// What was made of an item.
 pub(crate) struct Made {
     /// For people: `512 x 512 PNG, 310 KiB`.
     pub(crate) what: String,
-    /// Bytes of the decode.
+    /// Bytes of the result.
     pub(crate) bytes: usize,
     /// The picture for a terminal, if that was asked for.
     pub(crate) preview: Option<String>,
@@ -54,6 +79,16 @@ pub(crate) enum Failure {
     Item(anyhow::Error),
     /// Nothing more can be done: the server is gone, or the disk is full.
     All(anyhow::Error),
+}
+
+impl Failure {
+    /// Of an item that could not be worked on: whatever is wrong with the endpoint is wrong for the others too.
+    pub(crate) fn of_work(error: anyhow::Error) -> Self {
+        match error.downcast_ref::<client::Error>() {
+            Some(cause) if cause.is_of_endpoint() => Self::All(error),
+            _ => Self::Item(error),
+        }
+    }
 }
 
 /// How it ended when not everything is done. Its exit code is not that of other errors.
@@ -80,18 +115,23 @@ impl Tally {
     }
 }
 
-/// Does the items, `jobs` at a time, each as a whole by one thread. With `resume` those whose file is there are left
-/// alone: files only ever come to be whole.
+/// Does the items, `args.jobs` at a time, each as a whole by one thread, and makes the folders that they are written
+/// to. With `args.resume` those whose file is there are left alone: files only ever come to be whole.
 ///
 /// # Errors
-/// [`Incomplete`] when some failed or somebody pressed Ctrl-C, what the item said when nothing more could be done.
+/// A folder that cannot be made, [`Incomplete`] when some failed or somebody pressed Ctrl-C, what the item said when nothing more could be done.
 pub(crate) fn run(
     items: &[Item],
-    jobs: usize,
-    resume: bool,
+    args: &BatchArgs,
     report: &Report,
     work: impl Fn(&Item) -> Result<Made, Failure> + Sync,
 ) -> anyhow::Result<()> {
+    let BatchArgs { jobs, resume, .. } = *args;
+    for item in items {
+        let folder = item.out.parent().unwrap_or(Path::new("."));
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("cannot make the folder {}", folder.display()))?;
+    }
     output::sweep(items.iter().map(|item| item.out.as_path()));
     let stop = Arc::<AtomicBool>::default();
     stop_at_interrupt(stop.clone(), report.notes());
@@ -164,7 +204,11 @@ mod tests {
 
     use super::*;
 
-    fn items(folder: &std::path::Path, count: usize) -> Vec<Item> {
+    fn args(jobs: usize, resume: bool) -> BatchArgs {
+        BatchArgs { jobs, resume, preview: false, json: false }
+    }
+
+    fn items(folder: &Path, count: usize) -> Vec<Item> {
         let item =
             |n| Item { path: format!("{n}.npy").into(), tensor: None, out: folder.join(format!("{n}.png")) };
         (0..count).map(item).collect()
@@ -184,7 +228,7 @@ mod tests {
         let items = items(folder.path(), 100);
         for jobs in [1, 3, 200] {
             let seen = Mutex::new(Vec::new());
-            let result = run(&items, jobs, false, &Report::silent(100), |item| {
+            let result = run(&items, &args(jobs, false), &Report::silent(100), |item| {
                 seen.lock().unwrap().push(item.path.clone());
                 if item.path.ends_with("13.npy") {
                     Err(Failure::Item(anyhow::anyhow!("no")))
@@ -208,7 +252,7 @@ mod tests {
         std::fs::write(&items[4].out, "done").unwrap();
         for (resume, expected) in [(true, 9), (false, 10)] {
             let count = AtomicUsize::new(0);
-            let result = run(&items, 2, resume, &Report::silent(10), |_| {
+            let result = run(&items, &args(2, resume), &Report::silent(10), |_| {
                 count.fetch_add(1, Ordering::Relaxed);
                 Ok(made())
             });
@@ -220,7 +264,7 @@ mod tests {
     fn nothing_is_begun_when_nothing_can_be_done() {
         let folder = tempfile::tempdir().unwrap();
         let count = AtomicUsize::new(0);
-        let result = run(&items(folder.path(), 50), 1, false, &Report::silent(50), |_| {
+        let result = run(&items(folder.path(), 50), &args(1, false), &Report::silent(50), |_| {
             match count.fetch_add(1, Ordering::Relaxed) {
                 5 => Err(Failure::All(anyhow::anyhow!("the server is gone"))),
                 _ => Ok(made()),

@@ -9,6 +9,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
 use super::{Item, Made, Tally};
+use crate::place::OnRetry;
 
 /// Between two plain lines about the progress.
 const BETWEEN_LINES: Duration = Duration::from_secs(5);
@@ -112,6 +113,16 @@ impl Report {
                 bar.suspend(|| anstream::eprintln!("{text}"));
             }
         }
+    }
+
+    /// For a client: pauses that people would notice.
+    pub(crate) fn on_retry(&self) -> OnRetry {
+        let note = self.notes();
+        Box::new(move |error, pause| {
+            if pause.as_secs() >= 2 {
+                note(&format!("{error}; trying again in {} s", pause.as_secs()));
+            }
+        })
     }
 
     fn step(&self, count: impl FnOnce(&mut Tally)) {

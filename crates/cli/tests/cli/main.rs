@@ -1,6 +1,7 @@
 //! The real program, run as a person would run it.
 
 mod batch;
+mod encode;
 mod program;
 
 use std::io::Read;

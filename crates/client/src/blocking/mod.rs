@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::runtime::{self, Runtime};
 
 pub use self::queue::{DecodeQueue, Decodes};
-use crate::{DecodeOptions, Decoded, Error, Retry, Tensor};
+use crate::{DecodeOptions, Decoded, EncodeOptions, Encoded, Error, Picture, Retry, Tensor};
 
 /// A remote VAE. It may be shared by threads, each of which waits for its own answer.
 #[derive(Debug)]
@@ -89,6 +89,14 @@ impl RemoteVae {
         self.wait(self.client.decode(latents, options))
     }
 
+    /// As [`crate::RemoteVae::encode`].
+    ///
+    /// # Errors
+    /// The same, and [`Error::BlockingInAsync`] when called from async code.
+    pub fn encode(&self, picture: &Picture, options: &EncodeOptions) -> Result<Encoded, Error> {
+        self.wait(self.client.encode(picture, options))
+    }
+
     /// As [`crate::RemoteVae::is_ready`].
     ///
     /// # Errors
@@ -125,4 +133,12 @@ impl Drop for RemoteVae {
 /// As [`RemoteVae::new`] and [`RemoteVae::decode`].
 pub fn remote_decode(endpoint: &str, latents: &Tensor, options: &DecodeOptions) -> Result<Decoded, Error> {
     RemoteVae::new(endpoint)?.decode(latents, options)
+}
+
+/// Encodes once; `diffusers.utils.remote_utils.remote_encode`. For more than one picture, keep a [`RemoteVae`].
+///
+/// # Errors
+/// As [`RemoteVae::new`] and [`RemoteVae::encode`].
+pub fn remote_encode(endpoint: &str, picture: &Picture, options: &EncodeOptions) -> Result<Encoded, Error> {
+    RemoteVae::new(endpoint)?.encode(picture, options)
 }

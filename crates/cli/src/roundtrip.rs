@@ -1,0 +1,142 @@
+//! `remote-vae roundtrip`: what is left of a picture that is encoded and decoded again.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Context, ensure};
+use clap::builder::BoolishValueParser;
+use client::{DType, DecodeOptions, EncodeOptions, ImageFormat, Picture, SampleMode};
+use media::{ImageFile, RgbImage, encode_png, resize_lanczos};
+use serde_json::json;
+
+use crate::place::PlaceArgs;
+use crate::{encode, output, similarity};
+
+/// Pixels between the pictures.
+const GAP: usize = 8;
+/// The colour of the gaps: white.
+const GAP_COLOR: u8 = 255;
+/// How many times stronger than it is a difference is shown: what is eight of 255 levels off is hard to see otherwise.
+const AMPLIFICATION: u8 = 8;
+
+/// Encode a picture, decode it again, and show what is lost
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Writes one PNG file: the original as the model gets it, what came back, and their difference, eight \
+    times as strong as it is. PSNR is in decibels over all channels; SSIM is that of Wang et al. (2004), the mean of \
+    the channels.\n\nExample:\n  \
+    remote-vae roundtrip photo.jpg -o compared.png --model sdxl"
+)]
+pub(crate) struct RoundtripArgs {
+    /// Picture file: PNG, JPEG or WebP
+    image: PathBuf,
+    /// PNG file to write [default: roundtrip.png]
+    #[arg(short, long, env = "REMOTE_VAE_OUT", hide_env_values = true, default_value = "roundtrip.png")]
+    out: PathBuf,
+    /// Decode a sample with this seed, instead of the mean of the distribution that the encoder finds
+    #[arg(long, env = "REMOTE_VAE_SEED", hide_env_values = true, value_name = "N")]
+    seed: Option<u64>,
+    /// Print JSON instead of lines for people
+    #[arg(long, env = "REMOTE_VAE_JSON", hide_env_values = true, value_parser = BoolishValueParser::new())]
+    json: bool,
+    #[command(flatten)]
+    pub(crate) place: PlaceArgs,
+}
+
+pub(crate) fn run(args: RoundtripArgs) -> anyhow::Result<()> {
+    let ending = args.out.extension().unwrap_or_default().to_ascii_lowercase();
+    ensure!(ending == "png", "what is compared is written as PNG: name it .png, not {}", args.out.display());
+    let picture = encode::read(&args.image)?;
+    let Picture::File(file) = &picture else { anyhow::bail!("a picture file is read as one") };
+    let original = ImageFile::open(file)
+        .and_then(|image| image.decode())
+        .with_context(|| format!("cannot read {}", args.image.display()))?;
+    let (width, height) = (original.width, original.height);
+
+    let place = args.place.open(Box::new(|_, _| {}))?;
+    let sample_mode = match args.seed {
+        Some(seed) => SampleMode::Sample { seed: Some(seed) },
+        None => SampleMode::Argmax,
+    };
+    let start = Instant::now();
+    let (latents, _) =
+        place.encode(&picture, &EncodeOptions::new().sample_mode(sample_mode).dtype(DType::Float32))?;
+    let encoded = start.elapsed();
+    let start = Instant::now();
+    let decoded = place.decode(&latents, &DecodeOptions::new().image_format(ImageFormat::Png))?;
+    let decoded_in = start.elapsed();
+    let decoded = decoded.into_image().context("a video model brings no picture back")?;
+    let decoded = ImageFile::open(&decoded.bytes).and_then(|image| image.decode())?;
+
+    // As the model got it.
+    let original = resize_lanczos(original, decoded.width, decoded.height);
+    let psnr = similarity::psnr(&original.pixels, &decoded.pixels);
+    let ssim = similarity::ssim(&original.pixels, &decoded.pixels, decoded.width, decoded.height);
+    let sheet = side_by_side(&original, &decoded);
+    let png = encode_png(&sheet.pixels, sheet.width, sheet.height)?;
+    output::write_file(&args.out, &png)?;
+
+    let (rows, columns) = (decoded.height, decoded.width);
+    if args.json {
+        say!(
+            "{}",
+            json!({
+                "image": args.image.display().to_string(), "output": args.out.display().to_string(),
+                "width": columns, "height": rows, "latents": latents.head.shape,
+                // JSON knows no infinity.
+                "psnr": psnr.is_finite().then_some(psnr), "ssim": ssim,
+                "encode_seconds": encoded.as_secs_f64(), "decode_seconds": decoded_in.as_secs_f64(),
+            })
+        );
+        return Ok(());
+    }
+    let cut = if (width, height) == (columns, rows) {
+        String::new()
+    } else {
+        format!(", resized from {width} x {height}")
+    };
+    let ssim = ssim.map_or("unknown (smaller than its window)".to_owned(), |ssim| format!("{ssim:.4}"));
+    say!("{}: {columns} x {rows}{cut}, by {}", args.image.display(), place.name());
+    say!("  latents  {}, {}", latents.head, output::bytes(latents.bytes.len()));
+    say!("  encode   {:.2} s", encoded.as_secs_f64());
+    say!("  decode   {:.2} s", decoded_in.as_secs_f64());
+    say!("  PSNR     {psnr:.2} dB");
+    say!("  SSIM     {ssim}");
+    say!("{}: original, decoded, difference x {AMPLIFICATION}", args.out.display());
+    Ok(())
+}
+
+/// The original, the decoded picture and their difference, from left to right. Both have one size.
+fn side_by_side(original: &RgbImage, decoded: &RgbImage) -> RgbImage {
+    let differ = |(&a, &b): (&u8, &u8)| a.abs_diff(b).saturating_mul(AMPLIFICATION);
+    let difference: Vec<u8> = original.pixels.iter().zip(&decoded.pixels).map(differ).collect();
+    let row_bytes = original.width * 3;
+    let gap = [GAP_COLOR; GAP * 3];
+    let mut pixels = Vec::new();
+    let rows = original.pixels.chunks_exact(row_bytes).zip(decoded.pixels.chunks_exact(row_bytes));
+    for ((one, other), difference) in rows.zip(difference.chunks_exact(row_bytes)) {
+        for part in [one, &gap, other, &gap, difference] {
+            pixels.extend_from_slice(part);
+        }
+    }
+    RgbImage { width: 3 * original.width + 2 * GAP, height: original.height, pixels }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn three_pictures_and_two_gaps() {
+        let of = |pixels: Vec<u8>| RgbImage { width: 1, height: 2, pixels };
+        let sheet = side_by_side(&of(vec![1, 2, 3, 200, 100, 0]), &of(vec![1, 1, 5, 100, 100, 31]));
+        assert_eq!((sheet.width, sheet.height, sheet.pixels.len()), (19, 2, 19 * 2 * 3));
+        let (first, second) = sheet.pixels.split_at(19 * 3);
+        assert_eq!(
+            (&first[..3], &first[27..30], &first[54..]),
+            (&[1, 2, 3][..], &[1, 1, 5][..], &[0, 8, 16][..])
+        );
+        assert_eq!(second[54..], [255, 0, 248]);
+        assert!(first[3..27].iter().chain(&second[30..54]).all(|&byte| byte == 255));
+    }
+}
