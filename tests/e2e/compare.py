@@ -24,6 +24,14 @@ def assert_floats(got: torch.Tensor, reference: torch.Tensor) -> None:
     assert error <= 1.5e-3, f"largest error {error:.2e}"
 
 
+def assert_latents(got: torch.Tensor, expected: torch.Tensor) -> None:
+    """Encoded latents: within 3e-3 * max(1, |x|) of what diffusers encodes in float32."""
+    assert got.shape == expected.shape
+    assert expected.std().item() > 0.02, "the reference is nearly flat"
+    error = ((got.float() - expected).abs() / expected.abs().clamp(min=1)).max().item()
+    assert error <= 3e-3, f"largest error {error:.2e}"
+
+
 def round8(reference: torch.Tensor) -> np.ndarray:
     """[B, 3, H, W] in [-1, 1] to the bytes that diffusers' image processor makes of it, [B, H, W, 3]."""
     unit = (reference.float() / 2 + 0.5).clamp(0, 1)

@@ -13,6 +13,7 @@ import diffusers
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, AutoencoderKLHunyuanVideo
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from place import CACHE, DEMO, ROOT, digest
 
 TOOLS = ROOT / "tools"
@@ -69,6 +70,22 @@ class Model:
             np.save(content, torch.cat(pictures).numpy())
             write_whole(file, content.getvalue())
         return torch.from_numpy(np.load(file))
+
+    def posterior(self, pixels: torch.Tensor) -> DiagonalGaussianDistribution:
+        """What diffusers encodes pixels [B, 3, H, W] in [-1, 1] to, in float32. Kept on disk."""
+        pixels = pixels.float().contiguous()
+        versions = f"encode {torch.__version__} {diffusers.__version__} {list(pixels.shape)}"
+        file = CACHE / "references" / f"{digest(versions, self.key, pixels.numpy().tobytes())}.npy"
+        if not file.exists():
+            moments = [self.reference.encode(one[None]).latent_dist.parameters for one in pixels]
+            content = io.BytesIO()
+            np.save(content, torch.cat(moments).numpy())
+            write_whole(file, content.getvalue())
+        return DiagonalGaussianDistribution(torch.from_numpy(np.load(file)))
+
+    def scaled(self, latents: torch.Tensor) -> torch.Tensor:
+        """Encoded latents as pipelines work with them: the way back from `unscaled`."""
+        return (latents - (self.shift_factor or 0.0)) * self.scaling_factor
 
     @functools.cached_property
     def key(self) -> str:

@@ -6,11 +6,11 @@ import subprocess
 import sys
 
 import pytest
-from place import PHOTOGRAPH_LATENTS, ROOT, binary, clean_environment
+from place import PHOTOGRAPH, PHOTOGRAPH_LATENTS, ROOT, binary, clean_environment
 from service import serving
 
 # Pages whose Python talks to a plain `remote-vae serve` on its usual port.
-PAGES = ["uis.md"]
+PAGES = ["uis.md", "encode.md"]
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +27,7 @@ def test_python(plain, tmp_path, page):
     # What quickstart writes.
     (tmp_path / "remote-vae-quickstart").mkdir()
     shutil.copy(PHOTOGRAPH_LATENTS, tmp_path / "remote-vae-quickstart" / "latents.safetensors")
+    shutil.copy(PHOTOGRAPH, tmp_path / "remote-vae-quickstart" / "picture.png")
     for code, printed in blocks:
         code = code.replace("http://127.0.0.1:8080", plain.url)
         result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
