@@ -5,8 +5,9 @@
 
 In a round each engine is started in a process of its own, loads the model, decodes once and ends: ours over HTTP, from the
 request to the last byte of its answer; PyTorch as the bare call of diffusers' `decode`. Memory is that of the process at
-its peak, and how much of it was not there yet when the model was loaded. A time counts only when our bytes are within 1 of
-PyTorch's. Rounds are added to those that the record has of the same build.
+its peak, and how much of it was not there yet when the model was loaded; ours only maps its weights then, so what its
+kernels make of them counts too. A time counts only when our bytes are within 1 of PyTorch's. Rounds are added to those
+that the record has of the same build.
 """
 
 import argparse
