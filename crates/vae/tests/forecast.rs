@@ -6,6 +6,9 @@ use common::{Recorder, case, cases, encoding_cases};
 use remote_vae_vae::engine::cpu::{CpuEngine, CpuOptions, Isa, Numerics, Storage};
 use remote_vae_vae::{DecodeOptions, EncodeOptions, HostTensor, Silent, VaeError, VaeInfo, load};
 
+/// Cases that differ in what they do, not in what they show of it.
+const CASES: [&str; 6] = ["sd-like", "conv-attention", "tiled", "video", "video-framewise", "video-tiled"];
+
 /// Engines that take memory in different ways.
 fn engines() -> Vec<CpuEngine> {
     [(Isa::best(), Storage::F32, Numerics::Fast, 2), (Isa::best(), Storage::F16, Numerics::Strict, 3)]
@@ -43,7 +46,7 @@ fn assert_close(predicted: usize, real: usize, what: &str) {
 #[test]
 fn decodes_take_what_was_predicted() {
     let (mut checked, mut exact) = (0, 0);
-    for case in cases() {
+    for case in cases().into_iter().filter(|case| CASES.contains(&case.name.as_str())) {
         for engine in engines() {
             let mut vae = load(case.source(), engine).unwrap();
             let forecaster = vae.forecaster().unwrap();
@@ -85,7 +88,7 @@ fn decodes_take_what_was_predicted() {
 #[test]
 fn encodes_take_what_was_predicted() {
     let mut checked = 0;
-    for case in encoding_cases() {
+    for case in encoding_cases().into_iter().filter(|case| CASES.contains(&case.name.as_str())) {
         for engine in engines() {
             let mut vae = load(case.source(), engine).unwrap();
             let forecaster = vae.forecaster().unwrap();
