@@ -308,6 +308,7 @@ impl Op for KeysAndValues<'_> {
                         b: w.weights::<S>(1, panel),
                         c: if whole { target } else { spare },
                         ldc: S::NR,
+                        rows: S::MR,
                         accumulate: false,
                         prefetch: NO_PREFETCH,
                     });
@@ -331,6 +332,7 @@ impl Op for KeysAndValues<'_> {
                         b: transposed.cast_const(),
                         c: w.keys.get().add((panel * w.key_rows + row) * S::NR),
                         ldc: S::NR,
+                        rows: S::MR,
                         accumulate: false,
                         prefetch: NO_PREFETCH,
                     });
@@ -363,6 +365,7 @@ impl Op for Queries<'_> {
                         b: w.weights::<S>(0, panel),
                         c: queries.add(row * columns + panel * S::NR),
                         ldc: columns,
+                        rows: S::MR,
                         accumulate: false,
                         prefetch: NO_PREFETCH,
                     });
@@ -394,6 +397,7 @@ impl Op for Queries<'_> {
                             b: w.keys.get().add((first / S::NR + panel) * w.key_rows * S::NR).cast_const(),
                             c: scores.add(row * KEYS + panel * S::NR),
                             ldc: KEYS,
+                            rows: S::MR,
                             accumulate: false,
                             prefetch: NO_PREFETCH,
                         });
@@ -427,6 +431,7 @@ impl Op for Queries<'_> {
                             b: w.values.get().add((panel * w.padded + first) * S::NR).cast_const(),
                             c: sums.add(row * columns + panel * S::NR),
                             ldc: columns,
+                            rows: S::MR,
                             accumulate: true,
                             prefetch: NO_PREFETCH,
                         });
@@ -449,6 +454,7 @@ impl Op for Queries<'_> {
                         b: w.weights::<S>(2, panel),
                         c: results.add(row * S::NR),
                         ldc: S::NR,
+                        rows: S::MR,
                         accumulate: false,
                         prefetch: NO_PREFETCH,
                     });

@@ -293,6 +293,7 @@ impl Patch<'_> {
                             b: self.packed.get().add((index * self.panels + panel) * panel_size).cast_const(),
                             c: results.add(column * S::NR),
                             ldc: S::NR,
+                            rows: S::MR,
                             accumulate: false,
                             prefetch: NO_PREFETCH,
                         });

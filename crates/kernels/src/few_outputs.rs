@@ -137,6 +137,7 @@ impl Op for Patch<'_> {
                         b: self.packed.as_ptr().add(panel * depth * S::NR),
                         c: staged.add(products + row * ld + panel * S::NR),
                         ldc: ld,
+                        rows: S::MR,
                         accumulate: false,
                         prefetch: NO_PREFETCH,
                     });

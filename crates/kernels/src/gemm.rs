@@ -19,16 +19,39 @@ pub(crate) struct Tile<'a> {
     pub(crate) b: *const f32,
     pub(crate) c: *mut f32,
     pub(crate) ldc: usize,
+    /// How many rows are wanted, from the first on. All MR must be there: an instruction set may do more than these.
+    pub(crate) rows: usize,
     /// Adds to what `c` holds instead of overwriting it.
     pub(crate) accumulate: bool,
-    /// Two places whose lines will be needed soon: while the tile is computed, `k / 8` lines from each are brought
-    /// into the second-level cache. Any address will do; nothing is read.
+    /// Two places whose lines will be needed soon: while the tile is computed, [`prefetched`] values from each are
+    /// brought into the second-level cache. Any address will do; nothing is read.
     pub(crate) prefetch: [*const f32; 2],
 }
 
-/// Lines of 64 bytes that a tile of depth `k` prefetches from each place.
-pub(crate) fn prefetched_lines(k: usize) -> usize {
-    k / 8
+/// Rows of the smaller tiles, besides MR, that finish a run of rows.
+const FINISH: [usize; 2] = [4, 8];
+
+/// How many rows tiles of `mr` rows and the smaller ones compute where `rows` are wanted.
+pub(crate) fn rows_computed(rows: usize, mr: usize) -> usize {
+    let rest = rows % mr;
+    let finish =
+        if rest == 0 { 0 } else { FINISH.into_iter().find(|&few| rest <= few).map_or(mr, |few| few.min(mr)) };
+    rows - rest + finish
+}
+
+/// f32 values in a line of the cache.
+const LINE: usize = 16;
+
+/// Lines that a tile of `MR × NR` prefetches from each place in eight steps: the larger the tile, the fewer of them go
+/// through the same operands, so that each has to bring in more.
+const fn lines(mr: usize, nr: usize) -> usize {
+    let lines = mr * nr / 96;
+    if lines == 0 { 1 } else { lines }
+}
+
+/// Values that a tile of depth `k` prefetches from each place.
+pub(crate) fn prefetched<S: Simd>(k: usize) -> usize {
+    k / 8 * lines(S::MR, S::NR) * LINE
 }
 
 /// For tiles whose operands are in the cache anyway.
@@ -61,9 +84,12 @@ pub(crate) unsafe fn microkernel<S: Simd, const MR: usize, const NV: usize>(simd
             }
             let whole = tile.k / 8 * 8;
             for begin in (0..whole).step_by(8) {
-                // A line holds 16 values.
-                simd.prefetch(tile.prefetch[0].wrapping_add(begin * 2));
-                simd.prefetch(tile.prefetch[1].wrapping_add(begin * 2));
+                let lines = const { lines(MR, NV * S::LANES) };
+                for line in 0..lines {
+                    let ahead = (begin / 8 * lines + line) * LINE;
+                    simd.prefetch(tile.prefetch[0].wrapping_add(ahead));
+                    simd.prefetch(tile.prefetch[1].wrapping_add(ahead));
+                }
                 for k in begin..begin + 8 {
                     step!(k);
                 }

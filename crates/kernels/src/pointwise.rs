@@ -183,6 +183,7 @@ impl Op for Work<'_> {
                         b: w.packed.get().add(panel * w.depth * S::NR).cast_const(),
                         c: results.add(row * S::NR),
                         ldc: S::NR,
+                        rows: S::MR,
                         accumulate: false,
                         prefetch: NO_PREFETCH,
                     });

@@ -179,6 +179,7 @@ impl Clip<'_> {
                             b: patch.packed.get().add(filter * filter_size).cast_const(),
                             c: results.add(column * S::NR),
                             ldc: S::NR,
+                            rows: S::MR,
                             accumulate: false,
                             prefetch: NO_PREFETCH,
                         });

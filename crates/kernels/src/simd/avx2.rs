@@ -23,10 +23,17 @@ fn shell<O: Op>(simd: Avx2, op: O) -> O::Output {
     op.run(simd)
 }
 
+// Not inlined: the loop is long, and one copy is enough for all kernels.
+#[inline(never)]
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn tile_shell(simd: Avx2, tile: &Tile) {
     // SAFETY: the caller keeps Tile's contract.
-    unsafe { microkernel::<Avx2, 6, 2>(simd, tile) }
+    unsafe {
+        match tile.rows {
+            ..=4 => microkernel::<Avx2, 4, 2>(simd, tile),
+            _ => microkernel::<Avx2, 6, 2>(simd, tile),
+        }
+    }
 }
 
 // SAFETY: (all of this block) a value of Avx2 exists only where its features were detected, which is all that the

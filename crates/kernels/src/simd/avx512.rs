@@ -22,10 +22,18 @@ fn shell<O: Op>(simd: Avx512, op: O) -> O::Output {
     op.run(simd)
 }
 
+// Not inlined: the loop is long, and one copy is enough for all kernels.
+#[inline(never)]
 #[target_feature(enable = "avx512f")]
 unsafe fn tile_shell(simd: Avx512, tile: &Tile) {
     // SAFETY: the caller keeps Tile's contract.
-    unsafe { microkernel::<Avx512, 12, 2>(simd, tile) }
+    unsafe {
+        match tile.rows {
+            ..=4 => microkernel::<Avx512, 4, 2>(simd, tile),
+            5..=8 => microkernel::<Avx512, 8, 2>(simd, tile),
+            _ => microkernel::<Avx512, 12, 2>(simd, tile),
+        }
+    }
 }
 
 // SAFETY: (all of this block) a value of Avx512 exists only where its features were detected, which is all that the

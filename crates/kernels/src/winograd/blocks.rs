@@ -2,6 +2,7 @@
 
 use super::scheme::Scheme;
 use super::{STAGED, STAGED_CHANNELS};
+use crate::gemm::rows_computed;
 
 /// Some rows and columns of tiles.
 #[derive(Clone, Copy)]
@@ -32,8 +33,9 @@ pub(super) struct Grid {
 }
 
 impl Grid {
-    /// The cut into blocks of at most `most` tiles that makes the least idle time and the squarest blocks.
-    pub(super) fn new(tiles: [usize; 2], most: usize, threads: usize) -> Self {
+    /// The cut into blocks of at most `most` tiles that makes the least idle time, the fewest rows of register tiles that
+    /// nobody wants, and the squarest blocks.
+    pub(super) fn new(tiles: [usize; 2], most: usize, threads: usize, mr: usize) -> Self {
         let mut best = (f64::INFINITY, [1, 1]);
         for rows in 1..=tiles[0] {
             for columns in 1..=tiles[1] {
@@ -46,7 +48,7 @@ impl Grid {
                 // a dozen tiles), and inputs that neighbouring blocks both read.
                 let rounds = blocks.div_ceil(threads) as f64;
                 let edges = 0.1 * (height + width) as f64;
-                let cost = rounds * ((height * width) as f64 + 12.0 + edges);
+                let cost = rounds * (rows_computed(height * width, mr) as f64 + 12.0 + edges);
                 if cost < best.0 {
                     best = (cost, [rows, columns]);
                 }

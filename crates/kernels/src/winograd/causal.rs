@@ -38,7 +38,7 @@ pub(crate) fn run<C: Scheme>(
 
     let threads = context.pool.threads();
     let most = (phases * columns / 8).clamp(*TILES.start(), *TILES.end() / 2);
-    let grid = Grid::new([tiles_y, tiles_x], most, threads);
+    let grid = Grid::new([tiles_y, tiles_x], most, threads, mr);
     let blocks = grid.blocks();
     let chunks = phases * columns.div_ceil(chunk);
     let groups = if blocks >= threads { 1 } else { threads.div_ceil(blocks).min(chunks) };
@@ -226,7 +226,7 @@ impl<C: Scheme> Clip<'_, C> {
         let mut segments = [std::ptr::null::<f32>(); MOST];
         let segments = &mut segments[..output.frames().len()];
         // Values that one tile prefetches.
-        let ahead = prefetched_lines(depth) * 16;
+        let ahead = prefetched::<S>(depth);
         for plane in 0..planes {
             let u = u.wrapping_add(plane * count * filters * size);
             let m = scratch.wrapping_add(layout.m + plane * layout.m_plane);
@@ -249,6 +249,7 @@ impl<C: Scheme> Clip<'_, C> {
                             b: u.wrapping_add(panel * filters * size),
                             c: m.wrapping_add(row * layout.chunk + panel * S::NR),
                             ldc: layout.chunk,
+                            rows: (tiles - row).min(S::MR),
                             accumulate: false,
                             prefetch: next,
                         });

@@ -22,7 +22,7 @@ mod scheme;
 
 use crate::arena::OutOfMemory;
 use crate::conv::{Job, Ready};
-use crate::gemm::{Tile, prefetched_lines};
+use crate::gemm::{Tile, prefetched};
 use crate::pool::Shared;
 use crate::simd::{Op, Simd};
 use crate::sink::{Partials, PartialsWriter, Sink};
@@ -72,12 +72,12 @@ pub(crate) fn run<C: Scheme>(job: &mut Job<'_>, scheme: C) -> Result<Ready, OutO
     // leave workers waiting at the end, larger ones that all workers share.
     let threads = context.pool.threads();
     let mr = context.isa.tile_shape().0;
-    let most = (phases * columns / 4).clamp(*TILES.start(), *TILES.end());
-    let mut grid = Grid::new([tiles_y, tiles_x], most, threads);
+    let most = (phases * columns / 4).next_multiple_of(mr).clamp(*TILES.start(), *TILES.end());
+    let mut grid = Grid::new([tiles_y, tiles_x], most, threads, mr);
     let shared = grid.blocks() * x.batch < FEW_ROUNDS * threads;
     if shared {
         let fits = SHARED_V / (C::N * C::N * depth * 4);
-        grid = Grid::new([tiles_y, tiles_x], fits.max(*TILES.end()), 1);
+        grid = Grid::new([tiles_y, tiles_x], fits.max(*TILES.end()), 1, mr);
     }
     let blocks = grid.blocks();
     // Shared blocks are cut into runs of tiles for each chunk of channels.
@@ -347,7 +347,7 @@ impl<C: Scheme> Block<'_, C> {
         let panel_size = depth * S::NR;
         let u = self.u.get().wrapping_add((phase * self.panels + first) * planes * panel_size).cast_const();
         // Values that one tile prefetches.
-        let ahead = prefetched_lines(depth) * 16;
+        let ahead = prefetched::<S>(depth);
         for plane in 0..planes {
             let u = u.wrapping_add(plane * count * panel_size);
             let v = self.layout.v + plane * self.layout.v_plane + self.range.start * depth;
@@ -367,6 +367,7 @@ impl<C: Scheme> Block<'_, C> {
                             b: u.add(panel * panel_size),
                             c: m.add(row * self.layout.chunk + panel * S::NR),
                             ldc: self.layout.chunk,
+                            rows: (tiles - row).min(S::MR),
                             accumulate: false,
                             prefetch: next,
                         });
