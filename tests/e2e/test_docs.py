@@ -40,3 +40,11 @@ def test_the_list_of_models(tmp_path):
     (shown,) = re.findall(r"^```\n\$ remote-vae models\n(.*?)^```", text, re.M | re.S)
     environment = clean_environment(HF_HOME=str(tmp_path), HF_HUB_CACHE="")
     assert subprocess.check_output([binary(), "models"], env=environment, text=True) == shown
+
+
+def test_the_paths_of_the_api(plain):
+    """The command of the page on the page prints what it says."""
+    text = (ROOT / "docs" / "page.md").read_text()
+    ((command, shown),) = re.findall(r"^```\n\$ (curl .*?)\n(.*?)^```", text, re.M | re.S)
+    command = command.replace("http://127.0.0.1:8080", plain.url)
+    assert subprocess.check_output(["sh", "-ec", command], text=True) == shown

@@ -87,6 +87,7 @@ pub(crate) fn served(
         source: source.to_string(),
         origin: source.origin(),
         license: source.license(),
+        example: source.example(),
         load: Box::new(move || {
             let vae = source.clone().load(engine.clone())?;
             let (name, info) = (name.clone(), vae.info().clone());

@@ -17,7 +17,7 @@ use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use tracing::{Span, info, warn};
-use wire::routes::{HEALTH, READY};
+use wire::routes::{DOCS, HEALTH, OPENAPI, READY};
 
 use crate::app::App;
 use crate::body;
@@ -280,10 +280,17 @@ fn secrets(headers: &HeaderMap, query: Option<&str>) -> Option<Vec<String>> {
     Some(vec![secret.into_owned()])
 }
 
-/// Lets a request in, or answers it. Probes have no keys.
+/// Whether everybody may ask for this: probes, the page (whose scripts then ask for the key) and what describes the API.
+/// None of them knows anything of this server.
+fn is_public(method: &Method, path: &str) -> bool {
+    let page = path.strip_suffix('/').unwrap_or(path);
+    matches!(*method, Method::GET | Method::HEAD)
+        && (["", HEALTH, READY, OPENAPI, DOCS].contains(&page) || path.starts_with("/page/"))
+}
+
+/// Lets a request in, or answers it.
 pub(crate) async fn middleware(State(app): State<App>, mut request: Request, next: Next) -> Response {
-    let path = request.uri().path();
-    if [HEALTH, READY].contains(&path.strip_suffix('/').unwrap_or(path)) {
+    if is_public(request.method(), request.uri().path()) {
         return next.run(request).await;
     }
     match app.access().admit(&request) {

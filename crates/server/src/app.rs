@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use wire::Limits;
@@ -54,17 +55,33 @@ impl Drop for InFlight<'_> {
 }
 
 /// Where a model comes from, as far as clients may know.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(crate) struct Origin {
+    /// A name or an id that says where the model comes from.
     #[serde(skip_serializing_if = "Option::is_none")]
     source: Option<String>,
+    /// Licence of its weights.
     #[serde(skip_serializing_if = "Option::is_none")]
     license: Option<String>,
+    /// Whether there are latents to try it with, at `/models/{model}/example`.
+    has_example: bool,
+    #[serde(skip)]
+    example: Option<&'static [u8]>,
 }
 
 impl Origin {
     fn of(model: &Model) -> Self {
-        Self { source: model.origin.clone(), license: model.license.clone() }
+        Self {
+            source: model.origin.clone(),
+            license: model.license.clone(),
+            has_example: model.example.is_some(),
+            example: model.example,
+        }
+    }
+
+    /// Latents to try the model with.
+    pub(crate) fn example(&self) -> Option<&'static [u8]> {
+        self.example
     }
 }
 

@@ -26,7 +26,9 @@ mod handler;
 mod local;
 mod memory;
 mod metrics;
+mod openapi;
 mod packaging;
+mod page;
 mod postprocess;
 mod queue;
 mod respond;
@@ -66,6 +68,8 @@ pub struct Model {
     pub origin: Option<String>,
     /// Under which licence its weights are, as far as that is known.
     pub license: Option<String>,
+    /// Latents to try it with: a safetensors file with one tensor, as a pipeline hands them over.
+    pub example: Option<&'static [u8]>,
     /// Loads it. Called at the start, or with [`Config::lazy`] whenever it is needed and not there.
     pub load: Box<Load>,
 }

@@ -1,32 +1,24 @@
 //! Which path leads where.
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::{Path, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get};
+use schemars::JsonSchema;
 use serde::Serialize;
 use vae::VaeInfo;
-use wire::routes::{self, HEALTH, METRICS, MODELS, PREDICT, READY};
+use wire::routes::{self, DOCS, HEALTH, METRICS, MODELS, OPENAPI, PREDICT, READY};
 
 use crate::app::{App, Origin};
 use crate::error::ApiError;
-use crate::{access, body, cors, handler, metrics, trace};
+use crate::{access, body, cors, handler, metrics, openapi, page, trace};
 
 /// The whole HTTP surface.
 pub(crate) fn router(app: App) -> Router {
-    let mut router = Router::new().route("/", get(ok).post(handler::handle));
-    let routes: [(&str, MethodRouter<App>); 7] = [
-        (HEALTH, get(ok)),
-        (READY, get(ready)),
-        (MODELS, get(models)),
-        (METRICS, get(metrics)),
-        (PREDICT, axum::routing::post(handler::handle)),
-        ("/{model}", axum::routing::post(handler::handle)),
-        ("/{model}/predict", axum::routing::post(handler::handle)),
-    ];
-    for (path, handlers) in routes {
+    let mut router = Router::new().route(ROOT, get(page::root).post(handler::handle));
+    for (path, handlers) in routes() {
         router = router.route(&format!("{path}/"), handlers.clone()).route(path, handlers);
     }
     router = router
@@ -39,6 +31,29 @@ pub(crate) fn router(app: App) -> Router {
     }
     router.layer(from_fn_with_state(app.clone(), trace::middleware)).with_state(app)
 }
+
+/// The route that has no other name, which no slash can follow.
+pub(crate) const ROOT: &str = "/";
+
+/// All others. `openapi` describes each of them.
+pub(crate) fn routes() -> Vec<(&'static str, MethodRouter<App>)> {
+    vec![
+        (HEALTH, get(ok)),
+        (READY, get(ready)),
+        (MODELS, get(models)),
+        (EXAMPLE, get(example)),
+        (METRICS, get(metrics)),
+        (OPENAPI, get(openapi::serve)),
+        (DOCS, get(page::docs)),
+        (page::FILES, get(page::file)),
+        (PREDICT, axum::routing::post(handler::handle)),
+        ("/{model}", axum::routing::post(handler::handle)),
+        ("/{model}/predict", axum::routing::post(handler::handle)),
+    ]
+}
+
+/// Latents to try a model with, where there are any.
+pub(crate) const EXAMPLE: &str = "/models/{model}/example";
 
 async fn ok() -> &'static str {
     "Ok"
@@ -73,13 +88,25 @@ async fn models(State(app): State<App>) -> Result<Response, ApiError> {
     Ok(([(header::CONTENT_TYPE, wire::JSON)], json).into_response())
 }
 
-#[derive(Serialize)]
-struct ModelList<'a> {
+/// Latents to try the model with: a safetensors file with one tensor, as a pipeline hands them over.
+async fn example(State(app): State<App>, Path(name): Path<String>) -> Result<Response, ApiError> {
+    let model = app.model(&routes::Target::Model(name.as_str().into()), None)?;
+    let example = app.origins().get(model).and_then(|origin| origin.example());
+    let example =
+        example.ok_or_else(|| ApiError::not_found(format!("there is no example for model {name:?}")))?;
+    Ok(([(header::CONTENT_TYPE, "application/octet-stream")], example).into_response())
+}
+
+/// What is served.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct ModelList<'a> {
     models: Vec<ModelEntry<'a>>,
 }
 
-#[derive(Serialize)]
+/// A model.
+#[derive(Serialize, JsonSchema)]
 struct ModelEntry<'a> {
+    /// Its name in URLs.
     name: &'a str,
     /// Whether requests that name no model get this one.
     default: bool,
@@ -90,18 +117,28 @@ struct ModelEntry<'a> {
     info: Option<ModelDetails<'a>>,
 }
 
-#[derive(Serialize)]
+/// What a loaded model is.
+#[derive(Serialize, JsonSchema)]
 struct ModelDetails<'a> {
+    /// Its class in diffusers.
     class_name: &'a str,
+    /// What it runs on.
     engine: &'a str,
+    /// Channels of its latents.
     latent_channels: usize,
+    /// Pixels of a side that one latent stands for.
     spatial_factor: usize,
+    /// Frames that one latent frame stands for; null for models of pictures.
     temporal_factor: Option<usize>,
     /// Whether it has an encoder.
     can_encode: bool,
+    /// What pipelines multiply latents with.
     scaling_factor: f32,
+    /// What pipelines subtract from latents before that.
     shift_factor: Option<f32>,
+    /// Mean of each channel, where it is set apart from the factors.
     latents_mean: Option<&'a [f32]>,
+    /// Standard deviation of each channel.
     latents_std: Option<&'a [f32]>,
 }
 
@@ -138,7 +175,10 @@ async fn other_method(State(app): State<App>, request: Request) -> Response {
     let page = path.strip_suffix('/').unwrap_or(path);
     let allowed = if page.is_empty() {
         "GET, HEAD, POST"
-    } else if [HEALTH, READY, MODELS, METRICS].contains(&page) {
+    } else if [HEALTH, READY, MODELS, METRICS, OPENAPI, DOCS].contains(&page)
+        || page.starts_with("/page/")
+        || page.starts_with("/models/")
+    {
         "GET, HEAD"
     } else {
         // A path with the name of a model; whether there is one comes before what can be done with it.

@@ -4,6 +4,7 @@ mod answers;
 mod doors;
 mod encode;
 mod errors;
+mod face;
 mod fake;
 mod lazy;
 mod life;

@@ -4,6 +4,7 @@ use ::base64::Engine as _;
 use ::base64::alphabet::STANDARD;
 use ::base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use bytes::Bytes;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -15,10 +16,12 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// The body of a request.
-#[derive(Deserialize)]
-pub(crate) struct JsonBody {
+/// A tensor as base64, in a request.
+#[derive(Deserialize, JsonSchema)]
+pub struct JsonBody {
+    /// The bytes of the tensor as base64.
     inputs: String,
+    /// With `application/json`: `shape`, `dtype` and what else stands in the query otherwise.
     #[serde(default)]
     pub(crate) parameters: Map<String, Value>,
 }
@@ -40,6 +43,23 @@ fn decode(text: &str) -> Result<Vec<u8>, WireError> {
     BASE64.decode(text).map_err(|error| WireError::Body(format!("`inputs` is not base64: {error}")))
 }
 
+/// A tensor as base64, in an answer.
+#[derive(Deserialize, JsonSchema)]
+pub struct JsonAnswer {
+    /// The bytes of the tensor as base64: little-endian, in C order.
+    inputs: String,
+    /// What tensor it is.
+    parameters: JsonAnswerHead,
+}
+
+/// What tensor an answer is.
+#[derive(Deserialize, JsonSchema)]
+struct JsonAnswerHead {
+    shape: Vec<usize>,
+    /// `float16`, `bfloat16`, `float32` or `uint8`.
+    dtype: String,
+}
+
 /// The body of an answer: `{"inputs": base64, "parameters": {"shape": [...], "dtype": "..."}}`.
 pub fn write_base64_answer(tensor: &Tensor) -> String {
     json!({
@@ -54,19 +74,9 @@ pub fn write_base64_answer(tensor: &Tensor) -> String {
 /// # Errors
 /// [`WireError::Answer`] when it is something else.
 pub fn read_base64_answer(body: &[u8]) -> Result<Tensor, WireError> {
-    #[derive(Deserialize)]
-    struct Body {
-        inputs: String,
-        parameters: Parameters,
-    }
-    #[derive(Deserialize)]
-    struct Parameters {
-        shape: Vec<usize>,
-        dtype: String,
-    }
     let wrong =
         |error: &dyn std::fmt::Display| WireError::Answer(format!("the answer is no tensor: {error}"));
-    let body: Body = serde_json::from_slice(body).map_err(|error| wrong(&error))?;
+    let body: JsonAnswer = serde_json::from_slice(body).map_err(|error| wrong(&error))?;
     let read =
         || Tensor::new(body.parameters.dtype.parse()?, body.parameters.shape, decode(&body.inputs)?.into());
     read().map_err(|error| wrong(&error))

@@ -41,7 +41,7 @@ impl WireError {
 }
 
 /// The body of every answer that is not a success: clients call `response.json()` on any failure.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct ErrorBody {
     /// One sentence: what was wrong, what was expected, what to do.
     pub error: String,

@@ -41,6 +41,11 @@ impl Metadata {
 
     /// The values of `key` that say something. Python clients write an absent value as `None`.
     fn values<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a str> {
+        // The tests of this crate read keys that they make up; those of the server read what requests have.
+        debug_assert!(
+            cfg!(test) || crate::PARAMETERS.iter().any(|known| known.name == key),
+            "`{key}` is read, but `wire::PARAMETERS` does not describe it"
+        );
         self.0
             .iter()
             .filter(move |(name, _)| name == key)

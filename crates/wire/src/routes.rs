@@ -12,11 +12,16 @@ pub const READY: &str = "/ready";
 pub const MODELS: &str = "/models";
 /// Figures for Prometheus.
 pub const METRICS: &str = "/metrics";
+/// The API as an OpenAPI document.
+pub const OPENAPI: &str = "/openapi.json";
+/// The same for people.
+pub const DOCS: &str = "/docs";
 /// Decode with the default model, as does `/`.
 pub const PREDICT: &str = "/predict";
 
-/// First segments of paths that mean something else than a model, now or by the protocol's plan.
-const RESERVED: [&str; 7] = ["predict", "health", "ready", "models", "metrics", "openapi.json", "docs"];
+/// First segments of paths that mean something else than a model; `page` has the files of the web page.
+const RESERVED: [&str; 8] =
+    ["predict", "health", "ready", "models", "metrics", "openapi.json", "docs", "page"];
 
 /// Whether a model can be served under this name: it must stand in a path as one segment of its own.
 pub fn is_model_name(name: &str) -> bool {

@@ -89,6 +89,11 @@ impl Source {
         }
     }
 
+    /// Latents to try the model with, where there are any.
+    pub(crate) fn example(&self) -> Option<&'static [u8]> {
+        matches!(self.place, Place::Demo).then_some(demo::LATENTS)
+    }
+
     /// The last part of its name: `demo`, a preset's, a repository's, a folder's, a file's without its ending.
     fn short_name(&self) -> anyhow::Result<String> {
         let path = match &self.place {

@@ -219,5 +219,12 @@ pub(super) fn model(name: &str, info: VaeInfo) -> (Model, Handle) {
 
 /// A model that `load` makes.
 pub(super) fn from(name: &str, source: &str, load: Box<Load>) -> Model {
-    Model { name: name.to_owned(), source: source.to_owned(), origin: None, license: None, load }
+    Model {
+        name: name.to_owned(),
+        source: source.to_owned(),
+        origin: None,
+        license: None,
+        example: None,
+        load,
+    }
 }

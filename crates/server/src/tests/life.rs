@@ -98,7 +98,10 @@ async fn it_lives_before_it_is_ready() {
         assert!(answer.contains("retry-after: ") && answer.contains("being loaded"), "{answer}");
     }
     let models = live.ask("GET /models HTTP/1.1\r\n\r\n").await;
-    assert!(models.ends_with(r#"{"models":[{"name":"late","default":true}]}"#), "{models}");
+    assert!(
+        models.ends_with(r#"{"models":[{"name":"late","default":true,"has_example":false}]}"#),
+        "{models}"
+    );
 
     may_load.send(()).unwrap();
     until(async || live.ask("GET /ready HTTP/1.1\r\n\r\n").await.starts_with("HTTP/1.1 200")).await;

@@ -1,0 +1,101 @@
+// The request on the screen as a command and as code. Every text works as it is, with the file beside it.
+
+const quote = (word) => (/^[\w./:=+-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`);
+// JSON's escapes are Python's too.
+const text = (value) => JSON.stringify(value);
+// Rust has other escapes for what is not ASCII, but takes it as it is; control characters are in no sensible name.
+const rustText = (value) => `"${value.replaceAll("\\", "\\\\").replaceAll('"', '\\"')}"`;
+const KEY = "REMOTE_VAE_API_KEY";
+
+/** The endpoint with those keys in its query that a client has no argument for. */
+function endpoint({ url, query }, names) {
+  const extra = query.filter(([name]) => names.includes(name));
+  return extra.length ? `${url}?${new URLSearchParams(extra)}` : url;
+}
+
+const get = ({ query }, name) => query.find(([key]) => key === name)?.[1];
+
+/** A float as Rust writes it. */
+const float = (value) => (/[.e]/.test(value) ? value : `${value}.0`);
+
+export function curl(request) {
+  const { source, url, query, accept, hasKey, output } = request;
+  const header = hasKey ? `-H "Authorization: Bearer $${KEY}" ` : "";
+  const lines = source.example ? [`curl -fsS ${header}-o ${quote(source.file)} ${quote(source.example)}`] : [];
+  const call = [
+    `curl --fail-with-body ${quote(`${url}?${new URLSearchParams(query)}`)}`,
+    ...(hasKey ? [header.trim()] : []),
+    "-H 'Content-Type: tensor/binary'",
+    `-H 'Accept: ${accept}'`,
+    `--data-binary @- -o ${output}`,
+  ].join(" \\\n    ");
+  lines.push(`tail -c +${source.offset + 1} ${quote(source.file)} | head -c ${source.length} |\n  ${call}`);
+  return lines.join("\n");
+}
+
+export function python(request) {
+  const { source, url, hasKey, output, item } = request;
+  const isVideo = get(request, "output_type") === "mp4";
+  const isNumpy = source.format === "npy";
+  const lines = [];
+  if (hasKey) lines.push("import os");
+  if (isNumpy) lines.push("import numpy", "import torch");
+  lines.push("from diffusers.utils.remote_utils import remote_decode");
+  if (!isNumpy) lines.push("from safetensors.torch import load_file");
+  const load = isNumpy ? `torch.from_numpy(numpy.load(${text(source.file)}))` : `load_file(${text(source.file)})[${text(source.name)}]`;
+  const which = item.batched ? (item.batch > 1 ? `[${item.index}:${item.index + 1}]` : "") : "[None]";
+  lines.push("", `latents = ${load}${which}`);
+  let address = text(endpoint(request, ["quality", "fps", "tiling", "framewise"]));
+  if (hasKey) address = `f${address.replace("://", `://user:{os.environ['${KEY}']}@`)}`;
+  const args = [address, "latents"];
+  const factor = get(request, "scaling_factor");
+  const shift = get(request, "shift_factor");
+  if (factor !== undefined) args.push(`scaling_factor=${factor}`);
+  if (shift !== undefined) args.push(`shift_factor=${shift}`);
+  if (factor === undefined && get(request, "do_scaling") !== "True") args.push("do_scaling=False");
+  if (isVideo) args.push('output_type="mp4"', 'return_type="mp4"');
+  else args.push(`image_format=${text(get(request, "image_format"))}`);
+  for (const side of ["height", "width"]) if (get(request, side)) args.push(`${side}=${get(request, side)}`);
+  const call = `remote_decode(\n    ${args.join(",\n    ")},\n)`;
+  if (isVideo) lines.push(`with open(${text(output)}, "wb") as file:`, `    file.write(${call.replaceAll("\n", "\n    ")})`);
+  else lines.push(`image = ${call}`, `image.save(${text(output)})`);
+  return lines.join("\n");
+}
+
+const DTYPES = { float16: "Float16", bfloat16: "BFloat16", float32: "Float32" };
+
+export function rust(request) {
+  const { source, hasKey, output, item } = request;
+  const isVideo = get(request, "output_type") === "mp4";
+  const quality = get(request, "quality");
+  const options = [];
+  const factor = get(request, "scaling_factor");
+  const shift = get(request, "shift_factor");
+  if (factor !== undefined) options.push(`scaling_factor(${float(factor)})`);
+  if (shift !== undefined) options.push(`shift_factor(${float(shift)})`);
+  if (factor === undefined && get(request, "do_scaling") !== "True") options.push("do_scaling(false)");
+  if (isVideo) {
+    options.push("output_type(OutputType::Mp4)");
+    for (const name of ["fps", "quality"]) if (get(request, name)) options.push(`${name}(${get(request, name)})`);
+  } else {
+    const jpeg = `Jpeg { quality: ${quality ? `Some(${quality})` : "None"} }`;
+    options.push(`image_format(ImageFormat::${get(request, "image_format") === "png" ? "Png" : jpeg})`);
+  }
+  for (const side of ["height", "width"]) if (get(request, side)) options.push(`${side}(${get(request, side)})`);
+  const address = rustText(endpoint(request, ["tiling", "framewise"]));
+  const vae = hasKey
+    ? `RemoteVae::builder(${address}).api_key(&std::env::var("${KEY}")?).build()?`
+    : `RemoteVae::new(${address})?`;
+  return `use client::{DType, DecodeOptions, ${isVideo ? "OutputType" : "ImageFormat"}, Tensor, blocking::RemoteVae};
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let file = std::fs::read(${rustText(source.file)})?;
+    let bytes = file[${source.offset}..${source.offset + source.length}].to_vec();
+    let latents = Tensor::new(DType::${DTYPES[request.dtype]}, vec![${item.shape.join(", ")}], bytes.into())?;
+    let options = DecodeOptions::new()
+        .${options.join("\n        .")};
+    let vae = ${vae};
+    std::fs::write(${rustText(output)}, vae.decode(&latents, &options)?.bytes())?;
+    Ok(())
+}`;
+}
