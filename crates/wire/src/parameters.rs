@@ -158,7 +158,9 @@ mod tests {
             }
             for value in bad {
                 let error = is_read(name, &value).expect_err(&format!("{name}={value}"));
-                assert!(error.contains(name), "{name}={value}: {error}");
+                // A type of values is refused in the same words wherever it stands.
+                let said = name.strip_prefix("out_").unwrap_or(name);
+                assert!(error.contains(said), "{name}={value}: {error}");
             }
         }
     }
