@@ -89,9 +89,9 @@ async function open() {
     for (;;) {
       const { models } = await (await ask("/models", { signal })).json();
       state.models = models;
-      // Without details a model is still being loaded.
-      if (models.every((one) => one.latent_channels !== undefined)) break;
-      find("#status").textContent = "The server is loading its models…";
+      // Without details a model is not loaded: not yet, or not before somebody asks for it.
+      if (models.every((one) => one.latent_channels !== undefined) || await isReady(signal)) break;
+      find("#status").firstChild.textContent = "The server is loading its models…";
       await new Promise((resolve) => setTimeout(resolve, PATIENCE));
     }
     const chosen = find("#model").value;
@@ -101,7 +101,25 @@ async function open() {
   });
 }
 
+async function isReady(signal) {
+  try {
+    return (await ask("/ready", { signal })).ok;
+  } catch (error) {
+    if (error.status === 503) return false;
+    throw error;
+  }
+}
+
+/** Learns what a model is that has been loaded for this page's request. */
+async function learn() {
+  if (model().latent_channels) return;
+  const { models } = await (await ask("/models")).json();
+  state.models = models;
+  options.suggestFactors(model());
+}
+
 function describeModel({ name, class_name, latent_channels, spatial_factor, temporal_factor, license, source }) {
+  if (!latent_channels) return "It is loaded when it is first asked for something.";
   const frames = temporal_factor ? ` and ${temporal_factor} frames` : "";
   const parts = [`${class_name}, ${latent_channels} latent channels of ${spatial_factor} × ${spatial_factor} pixels${frames}`];
   if (source && source !== name) parts.push(source);
@@ -188,7 +206,7 @@ function update() {
   tryIt.textContent = served?.has_example ? "Try it with an example" : "Try it with random latents";
   // The first thing to do for somebody who is new.
   tryIt.classList.toggle("main", !state.input);
-  tryIt.disabled = !served || Boolean(state.running);
+  tryIt.disabled = !served || (!served.has_example && !served.latent_channels) || Boolean(state.running);
 
   find("#chosen").hidden = !state.input;
   if (state.input) {
@@ -211,7 +229,7 @@ function describeInput(one) {
   const { shape, dtype } = tensor();
   const latents = `${dtype} [${shape.join(", ")}]`;
   if (one.problem) return `${latents} cannot be decoded here: ${one.problem}.`;
-  const size = one.packed ? "packed" : `${one.width} × ${one.height} pixels`;
+  const size = one.packed ? "packed" : !one.width ? "the model says how large" : `${one.width} × ${one.height} pixels`;
   return `${latents} · ${size}${one.frames > 1 ? `, ${one.frames} frames` : ""}`;
 }
 
@@ -228,6 +246,10 @@ async function asResult(blob, name, frame) {
     picture.src = url;
     await picture.decode();
     ({ naturalWidth: width, naturalHeight: height } = picture);
+  } else if (!width) {
+    const video = make("video", { src: url });
+    await new Promise((resolve) => video.addEventListener("loadedmetadata", resolve));
+    ({ videoWidth: width, videoHeight: height } = video);
   }
   return { url, type: blob.type, name, size: blob.size, width, height };
 }
@@ -260,6 +282,7 @@ function decodeLatents() {
     find("#save-latents").hidden = true;
     setOriginal(null);
     keep(result, [["Decoded in", milliseconds(result.took)], ...steps(result.steps)]);
+    await learn();
   });
 }
 

@@ -76,14 +76,19 @@ function readNumpy(file, bytes, view) {
 /**
  * How a model would take a tensor: { batch, batched, frames, height, width, packed }, sizes in pixels; or { problem }.
  * A packed tensor has no height and width of its own; those here are the square with as many tokens, if there is one.
+ * Of a model that is not loaded nothing is known, and the server will say whether it fits.
  */
 export function arrange(shape, model) {
   const { latent_channels: channels, spatial_factor: factor, temporal_factor: temporal } = model;
+  if (shape.some((axis) => axis === 0)) return { problem: "it is empty" };
+  if (!channels) {
+    const packed = shape.length === 3;
+    return { batch: shape[0], batched: true, frames: 1, packed };
+  }
   const expected = temporal
     ? `[B, ${channels}, f, h, w]`
     : `[B, ${channels}, h, w] or packed [B, tokens, ${4 * channels}]`;
   const problem = { problem: `${model.name} takes ${expected}` };
-  if (shape.some((axis) => axis === 0)) return { problem: "it is empty" };
   const axes = temporal ? 5 : 4;
   const batched = shape.length === axes;
   const rest = batched ? shape.slice(1) : shape;

@@ -19,14 +19,15 @@ export function listModels(models) {
 /** Shows which options this model and this input have. */
 export function update(model, item) {
   const isVideo = Boolean(model?.temporal_factor);
+  const isKnown = Boolean(model?.latent_channels);
   for (const input of document.querySelectorAll('input[name="format"]')) {
-    const fits = (input.value === "mp4") === isVideo;
+    const fits = !isKnown || (input.value === "mp4") === isVideo;
     input.parentElement.hidden = !fits;
     if (!fits && input.checked) find(`input[name="format"][value="${isVideo ? "mp4" : "png"}"]`).checked = true;
   }
   show("quality-field", format() !== "png");
-  find("#quality").placeholder = isVideo ? "automatic" : "75";
-  show("fps-field", isVideo);
+  find("#quality").placeholder = format() === "mp4" ? "automatic" : "75";
+  show("fps-field", format() === "mp4");
   show("one-pass-field", isVideo);
   show("factors", value("scaling") === "factors");
   show("size-field", item?.packed);
