@@ -24,7 +24,10 @@ async fn a_model_is_loaded_at_its_first_use() {
     assert_eq!(house.get("/ready").await.status, 200, "it takes work");
     assert_eq!((first.loads(), second.loads()), (0, 0));
     let models = house.get("/models").await;
-    assert_eq!(models.body, r#"{"models":[{"name":"one","default":true},{"name":"two","default":false}]}"#);
+    assert_eq!(
+        models.body,
+        r#"{"models":[{"name":"one","default":true,"has_example":false},{"name":"two","default":false,"has_example":false}]}"#
+    );
 
     for _ in 0..2 {
         decode(&house, "two").await.content(PT);
