@@ -62,7 +62,7 @@ pub(crate) fn document() -> Value {
         "info": {
             "title": "remote-vae",
             "version": env!("CARGO_PKG_VERSION"),
-            "summary": "Latents of diffusion models to pictures and videos.",
+            "summary": "Latents of diffusion models to pictures and videos, and back.",
             "description": "The protocol of diffusers' `remote_decode`. The body of a request is a tensor, and its \
                             query says what tensor it is and what to answer with. Keys that have no meaning are \
                             ignored, and every path works with and without a slash at its end.",
@@ -157,12 +157,14 @@ fn work(schemas: &mut SchemaGenerator, summary: &str, model: Option<&str>) -> Va
             "description": "What was asked for.",
             "headers": {
                 "server-timing": text("Milliseconds in the queue, in the model, and for the file."),
+                "x-decode-mode": text("How it was done: `exact`, `lean` or `tile`."),
+                "seed": text("Of sampled latents: what the noise was made of."),
                 "x-request-id": text("The id of the request in the log."),
                 "shape": text("Of a tensor: its shape, as a JSON list."),
                 "dtype": text("Of a tensor: the type of its values."),
             },
             "content": {
-                "image/jpeg": file, "image/png": file, "video/mp4": file, "multipart/mixed": file,
+                "image/jpeg": file, "image/png": file, "image/webp": file, "video/mp4": file, "multipart/mixed": file,
                 "application/zip": file, wire::TENSOR_BINARY: file,
                 wire::TENSOR_BASE64: { "schema": answer }, wire::JSON: { "schema": answer },
             },
@@ -171,7 +173,8 @@ fn work(schemas: &mut SchemaGenerator, summary: &str, model: Option<&str>) -> Va
     json!({
         "tags": ["work"],
         "summary": summary,
-        "description": "Latents are `[B, C, h, w]`, `[C, h, w]`, packed `[B, tokens, 4C]` with `height` and `width`, \
+        "description": "A tensor of latents is decoded; a picture file, and pixels that say so by their shape or by \
+                        `task`, are encoded to latents `[B, C, h, w]`. Latents are `[B, C, h, w]`, `[C, h, w]`, packed `[B, tokens, 4C]` with `height` and `width`, \
                         and of videos `[B, C, f, h, w]` or `[C, f, h, w]`.",
         "parameters": parameters,
         "requestBody": {
@@ -180,6 +183,10 @@ fn work(schemas: &mut SchemaGenerator, summary: &str, model: Option<&str>) -> Va
                 wire::TENSOR_BINARY: { "schema": { "description": "The raw tensor, little-endian, in C order." } },
                 wire::TENSOR_BASE64: { "schema": body },
                 wire::JSON: { "schema": body },
+                "image/*": { "schema": { "description": "A PNG, JPEG or WebP file to encode." } },
+                "application/octet-stream": { "schema": {
+                    "description": "The same; or with `shape` and `dtype` a raw tensor of pixels or latents.",
+                } },
             },
         },
         "responses": responses,

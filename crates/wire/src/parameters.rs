@@ -89,11 +89,11 @@ pub const PARAMETERS: &[Parameter] = &[
     ),
     with_default(
         "image_format",
-        Choice(&["jpg", "png"]),
+        Choice(&["jpg", "png", "webp"]),
         "jpg",
         "Format of a picture file, where `Accept` leaves it open.",
     ),
-    parameter("quality", Integer(1, 100), "Of a JPEG file, 75 unless said; or of an mp4 file."),
+    parameter("quality", Integer(1, 100), "Of a JPEG or WebP file, or of an mp4 file."),
     with_default("fps", Integer(1, 240), "15", "Frames a second of an mp4 file."),
     parameter(
         "height",
@@ -114,6 +114,17 @@ pub const PARAMETERS: &[Parameter] = &[
         "float16",
         "Type of the values of a tensor answer.",
     ),
+    with_default(
+        "sample_mode",
+        Choice(&["sample", "argmax"]),
+        "sample",
+        "Of an encode: latents drawn from the distribution that the encoder finds, or its mean.",
+    ),
+    parameter(
+        "seed",
+        Integer(0, u64::MAX),
+        "Of sampled latents: the same seed gives the same ones. Without one, each request gets another.",
+    ),
 ];
 
 #[cfg(test)]
@@ -130,6 +141,7 @@ mod tests {
             "height" | "width" => "shape=[1,16,64]&dtype=uint8".to_owned(),
             "out_dtype" => "shape=[1,4,8,8]&dtype=uint8&output_type=pt".to_owned(),
             "fps" => "shape=[1,4,8,8]&dtype=uint8&output_type=mp4".to_owned(),
+            "seed" | "sample_mode" => "shape=[1,3,8,8]&dtype=uint8&task=encode".to_owned(),
             _ => "shape=[1,4,8,8]&dtype=uint8".to_owned(),
         };
         let head = RequestHead::read(&format!("{query}&{name}={value}"), Some(crate::TENSOR_BINARY), None)
@@ -147,7 +159,11 @@ mod tests {
                 Flag => (["True", "False", "true", "false"].map(Into::into).into(), vec!["perhaps".into()]),
                 Integer(from, to) => (
                     vec![from.to_string(), to.to_string()],
-                    vec![(from - 1).to_string(), (u128::from(*to) + 1).to_string(), "1.5".into()],
+                    vec![
+                        (i128::from(*from) - 1).to_string(),
+                        (i128::from(*to) + 1).to_string(),
+                        "1.5".into(),
+                    ],
                 ),
                 Number => (vec!["0.5".into(), "1e-3".into()], vec!["nan".into(), "inf".into(), "x".into()]),
                 // Any text may be the name of a model; only a second one is wrong.
