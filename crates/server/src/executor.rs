@@ -326,7 +326,7 @@ impl Observer for Watch<'_> {
         }
         let running = {
             let mut state = self.shared.lock();
-            state.queue.progress(done, total);
+            state.queue.progress(done, total, Instant::now());
             state.queue.running()
         };
         if let Some([done, frames]) = running.filter(|_| self.said.elapsed() >= SAY_EVERY) {

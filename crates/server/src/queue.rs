@@ -10,15 +10,15 @@
 //!
 //! It knows nothing of threads or HTTP, so that its rules can be tested one by one.
 
+mod pace;
+
 use std::time::{Duration, Instant};
 
+use self::pace::Pace;
 use crate::client::Client;
 
 /// Told to a client when nothing is known yet.
 const NO_IDEA: Duration = Duration::from_secs(1);
-
-/// How much weight the newest job has in what is remembered of a model's pace.
-const NEWEST: f64 = 0.5;
 
 /// Seconds for a unit of work when no model has finished anything yet. All models have the same then, so that only their
 /// amounts of work matter.
@@ -78,6 +78,8 @@ struct Running {
     since: Instant,
     /// Which part of the work is done, from 0 to 1.
     done: f64,
+    /// How many seconds it is going to take in all: by its progress where it has shown some, else by its model's pace.
+    seconds: Option<f64>,
 }
 
 /// The line. `T` is what has to be done.
@@ -87,10 +89,9 @@ pub(crate) struct Queue<T> {
     /// In the order in which they came.
     waiting: Vec<Waiting<T>>,
     running: Option<Running>,
-    /// Virtual time: the tag of the job that was started last.
+    /// Virtual time: the tag of the job that was started last. It never goes back, as no waiting job has a smaller tag.
     clock: f64,
-    /// Seconds a unit of work by model, as far as they are known.
-    pace: Vec<Option<f64>>,
+    pace: Pace,
 }
 
 /// Where a newcomer would go.
@@ -103,14 +104,7 @@ enum Place {
 impl<T> Queue<T> {
     /// A line in which at most `capacity` jobs wait, besides the one that runs.
     pub(crate) fn new(capacity: usize, models: usize) -> Self {
-        Self {
-            capacity,
-            next_id: 0,
-            waiting: Vec::new(),
-            running: None,
-            clock: 0.0,
-            pace: vec![None; models],
-        }
+        Self { capacity, next_id: 0, waiting: Vec::new(), running: None, clock: 0.0, pace: Pace::new(models) }
     }
 
     /// Whether a job of this client would be admitted now.
@@ -135,7 +129,7 @@ impl<T> Queue<T> {
         };
         let id = JobId(self.next_id);
         self.next_id += 1;
-        let pace = self.pace(cost.model).unwrap_or(FIRST_GUESS);
+        let pace = self.pace.of(cost.model).unwrap_or(FIRST_GUESS);
         let seconds = pace * cost.work as f64;
         let own = self.waiting.iter().filter(|waiting| waiting.client == client).map(|waiting| waiting.tag);
         let tag = own.fold(self.clock, f64::max) + seconds;
@@ -153,14 +147,19 @@ impl<T> Queue<T> {
             self.waiting.iter().enumerate().min_by(|(_, one), (_, other)| one.tag.total_cmp(&other.tag))?;
         let next = self.waiting.remove(index);
         self.clock = next.tag;
-        self.running = Some(Running { cost: next.cost, since: now, done: 0.0 });
+        let seconds = self.pace.of(next.cost.model).map(|pace| pace * next.cost.work as f64);
+        self.running = Some(Running { cost: next.cost, since: now, done: 0.0, seconds });
         Some(Started { job: next.job, waited: now.saturating_duration_since(next.since) })
     }
 
     /// `done` of `total` units of the running job's work are finished.
-    pub(crate) fn progress(&mut self, done: usize, total: usize) {
+    pub(crate) fn progress(&mut self, done: usize, total: usize, now: Instant) {
         if let (Some(running), true) = (&mut self.running, total > 0) {
             running.done = (done as f64 / total as f64).min(1.0);
+            if done > 0 {
+                let elapsed = now.saturating_duration_since(running.since).as_secs_f64();
+                running.seconds = Some(elapsed / running.done);
+            }
         }
     }
 
@@ -178,10 +177,7 @@ impl<T> Queue<T> {
             return;
         }
         let took = now.saturating_duration_since(running.since).as_secs_f64();
-        let newest = took / running.cost.work as f64;
-        if let Some(pace) = self.pace.get_mut(running.cost.model) {
-            *pace = Some(pace.map_or(newest, |known| known + NEWEST * (newest - known)));
-        }
+        self.pace.learn(running.cost.model, took / running.cost.work as f64);
     }
 
     /// Nobody waits for this job any more. Returns whether it still waited, and forgets it then.
@@ -224,276 +220,32 @@ impl<T> Queue<T> {
         Full { retry_after: self.remaining(now).unwrap_or(NO_IDEA) }
     }
 
-    /// Takes a job out of the line; those of its client that came later move up.
+    /// Takes a job out of the line; those of its client that came later move up, as if it had never been there.
     fn remove(&mut self, index: usize) -> Option<Waiting<T>> {
         if index >= self.waiting.len() {
             return None;
         }
         let gone = self.waiting.remove(index);
-        let later = self.waiting.iter_mut().skip(index).filter(|waiting| waiting.client == gone.client);
-        later.for_each(|waiting| waiting.tag -= gone.seconds);
+        let (before, after) = self.waiting.split_at_mut(index);
+        let own = |waiting: &&Waiting<T>| waiting.client == gone.client;
+        // Not before the present, though: what it waited for in vain gives it no claim on what others have had since.
+        let mut last = before.iter().filter(own).map(|waiting| waiting.tag).fold(self.clock, f64::max);
+        for waiting in after.iter_mut().filter(|waiting| waiting.client == gone.client) {
+            waiting.tag = waiting.tag.min(last + waiting.seconds);
+            last = last.max(waiting.tag);
+        }
         Some(gone)
     }
 
-    /// Seconds for a unit of work of this model: as measured, or until then as it is for the others, if it is known.
-    fn pace(&self, model: usize) -> Option<f64> {
-        let own = self.pace.get(model).copied().flatten();
-        own.or_else(|| {
-            let known = || self.pace.iter().flatten();
-            let count = known().count();
-            (count > 0).then(|| known().sum::<f64>() / count as f64)
-        })
-    }
-
-    /// How long the running job will take yet: by its progress where it has shown some, else by its model's pace.
+    /// How long the running job will take yet.
     fn remaining(&self, now: Instant) -> Option<Duration> {
         let running = self.running.as_ref()?;
         let elapsed = now.saturating_duration_since(running.since).as_secs_f64();
-        let seconds = if running.done > 0.0 {
-            elapsed * (1.0 - running.done) / running.done
-        } else {
-            let pace = self.pace(running.cost.model)?;
-            (pace * running.cost.work as f64 - elapsed).max(0.0)
-        };
-        Duration::try_from_secs_f64(seconds).ok()
+        Duration::try_from_secs_f64((running.seconds? - elapsed).max(0.0)).ok()
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SMALL: Cost = Cost { model: 0, work: 100, frames: 1 };
-    const LARGE: Cost = Cost { model: 0, work: 10_000, frames: 9 };
-
-    fn seconds(seconds: u64) -> Duration {
-        Duration::from_secs(seconds)
-    }
-
-    /// A client by its number.
-    fn client(number: u8) -> Client {
-        Client::Address([10, 0, 0, number].into())
-    }
-
-    /// A job of client 1 that finds a free place.
-    fn admit<T: std::fmt::Debug>(queue: &mut Queue<T>, job: T, now: Instant) -> JobId {
-        let Admitted { id, displaced } = queue.admit(client(1), SMALL, job, now).unwrap();
-        assert!(displaced.is_none());
-        id
-    }
-
-    /// All jobs that wait, in the order in which they are run.
-    fn order<T>(queue: &mut Queue<T>, now: Instant) -> Vec<T> {
-        let mut jobs = Vec::new();
-        while let Some(started) = queue.start(now) {
-            jobs.push(started.job);
-            queue.finish(false, now);
-        }
-        jobs
-    }
-
-    #[test]
-    fn jobs_run_one_by_one_in_order() {
-        let start = Instant::now();
-        let mut queue = Queue::new(2, 1);
-        admit(&mut queue, "a", start);
-        admit(&mut queue, "b", start);
-        assert_eq!(queue.start(start + seconds(1)), Some(Started { job: "a", waited: seconds(1) }));
-        assert_eq!(queue.start(start + seconds(1)), None, "one runs already");
-        queue.finish(true, start + seconds(4));
-        assert_eq!(queue.start(start + seconds(4)), Some(Started { job: "b", waited: seconds(4) }));
-        assert!(!queue.is_idle());
-        queue.finish(true, start + seconds(5));
-        assert!(queue.is_idle());
-        assert_eq!(queue.start(start + seconds(5)), None);
-    }
-
-    #[test]
-    fn a_client_with_many_jobs_waits_for_its_own() {
-        let now = Instant::now();
-        let mut queue = Queue::new(9, 1);
-        for job in ["1a", "1b", "1c"] {
-            queue.admit(client(1), SMALL, job, now).unwrap();
-        }
-        for job in ["2a", "2b"] {
-            queue.admit(client(2), SMALL, job, now).unwrap();
-        }
-        assert_eq!(order(&mut queue, now), ["1a", "2a", "1b", "2b", "1c"]);
-    }
-
-    #[test]
-    fn short_work_overtakes_long_work_but_not_for_ever() {
-        let now = Instant::now();
-        let mut queue = Queue::new(999, 1);
-        queue.admit(client(1), LARGE, "large", now).unwrap();
-        let mut overtaken = 0;
-        loop {
-            // A client that always has one more.
-            queue.admit(client(2), SMALL, "small", now).unwrap();
-            let started = queue.start(now).unwrap();
-            queue.finish(false, now);
-            if started.job == "large" {
-                break;
-            }
-            overtaken += 1;
-        }
-        // The large one is a hundred times the work; the last is a matter of rounding.
-        assert!((99..=100).contains(&overtaken), "{overtaken}");
-        // One client's own short work does not overtake its long work.
-        let mut queue = Queue::new(9, 1);
-        queue.admit(client(1), LARGE, "large", now).unwrap();
-        queue.admit(client(1), SMALL, "small", now).unwrap();
-        assert_eq!(order(&mut queue, now), ["large", "small"]);
-    }
-
-    #[test]
-    fn who_has_waited_for_nothing_has_saved_nothing() {
-        let now = Instant::now();
-        let mut queue = Queue::new(9, 1);
-        for _ in 0..5 {
-            queue.admit(client(1), LARGE, "before", now).unwrap();
-        }
-        assert_eq!(order(&mut queue, now).len(), 5);
-        // Client 2 asked for nothing so far, and gets its share from now on, not more.
-        for job in ["1a", "1b"] {
-            queue.admit(client(1), SMALL, job, now).unwrap();
-        }
-        for job in ["2a", "2b"] {
-            queue.admit(client(2), SMALL, job, now).unwrap();
-        }
-        assert_eq!(order(&mut queue, now), ["1a", "2a", "1b", "2b"]);
-    }
-
-    #[test]
-    fn a_job_that_is_given_up_costs_its_client_nothing() {
-        let now = Instant::now();
-        let mut queue = Queue::new(9, 1);
-        let large = queue.admit(client(1), LARGE, "large", now).unwrap().id;
-        queue.admit(client(1), SMALL, "1", now).unwrap();
-        queue.admit(client(2), SMALL, "2", now).unwrap();
-        assert!(queue.abandon(large));
-        assert_eq!(order(&mut queue, now), ["1", "2"]);
-    }
-
-    #[test]
-    fn a_full_queue_takes_nobody_until_one_starts_or_leaves() {
-        let now = Instant::now();
-        let mut queue = Queue::new(1, 1);
-        admit(&mut queue, 0, now);
-        let second = queue.admit(client(1), SMALL, 1, now);
-        assert!(second.is_err(), "one waits, and the executor has not come for it");
-        queue.start(now).unwrap();
-        let second = admit(&mut queue, 2, now);
-        assert!(queue.check(client(1), now).is_err());
-        assert!(queue.abandon(second));
-        assert!(!queue.abandon(second), "it is gone");
-        admit(&mut queue, 3, now);
-        queue.finish(true, now);
-        assert_eq!(queue.start(now).unwrap().job, 3);
-    }
-
-    #[test]
-    fn the_greediest_client_makes_room() {
-        let now = Instant::now();
-        let mut queue = Queue::new(3, 1);
-        admit(&mut queue, "running", now);
-        queue.start(now).unwrap();
-        for job in ["1a", "1b", "1c"] {
-            admit(&mut queue, job, now);
-        }
-        assert!(queue.check(client(1), now).is_err(), "nobody displaces himself");
-        assert!(queue.check(client(2), now).is_ok());
-        let admitted = queue.admit(client(2), SMALL, "2a", now).unwrap();
-        assert_eq!(admitted.displaced, Some(("1c", Full { retry_after: NO_IDEA })));
-        // Two and one: the roles would only be changed.
-        assert!(queue.check(client(2), now).is_err());
-        // Client 3 has none, client 1 has two.
-        let admitted = queue.admit(client(3), SMALL, "3a", now).unwrap();
-        assert_eq!(admitted.displaced.map(|(job, _)| job), Some("1b"));
-        assert!(queue.check(client(4), now).is_err(), "everybody has one");
-        queue.finish(true, now);
-        assert_eq!(order(&mut queue, now), ["1a", "2a", "3a"]);
-    }
-
-    #[test]
-    fn without_places_one_job_may_still_run() {
-        let now = Instant::now();
-        let mut queue = Queue::new(0, 1);
-        admit(&mut queue, (), now);
-        assert!(queue.check(client(2), now).is_err());
-        queue.start(now).unwrap();
-        assert!(queue.check(client(2), now).is_err());
-        queue.finish(true, now);
-        admit(&mut queue, (), now);
-    }
-
-    #[test]
-    fn what_is_told_to_those_who_find_it_full() {
-        let start = Instant::now();
-        let mut queue = Queue::new(0, 2);
-        let told = |queue: &Queue<()>, after| {
-            queue.check(client(1), start + seconds(after)).unwrap_err().retry_after
-        };
-
-        admit(&mut queue, (), start);
-        queue.start(start).unwrap();
-        assert_eq!(told(&queue, 3), NO_IDEA, "no job has been finished yet");
-        queue.progress(1, 4);
-        assert_eq!(told(&queue, 3), seconds(9), "a quarter took three seconds");
-        queue.finish(true, start + seconds(10));
-
-        // Twice the work, so twice the ten seconds, by the pace alone.
-        queue.admit(client(1), Cost { work: 200, ..SMALL }, (), start + seconds(10)).unwrap();
-        queue.start(start + seconds(10)).unwrap();
-        assert_eq!(told(&queue, 15), seconds(15));
-        assert_eq!(told(&queue, 99), seconds(0), "late, but never negative");
-        queue.finish(false, start + seconds(99));
-
-        // A cancelled job taught nothing, and a model that has done nothing yet is taken for one like the others.
-        admit(&mut queue, (), start + seconds(100));
-        queue.start(start + seconds(100)).unwrap();
-        assert_eq!(told(&queue, 100), seconds(10));
-        queue.finish(false, start + seconds(100));
-        queue.admit(client(1), Cost { model: 1, ..SMALL }, (), start + seconds(100)).unwrap();
-        queue.start(start + seconds(100)).unwrap();
-        assert_eq!(told(&queue, 100), seconds(10));
-        queue.finish(true, start + seconds(140));
-        // From then on it has its own pace.
-        queue.admit(client(1), Cost { model: 1, ..SMALL }, (), start + seconds(140)).unwrap();
-        queue.start(start + seconds(140)).unwrap();
-        assert_eq!(told(&queue, 140), seconds(40));
-    }
-
-    #[test]
-    fn the_pace_follows_the_newest_jobs() {
-        let mut now = Instant::now();
-        let mut queue = Queue::new(0, 1);
-        for _ in 0..20 {
-            for took in [1, 3] {
-                admit(&mut queue, (), now);
-                queue.start(now).unwrap();
-                now += seconds(took);
-                queue.finish(true, now);
-            }
-        }
-        admit(&mut queue, (), now);
-        queue.start(now).unwrap();
-        let told = queue.check(client(1), now).unwrap_err().retry_after;
-        assert!(seconds(2) < told && told < seconds(3), "{told:?}");
-    }
-
-    #[test]
-    fn progress_is_counted_in_frames() {
-        let (mut queue, start) = (Queue::new(1, 1), Instant::now());
-        assert_eq!(queue.running(), None);
-        queue.admit(client(0), LARGE, (), start).unwrap();
-        assert_eq!(queue.running(), None, "it waits");
-        queue.start(start).unwrap();
-        for (done, frames) in [(0, 0), (10, 0), (12, 1), (99, 8), (100, 9), (120, 9)] {
-            queue.progress(done, 100);
-            assert_eq!(queue.running(), Some([frames, 9]));
-        }
-        queue.finish(true, start);
-        assert_eq!(queue.running(), None);
-    }
-}
+mod properties;
+#[cfg(test)]
+mod tests;
