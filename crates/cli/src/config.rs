@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::parser::ValueSource;
-use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory};
+use clap::{Arg, ArgAction, ArgMatches, Command};
 use toml::{Table, Value};
 
-use crate::args::Args;
+use crate::args;
 
 /// The commands that have the settings of a server.
 const COMMANDS: [&str; 2] = ["serve", "config"];
@@ -37,7 +37,7 @@ impl Arguments {
     pub(crate) fn new(given: impl IntoIterator<Item = OsString>) -> anyhow::Result<Self> {
         let given: Vec<OsString> = given.into_iter().collect();
         // Mistakes of the command line are told when everything is together.
-        let matches = Args::command().ignore_errors(true).try_get_matches_from(&given);
+        let matches = args::command().ignore_errors(true).try_get_matches_from(&given);
         let Ok(matches) = matches else { return Ok(Self { all: given, file: None }) };
         let Some((name, matches)) = matches.subcommand().filter(|(name, _)| COMMANDS.contains(name)) else {
             return Ok(Self { all: given, file: None });
@@ -73,7 +73,7 @@ impl Arguments {
 
 /// The command with its settings, those of the whole program among them.
 fn serve(name: &str) -> Command {
-    let mut command = Args::command();
+    let mut command = args::command();
     command.build();
     command.find_subcommand(name).cloned().unwrap_or(command)
 }
@@ -204,7 +204,7 @@ mod tests {
         let all = Arguments::new(given.map(OsString::from))?.all;
         let all: Vec<_> = all.into_iter().map(|argument| argument.into_string().unwrap()).collect();
         // What the file says stands before the rest, and all of it can be parsed.
-        Args::command().try_get_matches_from(&all)?;
+        args::command().try_get_matches_from(&all)?;
         Ok(all[2..].iter().take_while(|argument| **argument != config).cloned().collect())
     }
 

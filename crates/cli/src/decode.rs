@@ -1,18 +1,152 @@
 //! `remote-vae decode`: one file or thousands, by a server or a model on this machine.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::Context;
-use client::{DecodeOptions, Decoded, Tensor};
+use clap::ValueEnum;
+use client::{DecodeOptions, Decoded, ImageFormat, OutputType, Tensor};
 
-use crate::args::DecodeArgs;
+use crate::args::batch::BatchArgs;
+use crate::args::options::{PieceArgs, ScalingArgs, TensorFileArgs};
+use crate::args::place::PlaceArgs;
 use crate::batch::{self, Made, Report, inputs};
 use crate::latents::{self, LatentsFile};
 use crate::output;
 use crate::place::Place;
 use crate::preview::Terminal;
 use crate::provenance::Provenance;
+
+/// Decode latents to pictures or tensors, with a server or without one
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Exit codes: 0 all is done, 1 nothing (more) can be done, 2 the command line makes no sense, 3 some \
+    files failed and the others are written, 130 interrupted.\n\nExamples:\n  \
+    remote-vae decode latents.safetensors -o picture.png --endpoint http://127.0.0.1:8080\n      \
+      by a server, which scales as its model's configuration says\n  \
+    remote-vae decode latents.npy -o picture.jpg --model ./sd-vae-ft-mse --scaling-factor 0.18215\n      \
+      by a model on this machine, without a server\n  \
+    remote-vae decode all.safetensors:second -o pixels.npy --model ./FLUX.1 --height 768 --width 1024\n      \
+      packed latents, one tensor of several in a file, to a float16 tensor\n  \
+    remote-vae decode latents/ 'more/**/*.pt' -o pictures/ --jobs 8 --resume --endpoint http://a --endpoint http://b\n      \
+      thousands, by two servers; the same command goes on where it was interrupted"
+)]
+pub(crate) struct DecodeArgs {
+    /// Files with latents: .safetensors, .npy, .npz, .pt (or PATH:NAME for one of the tensors in a file). Also folders,
+    /// patterns such as 'a/**/*.pt', and - for a list on stdin, one a line
+    #[arg(required = true)]
+    pub(crate) latents: Vec<String>,
+    /// File to write. Its ending says what: .jpg, .png, .webp, or for a tensor .safetensors, .npy. For many files a folder,
+    /// which is made if it is not there
+    #[arg(short, long)]
+    pub(crate) out: PathBuf,
+    #[command(flatten)]
+    pub(crate) file: TensorFileArgs,
+    #[command(flatten)]
+    pub(crate) options: OptionArgs,
+    #[command(flatten)]
+    pub(crate) batch: BatchArgs,
+    #[command(flatten)]
+    pub(crate) place: PlaceArgs,
+}
+
+/// The options of `remote_decode`, under its names.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Options of remote_decode")]
+pub(crate) struct OptionArgs {
+    #[command(flatten)]
+    pub(crate) scaling: ScalingArgs,
+    /// A picture (pil), a tensor (pt) or a video (mp4) [default: what the ending of OUT says]
+    #[arg(long, value_name = "TYPE")]
+    pub(crate) output_type: Option<OutputTypeArg>,
+    /// Format of a picture [default: what the ending of OUT says, else jpg]
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) image_format: Option<ImageFormatArg>,
+    /// Tensor of bytes that are ready to show, [B, H, W, 3], instead of float16 [B, 3, H, W]
+    #[arg(long)]
+    pub(crate) partial_postprocess: bool,
+    /// Height of the picture in pixels; packed latents need it
+    #[arg(long, value_name = "H")]
+    pub(crate) height: Option<usize>,
+    /// Width of the picture in pixels; packed latents need it
+    #[arg(long, value_name = "W")]
+    pub(crate) width: Option<usize>,
+    /// Frames a second of a video [default: 15]
+    #[arg(long, value_name = "N")]
+    pub(crate) fps: Option<u16>,
+    /// Quality of a video, from 1 to 100 [default: 65]
+    #[arg(long, value_name = "N")]
+    pub(crate) quality: Option<u8>,
+    #[command(flatten)]
+    pub(crate) pieces: PieceArgs,
+}
+
+/// `--output-type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OutputTypeArg {
+    Pil,
+    Pt,
+    Mp4,
+}
+
+/// `--image-format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ImageFormatArg {
+    #[value(alias = "jpeg")]
+    Jpg,
+    Png,
+    Webp,
+}
+
+impl ImageFormatArg {
+    /// The ending of such files.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Jpg => "jpg",
+            Self::Png => "png",
+            Self::Webp => "webp",
+        }
+    }
+}
+
+impl From<OutputTypeArg> for OutputType {
+    fn from(arg: OutputTypeArg) -> Self {
+        match arg {
+            OutputTypeArg::Pil => Self::Pil,
+            OutputTypeArg::Pt => Self::Pt,
+            OutputTypeArg::Mp4 => Self::Mp4,
+        }
+    }
+}
+
+impl From<ImageFormatArg> for ImageFormat {
+    fn from(arg: ImageFormatArg) -> Self {
+        match arg {
+            ImageFormatArg::Jpg => Self::Jpeg { quality: None },
+            ImageFormatArg::Png => Self::Png,
+            ImageFormatArg::Webp => Self::WebP { quality: None },
+        }
+    }
+}
+
+impl OptionArgs {
+    /// For the client. `output_type` and `image_format` are what the command line and OUT come down to
+    pub(crate) fn options(&self, output_type: OutputType, image_format: ImageFormat) -> DecodeOptions {
+        DecodeOptions::new()
+            .do_scaling(!self.scaling.no_scaling)
+            .scaling_factor(self.scaling.scaling_factor)
+            .shift_factor(self.scaling.shift_factor)
+            .output_type(output_type)
+            .image_format(image_format)
+            .partial_postprocess(self.partial_postprocess)
+            .height(self.height)
+            .width(self.width)
+            .fps(self.fps)
+            .quality(self.quality)
+            .tiling(self.pieces.tiling)
+            .framewise(self.pieces.framewise)
+    }
+}
 
 pub(crate) fn run(args: DecodeArgs) -> anyhow::Result<()> {
     if batch::is_one(&args.latents, &args.out) { one(&args) } else { many(&args) }
@@ -27,7 +161,7 @@ fn one(args: &DecodeArgs) -> anyhow::Result<()> {
     let (path, tensor) = latents::split(input);
     let item = batch::Item { path, tensor: tensor.map(str::to_owned), out: args.out.clone() };
     let latents = LatentsFile::open(&item.path)?.read(tensor)?;
-    let place = args.place.open(Box::new(|_, _| {}))?;
+    let place = Place::open(&args.place, Box::new(|_, _| {}))?;
     let start = Instant::now();
     let decoded = place.decode(&latents, &options)?;
     let time = start.elapsed();
@@ -40,14 +174,15 @@ fn one(args: &DecodeArgs) -> anyhow::Result<()> {
 }
 
 fn many(args: &DecodeArgs) -> anyhow::Result<()> {
-    let (output_type, image_format, ending) = output::plan_many(&args.out, &args.options)?;
+    let (output_type, image_format, ending) =
+        output::plan_many(&args.out, &args.options, args.file.tensor_format)?;
     let options = args.options.options(output_type, image_format);
     options.params()?;
     let found = inputs::find(&args.latents, "latents", latents::split, latents::is_latents_file)?;
     let tensors = |path: &Path| LatentsFile::open(path).ok().map(|file| file.names());
     let items = inputs::plan(found, &args.out, ending, tensors)?;
     let report = Report::new(items.len(), args.batch.json);
-    let place = args.place.open(report.on_retry())?;
+    let place = Place::open(&args.place, report.on_retry())?;
     let terminal = args.batch.terminal();
     batch::run(&items, &args.batch, &report, |item| {
         let latents = LatentsFile::open(&item.path)
@@ -76,5 +211,5 @@ fn provenance(
     options: &DecodeOptions,
     latents: &Tensor,
 ) -> Option<Provenance> {
-    (!args.no_metadata).then(|| Provenance::of_decode(place.model(), options, &latents.head))
+    (!args.file.no_metadata).then(|| Provenance::of_decode(place.model(), options, &latents.head))
 }

@@ -5,15 +5,16 @@ use std::time::Instant;
 
 use anyhow::Context;
 use clap::ValueEnum;
-use clap::builder::BoolishValueParser;
 use client::{DType, EncodeOptions, Image, Picture, SampleMode, Tensor};
 use media::ImageFile;
 
-use crate::args::TensorFormatArg;
-use crate::batch::args::BatchArgs;
+use crate::args::batch::BatchArgs;
+use crate::args::options::{PieceArgs, ScalingArgs, TensorFileArgs};
+use crate::args::place::PlaceArgs;
 use crate::batch::{self, Made, Report, inputs};
+use crate::latents::{self, LatentsFile};
 use crate::output;
-use crate::place::{Place, PlaceArgs};
+use crate::place::Place;
 use crate::preview::Terminal;
 use crate::provenance::Provenance;
 
@@ -30,24 +31,16 @@ use crate::provenance::Provenance;
       thousands; the same command goes on where it was interrupted"
 )]
 pub(crate) struct EncodeArgs {
-    /// Picture files: PNG, JPEG, WebP. Also folders, patterns such as 'a/**/*.png', and - for a list on stdin, one a line
+    /// Picture files: PNG, JPEG, WebP; pixels as a tensor, [B, 3, H, W] or of a video [B, 3, F, H, W], in .safetensors,
+    /// .npy, .npz, .pt (or PATH:NAME for one of the tensors in a file). Also folders, of which the pictures are taken,
+    /// patterns such as 'a/**/*.png', and - for a list on stdin, one a line
     #[arg(required = true)]
     images: Vec<String>,
     /// File to write: .safetensors or .npy. For many files a folder, which is made if it is not there
-    #[arg(short, long, env = "REMOTE_VAE_OUT", hide_env_values = true)]
+    #[arg(short, long)]
     out: PathBuf,
-    /// Do not write into .safetensors files which model and factors they were made with
-    #[arg(long, env = "REMOTE_VAE_NO_METADATA", hide_env_values = true, value_parser = BoolishValueParser::new())]
-    no_metadata: bool,
-    /// Format of the latents, where -o names a folder
-    #[arg(
-        long,
-        env = "REMOTE_VAE_TENSOR_FORMAT",
-        hide_env_values = true,
-        value_name = "FORMAT",
-        default_value = "safetensors"
-    )]
-    tensor_format: TensorFormatArg,
+    #[command(flatten)]
+    file: TensorFileArgs,
     #[command(flatten)]
     options: EncodeOptionArgs,
     #[command(flatten)]
@@ -60,48 +53,19 @@ pub(crate) struct EncodeArgs {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Options of remote_encode")]
 pub(crate) struct EncodeOptionArgs {
-    /// Multiply the latents with this (SD v1: 0.18215, SDXL: 0.13025, Flux: 0.3611) [default: the model's own]
-    #[arg(
-        long,
-        env = "REMOTE_VAE_SCALING_FACTOR",
-        hide_env_values = true,
-        value_name = "F",
-        allow_negative_numbers = true
-    )]
-    scaling_factor: Option<f32>,
-    /// Subtract this before the multiplication (Flux: 0.1159); goes with --scaling-factor
-    #[arg(
-        long,
-        env = "REMOTE_VAE_SHIFT_FACTOR",
-        hide_env_values = true,
-        value_name = "F",
-        allow_negative_numbers = true
-    )]
-    shift_factor: Option<f32>,
-    /// Latents as the encoder gives them, not scaled
-    #[arg(long, env = "REMOTE_VAE_NO_SCALING", hide_env_values = true, value_parser = BoolishValueParser::new())]
-    no_scaling: bool,
+    #[command(flatten)]
+    scaling: ScalingArgs,
     /// A sample of the distribution that the encoder finds, or its mean (argmax)
-    #[arg(
-        long,
-        env = "REMOTE_VAE_SAMPLE_MODE",
-        hide_env_values = true,
-        value_name = "MODE",
-        default_value = "sample"
-    )]
+    #[arg(long, value_name = "MODE", default_value = "sample")]
     sample_mode: SampleModeArg,
     /// What the sample's noise is made of: the same seed gives the same latents [default: another each time]
-    #[arg(long, env = "REMOTE_VAE_SEED", hide_env_values = true, value_name = "N")]
+    #[arg(long, value_name = "N")]
     seed: Option<u64>,
     /// Type of the latents
-    #[arg(
-        long,
-        env = "REMOTE_VAE_DTYPE",
-        hide_env_values = true,
-        value_name = "TYPE",
-        default_value = "float16"
-    )]
+    #[arg(long, value_name = "TYPE", default_value = "float16")]
     dtype: DTypeArg,
+    #[command(flatten)]
+    pieces: PieceArgs,
 }
 
 /// `--sample-mode`.
@@ -122,9 +86,9 @@ enum DTypeArg {
 impl EncodeOptionArgs {
     fn options(&self) -> EncodeOptions {
         EncodeOptions::new()
-            .do_scaling(!self.no_scaling)
-            .scaling_factor(self.scaling_factor)
-            .shift_factor(self.shift_factor)
+            .do_scaling(!self.scaling.no_scaling)
+            .scaling_factor(self.scaling.scaling_factor)
+            .shift_factor(self.scaling.shift_factor)
             .sample_mode(match self.sample_mode {
                 SampleModeArg::Sample => SampleMode::Sample { seed: self.seed },
                 SampleModeArg::Argmax => SampleMode::Argmax,
@@ -134,6 +98,8 @@ impl EncodeOptionArgs {
                 DTypeArg::Bfloat16 => DType::BFloat16,
                 DTypeArg::Float32 => DType::Float32,
             })
+            .tiling(self.pieces.tiling)
+            .framewise(self.pieces.framewise)
     }
 }
 
@@ -145,9 +111,10 @@ fn one(args: &EncodeArgs) -> anyhow::Result<()> {
     let options = args.options.options();
     output::plan_latents(&args.out, options.params()?.dtype)?;
     let input = args.images.first().context("there is nothing to encode")?;
-    let item = batch::Item { path: input.into(), tensor: None, out: args.out.clone() };
-    let picture = read(&item.path)?;
-    let place = args.place.open(Box::new(|_, _| {}))?;
+    let (path, tensor) = latents::split(input);
+    let item = batch::Item { path, tensor: tensor.map(str::to_owned), out: args.out.clone() };
+    let picture = read(&item)?;
+    let place = Place::open(&args.place, Box::new(|_, _| {}))?;
     let start = Instant::now();
     let (latents, seed) = place.encode(&picture, &options)?;
     let time = start.elapsed();
@@ -161,14 +128,15 @@ fn one(args: &EncodeArgs) -> anyhow::Result<()> {
 
 fn many(args: &EncodeArgs) -> anyhow::Result<()> {
     let options = args.options.options();
-    output::plan_many_latents(&args.out, args.tensor_format, options.params()?.dtype)?;
-    let found = inputs::find(&args.images, "pictures", |path| (path.into(), None), is_image_file)?;
-    let items = inputs::plan(found, &args.out, args.tensor_format.name(), |_| None)?;
+    output::plan_many_latents(&args.out, args.file.tensor_format, options.params()?.dtype)?;
+    let found = inputs::find(&args.images, "pictures", latents::split, is_image_file)?;
+    let tensors = |path: &Path| LatentsFile::open(path).ok().map(|file| file.names());
+    let items = inputs::plan(found, &args.out, args.file.tensor_format.name(), tensors)?;
     let report = Report::new(items.len(), args.batch.json);
-    let place = args.place.open(report.on_retry())?;
+    let place = Place::open(&args.place, report.on_retry())?;
     let terminal = args.batch.terminal();
     batch::run(&items, &args.batch, &report, |item| {
-        let picture = read(&item.path).map_err(batch::Failure::Item)?;
+        let picture = read(item).map_err(batch::Failure::Item)?;
         let (latents, seed) = place.encode(&picture, &options).map_err(batch::Failure::of_work)?;
         let provenance = provenance(args, &place, &options, seed);
         // If one file cannot be written, the next one cannot either.
@@ -183,8 +151,17 @@ fn is_image_file(path: &Path) -> bool {
     ["png", "jpg", "jpeg", "webp"].iter().any(|known| ending == *known)
 }
 
+/// What is to be encoded: a picture file, or a tensor of pixels.
+fn read(item: &batch::Item) -> anyhow::Result<Picture> {
+    if latents::is_latents_file(&item.path) {
+        LatentsFile::open(&item.path)?.read(item.tensor.as_deref()).map(Picture::Tensor)
+    } else {
+        read_file(&item.path)
+    }
+}
+
 /// A picture file. That it is none is better known before it is sent.
-pub(crate) fn read(path: &Path) -> anyhow::Result<Picture> {
+pub(crate) fn read_file(path: &Path) -> anyhow::Result<Picture> {
     let file = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     ImageFile::open(&file).with_context(|| format!("cannot encode {}", path.display()))?;
     Ok(Picture::File(file.into()))
@@ -209,5 +186,5 @@ fn provenance(
     options: &EncodeOptions,
     seed: Option<u64>,
 ) -> Option<Provenance> {
-    (!args.no_metadata).then(|| Provenance::of_encode(place.model(), options, seed))
+    (!args.file.no_metadata).then(|| Provenance::of_encode(place.model(), options, seed))
 }

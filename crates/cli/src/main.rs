@@ -19,10 +19,7 @@ mod bench;
 mod config;
 mod decode;
 mod demo;
-mod doors;
 mod encode;
-mod engine;
-mod explain;
 mod latents;
 mod machine;
 mod models;
@@ -33,7 +30,6 @@ mod provenance;
 mod quickstart;
 mod roundtrip;
 mod serve;
-mod service;
 mod similarity;
 mod source;
 

@@ -1,6 +1,5 @@
 //! `remote-vae models`.
 
-use clap::builder::BoolishValueParser;
 use clap::builder::styling::Style;
 use serde::Serialize;
 
@@ -13,7 +12,7 @@ use crate::{demo, source};
     `remote-vae serve --model sdxl`. It is downloaded when it is first used.")]
 pub(crate) struct ModelsArgs {
     /// Print JSON instead of a table
-    #[arg(long, env = "REMOTE_VAE_JSON", hide_env_values = true, value_parser = BoolishValueParser::new())]
+    #[arg(long)]
     json: bool,
 }
 

@@ -11,7 +11,8 @@ use anyhow::{Context, bail, ensure};
 use client::{DType, Decoded, ImageFormat, OutputType, Tensor};
 use safetensors::tensor::{Dtype, TensorView};
 
-use crate::args::{ImageFormatArg, OptionArgs, OutputTypeArg, TensorFormatArg};
+use crate::args::options::TensorFormatArg;
+use crate::decode::{ImageFormatArg, OptionArgs, OutputTypeArg};
 use crate::latents::npy;
 use crate::provenance::Provenance;
 
@@ -140,10 +141,11 @@ fn check_folder(out: &Path) -> anyhow::Result<()> {
 pub(crate) fn plan_many(
     out: &Path,
     args: &OptionArgs,
+    tensors: TensorFormatArg,
 ) -> anyhow::Result<(OutputType, ImageFormat, &'static str)> {
     check_folder(out)?;
     let ending = match (args.output_type, args.partial_postprocess) {
-        (Some(OutputTypeArg::Pt), _) | (None, true) => args.tensor_format.name(),
+        (Some(OutputTypeArg::Pt), _) | (None, true) => tensors.name(),
         (Some(OutputTypeArg::Mp4), _) => "mp4",
         _ => args.image_format.unwrap_or(ImageFormatArg::Jpg).name(),
     };
@@ -374,7 +376,9 @@ mod tests {
             let Command::Decode(args) = Args::try_parse_from(arguments).unwrap().command else {
                 unreachable!()
             };
-            plan_many(out, &args.options).map(|(_, _, ending)| ending).map_err(|error| error.to_string())
+            plan_many(out, &args.options, args.file.tensor_format)
+                .map(|(_, _, ending)| ending)
+                .map_err(|error| error.to_string())
         };
         for (flags, ending) in [
             (&[][..], "jpg"),

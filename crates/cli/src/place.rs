@@ -5,116 +5,15 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use clap::error::ErrorKind;
-use clap::parser::ValueSource;
-use clap::{ArgMatches, CommandFactory};
 use client::blocking::RemoteVae;
 use client::{DecodeOptions, Decoded, EncodeOptions, Image, Picture, Tensor};
 use vae::Vae;
 use wire::{DecodeRequest, EncodeRequest, Limits};
 
-use crate::args::Args;
-use crate::batch::args::ServerArgs;
-use crate::engine::{EngineArgs, FLAGS as ENGINE_FLAGS};
-use crate::source::{ModelArgs, Source};
-
-/// The flags that say where.
-#[derive(Debug, clap::Args)]
-pub(crate) struct PlaceArgs {
-    /// URL of a server, ours or any other that diffusers' client works with; of several, each file goes to the least
-    /// busy one
-    #[arg(
-        long,
-        env = "REMOTE_VAE_ENDPOINT",
-        hide_env_values = true,
-        value_name = "URL",
-        value_delimiter = ','
-    )]
-    pub(crate) endpoint: Vec<String>,
-    /// Work here, without a server: a SOURCE as in `remote-vae serve --help` [default: demo, if no --endpoint]
-    #[arg(long, env = "REMOTE_VAE_MODEL", hide_env_values = true, value_name = "SOURCE")]
-    pub(crate) model: Option<ModelArgs>,
-    #[command(flatten)]
-    pub(crate) server: ServerArgs,
-    #[command(flatten)]
-    pub(crate) engine: EngineArgs,
-}
+use crate::args::place::PlaceArgs;
 
 /// Told of pauses before a request is sent again.
 pub(crate) type OnRetry = Box<dyn Fn(&client::Error, Duration) + Send + Sync>;
-
-impl PlaceArgs {
-    /// A server and a model exclude each other. Said in one place, that is an error; said in both, the command line
-    /// goes before the environment, which may be meant for other commands.
-    pub(crate) fn settle(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
-        let said = |id: &str| matches.value_source(id);
-        let conflict = |message: String| Err(Args::command().error(ErrorKind::ArgumentConflict, message));
-        match (said("endpoint"), said("model")) {
-            (Some(ValueSource::CommandLine), Some(ValueSource::EnvVariable)) => self.model = None,
-            (Some(ValueSource::EnvVariable), Some(ValueSource::CommandLine)) => self.endpoint.clear(),
-            (Some(_), Some(_)) => {
-                return conflict(
-                    "--endpoint (REMOTE_VAE_ENDPOINT) works with a server, --model (REMOTE_VAE_MODEL) without one; \
-                     drop one of them"
-                        .to_owned(),
-                );
-            }
-            _ => {}
-        }
-        let by_server = !self.endpoint.is_empty() && self.model.is_none();
-        match ENGINE_FLAGS.iter().find(|flag| by_server && said(flag) == Some(ValueSource::CommandLine)) {
-            Some(flag) => conflict(format!(
-                "--{flag} is for work on this machine, but --endpoint works with a server; drop one of them"
-            )),
-            None => Ok(()),
-        }
-    }
-
-    /// The model to work with here, `None` when a server does it.
-    fn source(&self) -> anyhow::Result<Option<Source>> {
-        match &self.model {
-            Some(ModelArgs(models)) => match models.as_slice() {
-                [model] => Ok(Some(model.source.clone())),
-                models => anyhow::bail!("--model names {} models, but one works", models.len()),
-            },
-            None if self.endpoint.is_empty() => Ok(Some(Source::demo())),
-            None => Ok(None),
-        }
-    }
-
-    /// Loads the model, or makes the client of the server, which is not yet asked anything.
-    pub(crate) fn open(&self, on_retry: OnRetry) -> anyhow::Result<Place> {
-        if let Some(source) = self.source()? {
-            let name = source.to_string();
-            // The name of a preset, or the last part of a path: the rest is nobody's business.
-            let path = if Path::new(&name).exists() {
-                name.as_str()
-            } else {
-                name.split(' ').next().unwrap_or_default()
-            };
-            let model = Path::new(path).file_name().map(|name| name.to_string_lossy().into_owned());
-            let vae = source.load(self.engine.engine()?)?;
-            return Ok(Place::Here { vae: Mutex::new(vae), name, model });
-        }
-        let [first, others @ ..] = self.endpoint.as_slice() else { anyhow::bail!("there is no endpoint") };
-        let builder = RemoteVae::builder(first)
-            .timeout(self.server.timeout)
-            .retry(self.server.retry())
-            .on_retry(on_retry);
-        let builder = others.iter().fold(builder, |builder, endpoint| builder.endpoint(endpoint));
-        let builder = match &self.server.api_key {
-            Some(key) => builder.api_key(key),
-            None => builder,
-        };
-        let vae = builder.build()?;
-        let model =
-            first.split(['?', '#']).next().and_then(|url| url.split_once("://")).and_then(|(_, rest)| {
-                let (_, path) = rest.split_once('/')?;
-                path.split('/').find(|part| !part.is_empty() && *part != "predict").map(str::to_owned)
-            });
-        Ok(Place::There { vae, model })
-    }
-}
 
 /// Who does it. It may be shared by threads.
 pub(crate) enum Place {
@@ -131,6 +30,39 @@ const NO_LIMITS: Limits = Limits {
 };
 
 impl Place {
+    /// Loads the model, or makes the client of the server, which is not yet asked anything.
+    pub(crate) fn open(args: &PlaceArgs, on_retry: OnRetry) -> anyhow::Result<Self> {
+        if let Some(source) = args.source()? {
+            let name = source.to_string();
+            // The name of a preset, or the last part of a path: the rest is nobody's business.
+            let path = if Path::new(&name).exists() {
+                name.as_str()
+            } else {
+                name.split(' ').next().unwrap_or_default()
+            };
+            let model = Path::new(path).file_name().map(|name| name.to_string_lossy().into_owned());
+            let vae = source.load(args.engine.engine()?)?;
+            return Ok(Self::Here { vae: Mutex::new(vae), name, model });
+        }
+        let [first, others @ ..] = args.endpoint.as_slice() else { anyhow::bail!("there is no endpoint") };
+        let builder = RemoteVae::builder(first)
+            .timeout(args.server.timeout)
+            .retry(args.server.retry())
+            .on_retry(on_retry);
+        let builder = others.iter().fold(builder, |builder, endpoint| builder.endpoint(endpoint));
+        let builder = match &args.server.api_key {
+            Some(key) => builder.api_key(key),
+            None => builder,
+        };
+        let vae = builder.build()?;
+        let model =
+            first.split(['?', '#']).next().and_then(|url| url.split_once("://")).and_then(|(_, rest)| {
+                let (_, path) = rest.split_once('/')?;
+                path.split('/').find(|part| !part.is_empty() && *part != "predict").map(str::to_owned)
+            });
+        Ok(Self::There { vae, model })
+    }
+
     /// For people.
     pub(crate) fn name(&self) -> String {
         match self {

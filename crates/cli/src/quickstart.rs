@@ -11,8 +11,7 @@ use tokio::sync::mpsc::unbounded_channel;
 use tokio::sync::oneshot;
 use vae::VaeInfo;
 
-use crate::args::QuickstartArgs;
-use crate::engine::EngineArgs;
+use crate::args::engine::EngineArgs;
 use crate::serve::{IMPORT, Loaded, served, snippet, url};
 use crate::source::ModelArg;
 use crate::{demo, latents, output};
@@ -20,6 +19,18 @@ use crate::{demo, latents, output};
 const BOLD: Style = Style::new().bold();
 const DIM: Style = Style::new().dimmed();
 const GOOD: Style = AnsiColor::Green.on_default().bold();
+
+/// See the whole path work: server, client, pictures
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Starts a server with the embedded demonstration model on a free port, sends it a \
+    photograph's latents over HTTP, and writes what comes back. Needs no network and no files.")]
+pub(crate) struct QuickstartArgs {
+    /// Folder for the pictures; made if it is not there
+    #[arg(long, value_name = "DIR", default_value = "remote-vae-quickstart")]
+    pub(crate) out: PathBuf,
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
+}
 
 pub(crate) fn run(args: QuickstartArgs) -> anyhow::Result<()> {
     let out = args.out;

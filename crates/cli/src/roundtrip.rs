@@ -4,12 +4,12 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
-use clap::builder::BoolishValueParser;
 use client::{DType, DecodeOptions, EncodeOptions, ImageFormat, Picture, SampleMode};
 use media::{ImageFile, RgbImage, encode_png, resize_lanczos};
 use serde_json::json;
 
-use crate::place::PlaceArgs;
+use crate::args::place::PlaceArgs;
+use crate::place::Place;
 use crate::{encode, output, similarity};
 
 /// Pixels between the pictures.
@@ -31,13 +31,13 @@ pub(crate) struct RoundtripArgs {
     /// Picture file: PNG, JPEG or WebP
     image: PathBuf,
     /// PNG file to write [default: roundtrip.png]
-    #[arg(short, long, env = "REMOTE_VAE_OUT", hide_env_values = true, default_value = "roundtrip.png")]
+    #[arg(short, long, default_value = "roundtrip.png")]
     out: PathBuf,
     /// Decode a sample with this seed, instead of the mean of the distribution that the encoder finds
-    #[arg(long, env = "REMOTE_VAE_SEED", hide_env_values = true, value_name = "N")]
+    #[arg(long, value_name = "N")]
     seed: Option<u64>,
     /// Print JSON instead of lines for people
-    #[arg(long, env = "REMOTE_VAE_JSON", hide_env_values = true, value_parser = BoolishValueParser::new())]
+    #[arg(long)]
     json: bool,
     #[command(flatten)]
     pub(crate) place: PlaceArgs,
@@ -46,14 +46,14 @@ pub(crate) struct RoundtripArgs {
 pub(crate) fn run(args: RoundtripArgs) -> anyhow::Result<()> {
     let ending = args.out.extension().unwrap_or_default().to_ascii_lowercase();
     ensure!(ending == "png", "what is compared is written as PNG: name it .png, not {}", args.out.display());
-    let picture = encode::read(&args.image)?;
+    let picture = encode::read_file(&args.image)?;
     let Picture::File(file) = &picture else { anyhow::bail!("a picture file is read as one") };
     let original = ImageFile::open(file)
         .and_then(|image| image.decode())
         .with_context(|| format!("cannot read {}", args.image.display()))?;
     let (width, height) = (original.width, original.height);
 
-    let place = args.place.open(Box::new(|_, _| {}))?;
+    let place = Place::open(&args.place, Box::new(|_, _| {}))?;
     let sample_mode = match args.seed {
         Some(seed) => SampleMode::Sample { seed: Some(seed) },
         None => SampleMode::Argmax,

@@ -1,6 +1,7 @@
 //! `remote-vae serve`.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use clap::builder::styling::Style;
@@ -10,8 +11,51 @@ use tracing::warn;
 use vae::VaeInfo;
 use vae::engine::cpu::CpuEngine;
 
-use crate::args::ServeArgs;
-use crate::source::ModelArg;
+use crate::args::doors::DoorArgs;
+use crate::args::engine::EngineArgs;
+use crate::args::limits::LimitArgs;
+use crate::source::{ModelArg, ModelArgs};
+
+/// Serve models over HTTP
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "The first model answers at /, and each one at /NAME. Ctrl-C and SIGTERM stop the server \
+    when the requests that it has accepted are answered.\n\nExamples:\n  \
+    remote-vae serve\n      \
+      the embedded demonstration model\n  \
+    remote-vae serve --model sdxl --model flux=./ae.safetensors\n      \
+      two models: sdxl, from the hub, at / and /sdxl; flux, from a file, at /flux\n  \
+    REMOTE_VAE_HOST=0.0.0.0 REMOTE_VAE_MODEL=sd=/models/sd,sdxl=/models/sdxl remote-vae serve\n      \
+      the same by environment, for containers"
+)]
+pub(crate) struct ServeArgs {
+    /// File with settings, in TOML: the flags here without their dashes, such as max-queue = 64. The command line and the
+    /// environment go before it; `remote-vae config` shows what is in force
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// A model to serve, as often as wanted; in the variable, separated by commas. SOURCE is a name that `remote-vae
+    /// models` lists; a folder as diffusers saves it, of an autoencoder or of a pipeline; a .safetensors file, of an
+    /// autoencoder or of a full checkpoint; or OWNER/NAME[:PATH][@REVISION] on the Hugging Face hub. Factors may follow:
+    /// SOURCE,scaling_factor=0.13025,shift_factor=0
+    #[arg(long = "model", value_name = "NAME=SOURCE", default_value = "demo=demo")]
+    pub(crate) models: Vec<ModelArgs>,
+    /// Load each model when it is first asked for, and put those away that were not used for longest where memory gets
+    /// short, instead of loading all at the start
+    #[arg(long)]
+    pub(crate) lazy: bool,
+    /// Name or address to listen on; 0.0.0.0 is reachable from other machines
+    #[arg(long, default_value = "127.0.0.1")]
+    pub(crate) host: String,
+    /// Port to listen on; 0 takes a free one
+    #[arg(long, default_value_t = 8080)]
+    pub(crate) port: u16,
+    #[command(flatten)]
+    pub(crate) limits: LimitArgs,
+    #[command(flatten)]
+    pub(crate) doors: DoorArgs,
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
+}
 
 pub(crate) fn run(args: ServeArgs) -> anyhow::Result<()> {
     let (loaded, to_come) = unbounded_channel();

@@ -4,25 +4,30 @@
 //! so that it works with any server that diffusers' client works with. Nothing here needs a model or a tensor
 //! library: latents are bytes with a type and a shape.
 //!
-//! ```no_run
+//! ```
+//! # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doctest/demo.rs"));
 //! use client::{DecodeOptions, DType, EncodeOptions, OutputType, Picture, Tensor, blocking::RemoteVae};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let latents = Tensor::new(DType::Float16, vec![1, 4, 64, 64], std::fs::read("latents.raw")?.into())?;
-//! let vae = RemoteVae::new("http://127.0.0.1:8080/")?;
+//! # let endpoint = demo_server();
+//! # let folder = tempfile::tempdir()?;
+//! # std::env::set_current_dir(&folder)?;
+//! # std::fs::write("latents.raw", grey())?;
+//! let latents = Tensor::new(DType::Float16, vec![1, 16, 3, 4], std::fs::read("latents.raw")?.into())?;
+//! let vae = RemoteVae::new(&endpoint)?; // such as http://127.0.0.1:8080/
 //!
 //! // A JPEG file, as `remote_decode` answers when it is told nothing else.
-//! let options = DecodeOptions::new().scaling_factor(0.18215);
+//! let options = DecodeOptions::new().scaling_factor(0.3617).shift_factor(0.0693);
 //! std::fs::write("picture.jpg", vae.decode(&latents, &options)?.into_image()?.bytes)?;
 //!
 //! // The values themselves.
 //! let tensor = vae.decode(&latents, &options.output_type(OutputType::Pt))?.into_tensor()?;
-//! println!("{}", tensor.head); // float16 [1, 3, 512, 512]
+//! assert_eq!(tensor.head.to_string(), "float16 [1, 3, 24, 32]");
 //!
 //! // Latents of a picture.
 //! let picture = Picture::File(std::fs::read("picture.jpg")?.into());
 //! let encoded = vae.encode(&picture, &EncodeOptions::new())?;
-//! println!("{}", encoded.latents.head); // float16 [1, 4, 64, 64]
+//! assert_eq!(encoded.latents.head.to_string(), "float16 [1, 16, 3, 4]");
 //! # Ok(())
 //! # }
 //! ```
@@ -40,7 +45,6 @@ mod endpoint;
 mod error;
 mod exchange;
 mod options;
-mod pipeline;
 mod queue;
 mod retry;
 
@@ -51,12 +55,14 @@ pub use wire::{DType, ImageFormat, Picture, SampleMode, Tensor, TensorHead};
 pub use crate::answer::{Decoded, Image};
 use crate::balance::Balance;
 pub use crate::builder::Builder;
-pub use crate::encode::{EncodeOptions, Encoded, remote_encode};
+pub use crate::encode::{Encoded, remote_encode};
 pub use crate::error::Error;
 use crate::exchange::{Connection, Exchange, OnRetry};
-pub use crate::options::{DecodeOptions, OutputType};
-pub use crate::pipeline::{Counters, Order, QueueOptions};
-pub use crate::queue::{DecodeQueue, Decodes, Finished};
+pub use crate::options::{DecodeOptions, EncodeOptions, OutputType};
+pub use crate::queue::{
+    Counters, Decode, DecodeQueue, Decodes, Encode, EncodeQueue, Encodes, Finished, Order, Queue,
+    QueueOptions, Results, Work,
+};
 pub use crate::retry::Retry;
 
 /// A remote VAE, for async code. See [`blocking::RemoteVae`] for the other kind.

@@ -2,7 +2,6 @@
 //! latents and `encode` with thousands of pictures. It knows nothing of either: what is done with an item is a
 //! function, and its result a line for the log.
 
-pub(crate) mod args;
 pub(crate) mod inputs;
 mod report;
 
@@ -13,8 +12,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use self::args::BatchArgs;
 pub(crate) use self::report::Report;
+use crate::args::batch::BatchArgs;
 use crate::output;
 
 /// Exit code when some items could not be done; the others are written.

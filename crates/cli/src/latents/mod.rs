@@ -57,7 +57,7 @@ enum Format {
 impl LatentsFile {
     pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
         let Some(ending) = ending(path) else {
-            bail!("latents come from a .safetensors, .npy, .npz or .pt file, which {path:?} is not");
+            bail!("tensors come from a .safetensors, .npy, .npz or .pt file, which {path:?} is not");
         };
         let open = || std::fs::File::open(path).with_context(|| format!("cannot read {}", path.display()));
         let file = open()?;
@@ -103,7 +103,7 @@ impl LatentsFile {
 }
 
 fn taking_from(path: &Path) -> String {
-    format!("cannot take latents from {}", path.display())
+    format!("cannot take a tensor from {}", path.display())
 }
 
 /// The latents that `LATENTS` names.

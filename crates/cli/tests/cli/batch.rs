@@ -71,7 +71,7 @@ fn a_folder_is_decoded_and_what_fails_is_told() {
             (&summary["done"], &summary["failed"], &summary["not_done"]),
             (&4.into(), &1.into(), &0.into())
         );
-        assert!(finished.stderr.contains("broken.pt: cannot take latents from"), "{}", finished.stderr);
+        assert!(finished.stderr.contains("broken.pt: cannot take a tensor from"), "{}", finished.stderr);
         finished.fails(3, "1 of 5 failed");
     }
     assert_eq!(files(&here), ["a.png", "b-x.png", "b-y.png", "more/c.png"]);

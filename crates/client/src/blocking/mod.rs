@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::runtime::{self, Runtime};
 
-pub use self::queue::{DecodeQueue, Decodes};
+pub use self::queue::{DecodeQueue, Decodes, EncodeQueue, Encodes, Queue, Results};
 use crate::{DecodeOptions, Decoded, EncodeOptions, Encoded, Error, Picture, Retry, Tensor};
 
 /// A remote VAE. It may be shared by threads, each of which waits for its own answer.

@@ -9,28 +9,16 @@ use vae::engine::cpu::{CpuEngine, CpuOptions, Isa, Numerics, Storage};
 #[command(next_help_heading = "Engine")]
 pub(crate) struct EngineArgs {
     /// Threads that compute [default: as many as the process may use]
-    #[arg(long, env = "REMOTE_VAE_THREADS", hide_env_values = true, value_name = "N", value_parser = threads)]
+    #[arg(long, value_name = "N", value_parser = threads)]
     pub(crate) threads: Option<usize>,
     /// Instruction set, for tests and comparisons [default: the best that this machine has]
-    #[arg(long, env = "REMOTE_VAE_ISA", hide_env_values = true, value_name = "ISA")]
+    #[arg(long, value_name = "ISA")]
     pub(crate) isa: Option<IsaArg>,
     /// Convolutions by fewer multiplications (fast), or term by term as they are defined (strict)
-    #[arg(
-        long,
-        env = "REMOTE_VAE_NUMERICS",
-        hide_env_values = true,
-        value_name = "HOW",
-        default_value = "fast"
-    )]
+    #[arg(long, value_name = "HOW", default_value = "fast")]
     pub(crate) numerics: NumericsArg,
     /// How values lie in memory between layers: f16 takes half of the memory and rounds them
-    #[arg(
-        long,
-        env = "REMOTE_VAE_STORAGE",
-        hide_env_values = true,
-        value_name = "TYPE",
-        default_value = "f32"
-    )]
+    #[arg(long, value_name = "TYPE", default_value = "f32")]
     pub(crate) storage: StorageArg,
 }
 

@@ -1,7 +1,8 @@
-//! What to ask for, in diffusers' words.
+//! The options of a decode.
 
-use wire::{Answer, DType, ImageFormat, Params, Scaling, Transfer, Values, VideoFormat};
+use wire::{Answer, DType, ImageFormat, Params, Transfer, Values, VideoFormat};
 
+use super::{scaling, setters};
 use crate::Error;
 
 /// What the server shall answer with.
@@ -50,6 +51,10 @@ pub struct DecodeOptions {
     pub fps: Option<u16>,
     /// Quality of [`OutputType::Mp4`], 1 to 100.
     pub quality: Option<u8>,
+    /// Decode in tiles, as diffusers does after `enable_tiling()`: less memory, faint seams.
+    pub tiling: bool,
+    /// Decode a video a few frames at a time, as diffusers does by default. `false` is one exact pass, in more memory.
+    pub framewise: bool,
 }
 
 impl Default for DecodeOptions {
@@ -65,76 +70,28 @@ impl Default for DecodeOptions {
             width: None,
             fps: None,
             quality: None,
+            tiling: false,
+            framewise: true,
         }
     }
 }
 
+setters! { DecodeOptions:
+    do_scaling: bool,
+    scaling_factor: impl Into<Option<f32>>,
+    shift_factor: impl Into<Option<f32>>,
+    output_type: OutputType,
+    image_format: ImageFormat,
+    partial_postprocess: bool,
+    height: impl Into<Option<usize>>,
+    width: impl Into<Option<usize>>,
+    fps: impl Into<Option<u16>>,
+    quality: impl Into<Option<u8>>,
+    tiling: bool,
+    framewise: bool,
+}
+
 impl DecodeOptions {
-    /// The defaults.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Sets [`DecodeOptions::do_scaling`].
-    pub fn do_scaling(mut self, do_scaling: bool) -> Self {
-        self.do_scaling = do_scaling;
-        self
-    }
-
-    /// Sets [`DecodeOptions::scaling_factor`].
-    pub fn scaling_factor(mut self, scaling_factor: impl Into<Option<f32>>) -> Self {
-        self.scaling_factor = scaling_factor.into();
-        self
-    }
-
-    /// Sets [`DecodeOptions::shift_factor`].
-    pub fn shift_factor(mut self, shift_factor: impl Into<Option<f32>>) -> Self {
-        self.shift_factor = shift_factor.into();
-        self
-    }
-
-    /// Sets [`DecodeOptions::output_type`].
-    pub fn output_type(mut self, output_type: OutputType) -> Self {
-        self.output_type = output_type;
-        self
-    }
-
-    /// Sets [`DecodeOptions::image_format`].
-    pub fn image_format(mut self, image_format: ImageFormat) -> Self {
-        self.image_format = image_format;
-        self
-    }
-
-    /// Sets [`DecodeOptions::partial_postprocess`].
-    pub fn partial_postprocess(mut self, partial_postprocess: bool) -> Self {
-        self.partial_postprocess = partial_postprocess;
-        self
-    }
-
-    /// Sets [`DecodeOptions::height`].
-    pub fn height(mut self, height: impl Into<Option<usize>>) -> Self {
-        self.height = height.into();
-        self
-    }
-
-    /// Sets [`DecodeOptions::width`].
-    pub fn width(mut self, width: impl Into<Option<usize>>) -> Self {
-        self.width = width.into();
-        self
-    }
-
-    /// Sets [`DecodeOptions::fps`].
-    pub fn fps(mut self, fps: impl Into<Option<u16>>) -> Self {
-        self.fps = fps.into();
-        self
-    }
-
-    /// Sets [`DecodeOptions::quality`].
-    pub fn quality(mut self, quality: impl Into<Option<u8>>) -> Self {
-        self.quality = quality.into();
-        self
-    }
-
     /// These options as the protocol says them.
     ///
     /// # Errors
@@ -161,44 +118,27 @@ impl DecodeOptions {
         if self.output_type != OutputType::Mp4 && (self.fps.is_some() || self.quality.is_some()) {
             return wrong("`fps` and `quality` are of a video: they need `output_type` mp4");
         }
-        let (height, width) = (self.height, self.width);
-        Ok(Params { scaling, height, width, ..Params::new(answer) })
-    }
-}
-
-/// How latents are scaled, in both directions.
-///
-/// # Errors
-/// [`Error::Options`] when the three contradict each other.
-pub(crate) fn scaling(
-    do_scaling: bool,
-    scaling_factor: Option<f32>,
-    shift_factor: Option<f32>,
-) -> Result<Scaling, Error> {
-    let wrong = |message: &str| Err(Error::Options(message.to_owned()));
-    match (do_scaling, scaling_factor, shift_factor) {
-        (true, None, None) => Ok(Scaling::Model),
-        (true, Some(factor), _) if factor == 0.0 || !factor.is_finite() => {
-            wrong("`scaling_factor` must be a finite number other than 0")
-        }
-        (true, Some(_), Some(shift)) if !shift.is_finite() => wrong("`shift_factor` must be a finite number"),
-        (true, Some(scaling_factor), shift_factor) => Ok(Scaling::Factors { scaling_factor, shift_factor }),
-        (true, None, Some(_)) => wrong("`shift_factor` needs `scaling_factor` beside it"),
-        (false, None, None) => Ok(Scaling::None),
-        (false, _, _) => {
-            wrong("`scaling_factor` and `shift_factor` have no effect without `do_scaling`: drop one")
-        }
+        let Self { height, width, tiling, framewise, .. } = *self;
+        Ok(Params { scaling, height, width, tiling, framewise, ..Params::new(answer) })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use wire::Scaling;
+
     use super::*;
 
     #[test]
     fn the_defaults_are_those_of_diffusers() {
         let params = DecodeOptions::new().params().unwrap();
         assert_eq!(params, Params { scaling: Scaling::Model, ..Params::new(Answer::default()) });
+    }
+
+    #[test]
+    fn pieces_are_asked_for() {
+        let params = DecodeOptions::new().tiling(true).framewise(false).params().unwrap();
+        assert_eq!((params.tiling, params.framewise), (true, false));
     }
 
     #[test]

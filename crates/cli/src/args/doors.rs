@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use clap::builder::BoolishValueParser;
 use server::{AccessConfig, ApiKey, RateLimit};
 
 /// Who may come in.
@@ -11,51 +10,27 @@ use server::{AccessConfig, ApiKey, RateLimit};
 pub(crate) struct DoorArgs {
     /// Keys that let clients in, SECRET or NAME:SECRET, separated by commas. Without keys everybody is let in. Rather
     /// the variable or the file than the flag: everybody on this machine can read command lines
-    #[arg(
-        long,
-        env = "REMOTE_VAE_API_KEYS",
-        hide_env_values = true,
-        value_name = "KEY,KEY",
-        value_delimiter = ','
-    )]
+    #[arg(long, value_name = "KEY,KEY", value_delimiter = ',')]
     api_keys: Vec<ApiKey>,
     /// File with keys, one a line, # before comments; read again when it changes
-    #[arg(long, env = "REMOTE_VAE_API_KEY_FILE", hide_env_values = true, value_name = "FILE")]
+    #[arg(long, value_name = "FILE")]
     api_key_file: Option<PathBuf>,
     /// Requests that each key, or without keys each address, may send: 10/s, 60/m, 500/h [default: as many as they like]
-    #[arg(long, env = "REMOTE_VAE_RATE_LIMIT", hide_env_values = true, value_name = "N/TIME")]
+    #[arg(long, value_name = "N/TIME")]
     rate_limit: Option<RateLimit>,
     /// Tell clients apart by the last entry of X-Forwarded-For: only behind a proxy that writes it
-    #[arg(long, env = "REMOTE_VAE_TRUST_FORWARDED_FOR", hide_env_values = true, value_parser = BoolishValueParser::new())]
+    #[arg(long)]
     trust_forwarded_for: bool,
     /// Origins, such as https://example.org, whose pages browsers let call this server; * for all [default: none]
-    #[arg(
-        long,
-        env = "REMOTE_VAE_CORS_ORIGINS",
-        hide_env_values = true,
-        value_name = "ORIGIN,ORIGIN",
-        value_delimiter = ','
-    )]
+    #[arg(long, value_name = "ORIGIN,ORIGIN", value_delimiter = ',')]
     cors_origins: Vec<String>,
     /// Certificate for https, with those that lead to an authority, as PEM; read again when it changes
     #[cfg(feature = "tls")]
-    #[arg(
-        long,
-        env = "REMOTE_VAE_TLS_CERT",
-        hide_env_values = true,
-        value_name = "FILE",
-        requires = "tls_key"
-    )]
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
     /// Private key of the certificate, as PEM
     #[cfg(feature = "tls")]
-    #[arg(
-        long,
-        env = "REMOTE_VAE_TLS_KEY",
-        hide_env_values = true,
-        value_name = "FILE",
-        requires = "tls_cert"
-    )]
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
 }
 

@@ -12,53 +12,47 @@ use wire::Limits;
 #[command(next_help_heading = "Limits")]
 pub(crate) struct LimitArgs {
     /// Requests that may wait while another is worked on; one more is told to come back later
-    #[arg(long, env = "REMOTE_VAE_MAX_QUEUE", hide_env_values = true, value_name = "N", default_value_t = Config::default().max_queue)]
+    #[arg(long, value_name = "N", default_value_t = Config::default().max_queue)]
     max_queue: usize,
     /// Pixels of one picture or frame
-    #[arg(long, env = "REMOTE_VAE_MAX_PIXELS", hide_env_values = true, value_name = "N", default_value_t = Limits::default().max_pixels)]
+    #[arg(long, value_name = "N", default_value_t = Limits::default().max_pixels)]
     max_pixels: usize,
     /// Pixels of a whole request, batch and frames together [default: 16777216, or --max-pixels if that is more]
-    #[arg(long, env = "REMOTE_VAE_MAX_TOTAL_PIXELS", hide_env_values = true, value_name = "N")]
+    #[arg(long, value_name = "N")]
     max_total_pixels: Option<usize>,
     /// Pictures or videos of one request
-    #[arg(long, env = "REMOTE_VAE_MAX_BATCH", hide_env_values = true, value_name = "N", default_value_t = Limits::default().max_batch)]
+    #[arg(long, value_name = "N", default_value_t = Limits::default().max_batch)]
     max_batch: usize,
     /// Memory that the server may have while it works, such as 8GiB; what does not fit is done as --on-large says
     /// [default: nine tenths of the machine's, or of what the container may have]
-    #[arg(long, env = "REMOTE_VAE_MEMORY_LIMIT", hide_env_values = true, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE")]
     memory_limit: Option<ByteSize>,
     /// How far to go from the exact decode where that does not fit into memory
-    #[arg(
-        long,
-        env = "REMOTE_VAE_ON_LARGE",
-        hide_env_values = true,
-        value_name = "HOW",
-        default_value = "lean"
-    )]
+    #[arg(long, value_name = "HOW", default_value = "lean")]
     on_large: OnLargeArg,
     /// Size of the tensor or picture that a request sends, such as 64MiB
-    #[arg(long, env = "REMOTE_VAE_MAX_BODY", hide_env_values = true, value_name = "SIZE", default_value_t = size(Limits::default().max_body_bytes))]
+    #[arg(long, value_name = "SIZE", default_value_t = size(Limits::default().max_body_bytes))]
     max_body: ByteSize,
     /// Size of all bodies together that may be on their way or wait, such as 512MiB
-    #[arg(long, env = "REMOTE_VAE_MAX_PENDING", hide_env_values = true, value_name = "SIZE", default_value_t = size(Config::default().max_pending_bytes))]
+    #[arg(long, value_name = "SIZE", default_value_t = size(Config::default().max_pending_bytes))]
     max_pending: ByteSize,
     /// Connections that may be open together; more wait to be accepted
-    #[arg(long, env = "REMOTE_VAE_MAX_CONNECTIONS", hide_env_values = true, value_name = "N", default_value_t = Config::default().max_connections)]
+    #[arg(long, value_name = "N", default_value_t = Config::default().max_connections)]
     max_connections: usize,
     /// How long a request may take in all, such as 90s or 10m; clients may ask for less by `x-request-timeout`
-    #[arg(long, env = "REMOTE_VAE_TIMEOUT", hide_env_values = true, value_name = "TIME", value_parser = time, default_value = "1h")]
+    #[arg(long, value_name = "TIME", value_parser = time, default_value = "1h")]
     timeout: Duration,
     /// How long a client may take to send its request's head
-    #[arg(long, env = "REMOTE_VAE_HEADER_TIMEOUT", hide_env_values = true, value_name = "TIME", value_parser = time, default_value = "30s")]
+    #[arg(long, value_name = "TIME", value_parser = time, default_value = "30s")]
     header_timeout: Duration,
     /// How long a client may take to send its request's body
-    #[arg(long, env = "REMOTE_VAE_BODY_TIMEOUT", hide_env_values = true, value_name = "TIME", value_parser = time, default_value = "1m")]
+    #[arg(long, value_name = "TIME", value_parser = time, default_value = "1m")]
     body_timeout: Duration,
     /// How long a client may take nothing of its answer
-    #[arg(long, env = "REMOTE_VAE_WRITE_TIMEOUT", hide_env_values = true, value_name = "TIME", value_parser = time, default_value = "1m")]
+    #[arg(long, value_name = "TIME", value_parser = time, default_value = "1m")]
     write_timeout: Duration,
     /// After a stop signal: how long accepted requests may take to be finished
-    #[arg(long, env = "REMOTE_VAE_DRAIN_TIMEOUT", hide_env_values = true, value_name = "TIME", value_parser = time, default_value = "5m")]
+    #[arg(long, value_name = "TIME", value_parser = time, default_value = "5m")]
     drain_timeout: Duration,
 }
 

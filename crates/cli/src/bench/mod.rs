@@ -1,25 +1,23 @@
 //! `remote-vae bench`: how fast this machine decodes, and in how much memory. The result is checked before it is timed.
 
+mod args;
+mod check;
+mod explain;
+
 use std::fmt;
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure};
 use serde_json::{Value, json};
-use vae::engine::cpu::{CpuEngine, CpuOptions, Isa, Numerics, Storage};
 use vae::latents::Scaling;
-use vae::{Cancelled, DecodeOptions, HostTensor, LayerRun, Observer, Silent, Vae, VaeError, VaeInfo};
+use vae::{Cancelled, DecodeOptions, HostTensor, LayerRun, Observer, Vae, VaeError, VaeInfo};
 
-use crate::args::BenchArgs;
-use crate::explain::{self, Explainer};
+pub(crate) use self::args::BenchArgs;
+use self::check::{Checked, check, checked_latents};
+use self::explain::Explainer;
 use crate::machine;
 use crate::source::Source;
-
-/// Frames, height and width of the latents that the result is checked with: odd, so that no tile of a kernel fits evenly.
-const CHECKED: [usize; 3] = [1, 8, 11];
-
-/// The same for a video, whose layers have three times as much to do in each place.
-const CHECKED_VIDEO: [usize; 3] = [2, 3, 5];
 
 /// What is measured when nothing else is asked for.
 const SIZES: [[usize; 2]; 2] = [[512, 512], [1024, 1024]];
@@ -27,13 +25,6 @@ const SIZES: [[usize; 2]; 2] = [[512, 512], [1024, 1024]];
 /// The same for a video, and of how many frames: latents `[1, 16, 3, 40, 64]` of HunyuanVideo.
 const VIDEO_SIZES: [[usize; 2]; 1] = [[320, 512]];
 const VIDEO_FRAMES: usize = 9;
-
-/// The largest difference that is accepted of f32 storage, relative to max(1, |x|): what the server promises of its
-/// answers against diffusers'.
-const MAX_ERROR: f64 = 1.5e-3;
-
-/// The least that is accepted of f16 storage: the ratio of peak signal to noise, in dB.
-const MIN_PSNR: f64 = 52.0;
 
 /// The commit that this was built from, with `-dirty` where files had been changed; see `build.rs`.
 const COMMIT: Option<&str> = option_env!("REMOTE_VAE_COMMIT");
@@ -51,15 +42,6 @@ struct Measured {
     /// Of all runs, in rising order; not empty.
     times: Vec<Duration>,
     peak_memory: Option<u64>,
-}
-
-/// How near the engine's result is to the reference's.
-#[derive(Debug)]
-struct Checked {
-    /// Largest difference, relative to max(1, |x|).
-    error: f64,
-    /// In dB; infinite when nothing differs.
-    psnr: f64,
 }
 
 pub(crate) fn run(args: BenchArgs) -> anyhow::Result<()> {
@@ -149,62 +131,6 @@ fn sizes(args: &BenchArgs, info: &VaeInfo) -> anyhow::Result<Vec<Size>> {
         );
     }
     Ok(asked.iter().map(|&[height, width]| Size { frames, height, width }).collect())
-}
-
-/// What the result is checked with.
-fn checked_latents(info: &VaeInfo) -> [usize; 3] {
-    if info.temporal_factor.is_some() { CHECKED_VIDEO } else { CHECKED }
-}
-
-/// Decodes something small, and again with plain scalar arithmetic term by term in f32, which shares no fast path.
-fn check(source: &Source, vae: &mut dyn Vae, options: CpuOptions) -> anyhow::Result<Checked> {
-    let plain = CpuOptions {
-        isa: Some(Isa::Scalar),
-        numerics: Numerics::Strict,
-        storage: Storage::F32,
-        threads: options.threads,
-    };
-    let mut reference = source.clone().load(CpuEngine::new(plain)?)?;
-    let latents = latents(vae.info(), checked_latents(vae.info()))?;
-    let mut progress = Progress::new("checking the result".to_owned());
-    let expected = reference.decode(latents.clone(), &DecodeOptions::default(), &mut progress)?;
-    let found = vae.decode(latents, &DecodeOptions::default(), &mut Silent)?;
-    progress.end();
-
-    let checked = compare(&found, &expected);
-    let good = match options.storage {
-        Storage::F32 => checked.error <= MAX_ERROR,
-        Storage::F16 => checked.psnr >= MIN_PSNR,
-    };
-    ensure!(
-        good,
-        "the result is wrong: it differs by {:.1e} (PSNR {:.1} dB) from that of strict arithmetic; please report it \
-         with the model, and with `{}`",
-        checked.error,
-        checked.psnr,
-        vae.info().engine
-    );
-    Ok(checked)
-}
-
-fn compare(found: &HostTensor, expected: &HostTensor) -> Checked {
-    let (mut error, mut squares, mut peak) = (0.0f64, 0.0, 1.0f64);
-    for (&found, &expected) in found.data.iter().zip(&expected.data) {
-        let (found, expected) = (f64::from(found), f64::from(expected));
-        let difference = (found - expected).abs();
-        // What is no number is as wrong as can be.
-        let difference = if difference.is_nan() { f64::INFINITY } else { difference };
-        error = error.max(difference / expected.abs().max(1.0));
-        squares += difference * difference;
-        peak = peak.max(expected.abs());
-    }
-    if found.shape != expected.shape {
-        error = f64::INFINITY;
-        squares = f64::INFINITY;
-    }
-    // Pictures are in [-1, 1], so that their range is twice their peak.
-    let psnr = 10.0 * ((2.0 * peak).powi(2) * expected.data.len() as f64 / squares).log10();
-    Checked { error, psnr }
 }
 
 /// Latents as a sampler puts them out, nearly normally distributed and the same each time, scaled for the model.
@@ -398,20 +324,6 @@ impl Observer for Progress {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_wrong_result_is_seen() {
-        let tensor = |data: &[f32]| HostTensor::new(vec![data.len()], data.to_vec());
-        let expected = tensor(&[0.5, -4.0, 0.0, 1.0]);
-        let same = compare(&expected, &expected);
-        assert_eq!((same.error, same.psnr), (0.0, f64::INFINITY));
-        let off = compare(&tensor(&[0.5, -4.4, 0.0, 1.0]), &expected);
-        assert!((off.error - 0.1).abs() < 1e-6 && (off.psnr - 32.04).abs() < 0.01, "{off:?}");
-        for found in [tensor(&[0.5, -4.0, f32::NAN, 1.0]), tensor(&[0.5])] {
-            let wrong = compare(&found, &expected);
-            assert_eq!((wrong.error, wrong.psnr), (f64::INFINITY, f64::NEG_INFINITY));
-        }
-    }
 
     #[test]
     fn the_median_is_in_the_middle() {

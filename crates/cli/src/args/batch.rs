@@ -1,0 +1,36 @@
+//! The flags of commands that work through many files.
+
+use crate::preview::Terminal;
+
+/// How many files are worked through.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Many files")]
+pub(crate) struct BatchArgs {
+    /// Files at a time: 2 keep a server busy while answers travel, more help with several servers
+    #[arg(long, value_name = "N", default_value = "4", value_parser = jobs)]
+    pub(crate) jobs: usize,
+    /// Leave alone what an earlier run has written; files are written whole or not at all
+    #[arg(long)]
+    pub(crate) resume: bool,
+    /// Show each picture in the terminal: as such where it speaks kitty's or iTerm2's protocol, else in coloured blocks
+    #[arg(long)]
+    pub(crate) preview: bool,
+    /// Print one JSON object a line on stdout: each file as it is done, and a summary
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+impl BatchArgs {
+    /// The terminal that shall show pictures, if one shall and can.
+    pub(crate) fn terminal(&self) -> Option<Terminal> {
+        self.preview.then(Terminal::find).flatten()
+    }
+}
+
+/// `--jobs`.
+fn jobs(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(jobs @ 1..=256) => Ok(jobs),
+        _ => Err("expected a whole number from 1 to 256".to_owned()),
+    }
+}

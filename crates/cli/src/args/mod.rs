@@ -1,0 +1,166 @@
+//! What can be said on the command line. The arguments of one command are in its own file; here are the whole, and the
+//! groups that several commands share or that are a topic of their own.
+
+pub(crate) mod batch;
+pub(crate) mod doors;
+pub(crate) mod engine;
+pub(crate) mod limits;
+pub(crate) mod options;
+pub(crate) mod place;
+
+use clap::builder::BoolishValueParser;
+use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use tracing_subscriber::filter::Targets;
+
+use crate::bench::BenchArgs;
+use crate::config::{self, Arguments};
+use crate::decode::DecodeArgs;
+use crate::encode::EncodeArgs;
+use crate::models::ModelsArgs;
+use crate::quickstart::QuickstartArgs;
+use crate::roundtrip::RoundtripArgs;
+use crate::serve::ServeArgs;
+
+/// Decode the latents of diffusion models over HTTP, and encode pictures, compatible with diffusers' remote_decode and
+/// remote_encode
+#[derive(Debug, Parser)]
+#[command(name = "remote-vae", version, max_term_width = 110)]
+#[command(
+    after_help = "New here? Run `remote-vae quickstart`: it needs nothing else and takes a few seconds.\n\n\
+    Every flag is also an environment variable: --port is REMOTE_VAE_PORT. The command line goes first."
+)]
+pub(crate) struct Args {
+    /// What to log on stderr: error, warn, info, debug or trace [default: info for serve, else warn]
+    #[arg(long, global = true, value_name = "LEVEL")]
+    pub(crate) log: Option<Targets>,
+    /// How log lines are written
+    #[arg(long, global = true, value_name = "FORMAT", default_value = "text")]
+    pub(crate) log_format: LogFormat,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// `--log-format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people.
+    Text,
+    /// A JSON object a line, for collectors.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Serve(ServeArgs),
+    /// Print the settings that `serve` would have, and where each comes from
+    #[command(
+        after_help = "Takes what serve takes, and prints it as a file for --config. A flag goes before its environment \
+        variable, that before the file, and that before the default.\n\nExample:\n  \
+        REMOTE_VAE_PORT=9000 remote-vae config --config remote-vae.toml --max-queue 64"
+    )]
+    Config(ServeArgs),
+    Decode(DecodeArgs),
+    Encode(EncodeArgs),
+    Roundtrip(RoundtripArgs),
+    Quickstart(QuickstartArgs),
+    Bench(BenchArgs),
+    Models(ModelsArgs),
+}
+
+/// The command line with its variables: every flag is also one, `--port` is `REMOTE_VAE_PORT`, where yes and no may
+/// be said in several ways.
+pub(crate) fn command() -> clap::Command {
+    with_variables(Args::command())
+}
+
+fn with_variables(command: clap::Command) -> clap::Command {
+    let command = command.mut_args(|arg| {
+        let Some(long) = arg.get_long() else { return arg };
+        let variable = format!("REMOTE_VAE_{}", long.replace('-', "_").to_uppercase());
+        let is_switch = matches!(arg.get_action(), ArgAction::SetTrue);
+        let arg = arg.env(variable).hide_env_values(true);
+        if is_switch { arg.value_parser(BoolishValueParser::new()) } else { arg }
+    });
+    command.mut_subcommands(with_variables)
+}
+
+impl Args {
+    /// What the command line, the environment and the configuration file say; ends the program with help or an error
+    /// where they say so
+    ///
+    /// # Errors
+    /// A configuration file that cannot be read or understood
+    pub(crate) fn read() -> anyhow::Result<Self> {
+        let arguments = Arguments::new(std::env::args_os())?;
+        let matches = command().try_get_matches_from(&arguments.all).unwrap_or_else(|error| {
+            let _ = error.print();
+            if let (true, Some(file)) = (error.use_stderr(), arguments.file()) {
+                anstream::eprintln!("\nSettings of {} are among these arguments.", file.display());
+            }
+            std::process::exit(error.exit_code())
+        });
+        if let Some(("config", matches)) = matches.subcommand() {
+            config::print(matches, &arguments);
+        }
+        Ok(Self::from_matches(&matches).unwrap_or_else(|error| error.exit()))
+    }
+
+    fn from_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut args = Self::from_arg_matches(matches).map_err(|error| error.format(&mut command()))?;
+        let place = match &mut args.command {
+            Command::Decode(args) => &mut args.place,
+            Command::Encode(args) => &mut args.place,
+            Command::Roundtrip(args) => &mut args.place,
+            Command::Serve(_)
+            | Command::Config(_)
+            | Command::Quickstart(_)
+            | Command::Bench(_)
+            | Command::Models(_) => {
+                return Ok(args);
+            }
+        };
+        if let Some((_, matches)) = matches.subcommand() {
+            place.settle(matches)?;
+        }
+        Ok(args)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn a_server_is_not_told_how_this_machine_computes() {
+        let parse = |flags: &[&str]| {
+            let arguments = [&["remote-vae", "decode", "a.npy", "-o", "b.png"], flags].concat();
+            Args::from_matches(&command().get_matches_from(arguments)).map_err(|error| error.to_string())
+        };
+        assert!(parse(&["--model=demo", "--threads=2"]).is_ok());
+        for flag in ["--threads=2", "--isa=scalar", "--numerics=fast", "--storage=f32"] {
+            let error = parse(&["--endpoint=http://localhost", flag]).unwrap_err();
+            assert!(error.contains("drop one of them"), "{flag}: {error}");
+        }
+    }
+
+    #[test]
+    fn every_flag_is_also_a_variable() {
+        let root = command();
+        let mut flags = 0;
+        for command in std::iter::once(&root).chain(root.get_subcommands()) {
+            let own = |id: &str| !matches!(id, "help" | "version");
+            for arg in command.get_arguments().filter(|arg| own(arg.get_id().as_str())) {
+                let Some(long) = arg.get_long() else { continue };
+                let expected = format!("REMOTE_VAE_{}", long.replace('-', "_").to_uppercase());
+                assert_eq!(arg.get_env().and_then(|env| env.to_str()), Some(expected.as_str()));
+                flags += 1;
+            }
+        }
+        assert!(flags > 15, "only {flags} flags were seen");
+    }
+}

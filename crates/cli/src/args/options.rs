@@ -1,0 +1,65 @@
+//! What `decode` and `encode` have in common: the options that both directions of the protocol know, and how tensors
+//! are written.
+
+use clap::builder::BoolishValueParser;
+use clap::{ArgAction, ValueEnum};
+
+/// How latents are scaled.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(crate) struct ScalingArgs {
+    /// Decoding divides the latents by this, encoding multiplies them with it (SD v1: 0.18215, SDXL: 0.13025, Flux:
+    /// 0.3611) [default: the model's own]
+    #[arg(long, value_name = "F", allow_negative_numbers = true)]
+    pub(crate) scaling_factor: Option<f32>,
+    /// Decoding adds this afterwards, encoding subtracts it before (Flux: 0.1159); goes with --scaling-factor
+    #[arg(long, value_name = "F", allow_negative_numbers = true)]
+    pub(crate) shift_factor: Option<f32>,
+    /// Latents as the decoder takes them and the encoder gives them, not scaled
+    #[arg(long)]
+    pub(crate) no_scaling: bool,
+}
+
+/// In how many pieces the work is done.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(crate) struct PieceArgs {
+    /// In overlapping tiles, as diffusers does after enable_tiling(): less memory, faint seams
+    #[arg(long)]
+    pub(crate) tiling: bool,
+    /// A video a few frames at a time, as diffusers does by default; false is one exact pass, in more memory
+    #[arg(
+        long,
+        value_name = "BOOL",
+        action = ArgAction::Set,
+        value_parser = BoolishValueParser::new(),
+        default_value = "true"
+    )]
+    pub(crate) framewise: bool,
+}
+
+/// How tensors are written.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(crate) struct TensorFileArgs {
+    /// Format of tensors, where -o names a folder
+    #[arg(long, value_name = "FORMAT", default_value = "safetensors")]
+    pub(crate) tensor_format: TensorFormatArg,
+    /// Do not write into PNG and .safetensors files which model and factors they were made with
+    #[arg(long)]
+    pub(crate) no_metadata: bool,
+}
+
+/// `--tensor-format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TensorFormatArg {
+    Safetensors,
+    Npy,
+}
+
+impl TensorFormatArg {
+    /// The ending of such files.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Safetensors => "safetensors",
+            Self::Npy => "npy",
+        }
+    }
+}
