@@ -32,6 +32,26 @@ def assert_latents(got: torch.Tensor, expected: torch.Tensor) -> None:
     assert error <= 3e-3, f"largest error {error:.2e}"
 
 
+def assert_standard_normal(noise: torch.Tensor) -> None:
+    """Noise [draws, ...]: mean 0, variance 1 and the fourth moment of a normal distribution, for all values together and in
+    each place over the draws, and nothing in common from one draw to the next or from one value to its neighbour. Bounds are
+    five deviations of each estimate; of the worst of N places, what N normal values do not reach either."""
+    count, draws = noise.numel(), noise.shape[0]
+    noise = noise.double().flatten(1)
+    places = noise.shape[1]
+    worst = 5 + (2 * np.log(places)) ** 0.5
+    for name, value, bound in [
+        ("mean", noise.mean(), 5 / count**0.5),
+        ("variance", noise.var() - 1, 5 * (2 / count) ** 0.5),
+        ("fourth moment", (noise**4).mean() - 3, 5 * (96 / count) ** 0.5),
+        ("mean of a place", noise.mean(0).abs().max(), worst / draws**0.5),
+        ("variance of a place", (noise.var(0) - 1).abs().max(), worst * (2 / (draws - 1)) ** 0.5),
+        ("product of two draws", (noise[1:] * noise[:-1]).mean(), 5 / (count - places) ** 0.5),
+        ("product of neighbours", (noise[:, 1:] * noise[:, :-1]).mean(), 5 / (count - draws) ** 0.5),
+    ]:
+        assert abs(value.item()) < bound, f"{name}: {value.item():.3f} is not within {bound:.3f}"
+
+
 def round8(reference: torch.Tensor) -> np.ndarray:
     """[B, 3, H, W] in [-1, 1] to the bytes that diffusers' image processor makes of it, [B, H, W, 3]."""
     unit = (reference.float() / 2 + 0.5).clamp(0, 1)

@@ -2,7 +2,7 @@
 
 import pytest
 from browser import FLAGS, executable
-from models import REAL, demo
+from models import REAL, VIDEO, demo
 from playwright.sync_api import sync_playwright
 from service import serving
 
@@ -12,6 +12,14 @@ def server(tmp_path_factory):
     """One process with all models; SD v1 comes first, so it is the default."""
     arguments = [f"--model={model.name}={model.folder}" for model in REAL] + ["--model=demo=demo"]
     with serving(arguments, tmp_path_factory.mktemp("server") / "log") as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
+def videos(tmp_path_factory):
+    """One process with the models of videos; an image model beside them."""
+    arguments = [f"--model={model.name}={model.folder}" for model in VIDEO] + ["--model=demo=demo"]
+    with serving(arguments, tmp_path_factory.mktemp("videos") / "log") as service:
         yield service
 
 

@@ -71,12 +71,21 @@ class Model:
             write_whole(file, content.getvalue())
         return torch.from_numpy(np.load(file))
 
-    def posterior(self, pixels: torch.Tensor) -> DiagonalGaussianDistribution:
-        """What diffusers encodes pixels [B, 3, H, W] in [-1, 1] to, in float32. Kept on disk."""
+    def posterior(
+        self, pixels: torch.Tensor, tiling: bool = False, framewise: bool = True
+    ) -> DiagonalGaussianDistribution:
+        """What diffusers encodes pixels [B, 3, H, W] (video: [B, 3, F, H, W]) in [-1, 1] to, in float32. Kept on disk.
+
+        `tiling` and `framewise` as for `decoded`.
+        """
         pixels = pixels.float().contiguous()
         versions = f"encode {torch.__version__} {diffusers.__version__} {list(pixels.shape)}"
+        versions += " tiling" * tiling + " whole" * (not framewise)
         file = CACHE / "references" / f"{digest(versions, self.key, pixels.numpy().tobytes())}.npy"
         if not file.exists():
+            self.reference.use_tiling = tiling
+            if pixels.ndim == 5:
+                self.reference.use_framewise_encoding = framewise
             moments = [self.reference.encode(one[None]).latent_dist.parameters for one in pixels]
             content = io.BytesIO()
             np.save(content, torch.cat(moments).numpy())
@@ -128,6 +137,7 @@ REAL = [SD_V1, SDXL, FLUX]
 # Videos: the real configuration, and the same with an eighth of its channels.
 HUNYUAN_VIDEO = Model("hunyuan-video", 16, 0.476986, recipe=("hunyuan-video", "--seed", "3", "--dtype", "float16"))
 NARROW_VIDEO = Model("narrow-video", 16, 0.476986, recipe=("hunyuan-video-narrow", "--seed", "4"))
+VIDEO = [HUNYUAN_VIDEO, NARROW_VIDEO]
 
 
 def demo() -> Model:

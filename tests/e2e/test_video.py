@@ -14,26 +14,17 @@ import torch
 from compare import assert_floats, assert_frames, psnr, round8
 from diffusers.utils.remote_utils import remote_decode
 from diffusers.video_processor import VideoProcessor
-from models import HUNYUAN_VIDEO, NARROW_VIDEO
+from models import HUNYUAN_VIDEO, NARROW_VIDEO, VIDEO
 from place import binary, clean_environment
 from safetensors.torch import save_file
-from service import serving
 
-MODELS = [HUNYUAN_VIDEO, NARROW_VIDEO]
 PT = {"output_type": "pt", "return_type": "pt"}
 BYTES = PT | {"partial_postprocess": True}
 MP4 = {"output_type": "mp4", "return_type": "mp4"}
 
-each_model = pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
+each_model = pytest.mark.parametrize("model", VIDEO, ids=lambda model: model.name)
 # Latent frames, height and width: one picture, one part, and four parts that are blended where they meet.
 each_size = pytest.mark.parametrize("size", [(1, 5, 3), (3, 8, 8), (11, 2, 3)], ids=str)
-
-
-@pytest.fixture(scope="module")
-def videos(tmp_path_factory):
-    arguments = [f"--model={model.name}={model.folder}" for model in MODELS] + ["--model=demo=demo"]
-    with serving(arguments, tmp_path_factory.mktemp("videos") / "log") as service:
-        yield service
 
 
 def decode(server, model, latents, query: str = "", **options):
