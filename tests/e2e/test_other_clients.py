@@ -1,5 +1,10 @@
-"""Every client seen in the field, byte for byte: captured from the real package where it is installed, otherwise written
-down as it was seen. Each must get the right answer."""
+"""The clients of docs/protocol.md's readers other than diffusers' own, byte for byte.
+
+None of them can be installed from a package index: SD.Next and the ComfyUI nodes are applications and plugins that run from
+their own repositories, and no package of theirs or of any other client of this protocol is on PyPI or npm. What they send
+is therefore written down here from reading their sources, which are named at each test, and put on the wire by the library
+that they use, `requests` (captured, then replayed).
+"""
 
 import base64
 import io
@@ -11,128 +16,180 @@ import numpy as np
 import pytest
 import requests
 import torch
-from compare import assert_bytes, assert_floats, assert_jpeg_like_pillow, assert_latents, round8
-from diffusers.image_processor import VaeImageProcessor
-from diffusers.utils.remote_utils import remote_decode, remote_encode
-from models import FLUX, SD_V1
-from PIL import Image
-from place import PHOTOGRAPH
-from wiretap import Answer, capture, picture, replay, with_path, written
+from compare import assert_bytes, assert_floats, assert_jpeg_like_pillow, round8
+from models import FLUX, NARROW_VIDEO, SD_V1
+from wiretap import Answer, capture, picture, replay, tensor, with_path, written
 
-# What `requests` puts before everything else.
-REQUESTS = {"User-Agent": "python-requests/2.32.3", "Accept-Encoding": "gzip, deflate"}
 TENSOR = {"Content-Type": "tensor/binary", "Accept": "tensor/binary", "Connection": "keep-alive"}
-
-
-def tensor(answer: Answer) -> torch.Tensor:
-    assert answer.status == 200, answer.body
-    dtypes = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "uint8": torch.uint8}
-    values = torch.frombuffer(bytearray(answer.body), dtype=dtypes[answer.headers["dtype"]])
-    return values.reshape(json.loads(answer.headers["shape"]))
 
 
 def query(**parameters) -> str:
     return urllib.parse.urlencode(parameters, doseq=True)
 
 
-def test_diffusers_remote_decode(server):
-    """Packed Flux latents to a JPEG file, and SD v1's to a tensor: no authorization, `Accept` by what is to come."""
-    latents = FLUX.latents(1, 6, 8, seed=9)
-    tokens = latents.view(1, 16, 3, 2, 4, 2).permute(0, 2, 4, 1, 3, 5).reshape(1, 12, 64).bfloat16()
-    options = {"scaling_factor": FLUX.scaling_factor, "shift_factor": FLUX.shift_factor, "height": 48, "width": 64}
-    request = capture(lambda url: remote_decode(url, tokens, **options))
-    assert b"authorization" not in request.lower()
-    answer = replay(server.port, with_path(request, "/flux"))
-    assert answer.headers["Content-Type"] == "image/jpeg"
-    reference = FLUX.decoded(FLUX.unscaled(latents.bfloat16()))
-    assert_jpeg_like_pillow(answer.body, round8(reference)[0])
-
-    latents = SD_V1.latents(1, 6, 8)
-    request = capture(
-        lambda url: remote_decode(url, latents, scaling_factor=SD_V1.scaling_factor, output_type="pt", return_type="pt")
-    )
-    assert_floats(tensor(replay(server.port, request)), SD_V1.decoded(SD_V1.unscaled(latents)))
+def posted(server, path: str, latents: torch.Tensor, parameters: dict, headers: dict, timeout: int | None = None) -> Answer:
+    """The answer to what `requests.post` makes of a tensor, under a path as it stands in the client's own table."""
+    body = latents.contiguous().numpy().tobytes()
+    request = capture(lambda url: requests.post(url, params=parameters, headers=headers, data=body, timeout=timeout))
+    return replay(server.port, with_path(request, path))
 
 
-@pytest.mark.parametrize("form", ["image", "tensor"])
-def test_diffusers_remote_encode(server, demo, form):
-    """No content type at all: a PNG file, or a raw tensor whose shape and type are in the query."""
-    image = Image.open(PHOTOGRAPH).convert("RGB").resize((72, 56))
-    prepared = VaeImageProcessor(vae_scale_factor=8).preprocess(image)
-    # Contiguous: of others the client (0.42.1) makes a copy that it has let go of when it is sent.
-    sent = image if form == "image" else prepared.contiguous()
-    request = capture(lambda url: remote_encode(url, sent, demo.scaling_factor, demo.shift_factor))
-    assert b"content-type" not in request.split(b"\r\n\r\n")[0].lower()
-    answer = replay(server.port, with_path(request, "/demo"))
-    # The client asks for a sample; the server says which, and the mode is a query away.
-    posterior = demo.posterior(prepared)
-    noise = (tensor(answer).float() / demo.scaling_factor + (demo.shift_factor or 0) - posterior.mean) / posterior.std
-    assert abs(noise.mean().item()) < 5 / noise.numel() ** 0.5
-    assert abs(noise.var().item() - 1) < 5 * (2 / noise.numel()) ** 0.5
-    joint = b"&" if b"?" in request.split(b"\r\n")[0] else b"?"
-    asked = with_path(request, "/demo").replace(b" HTTP/1.1", joint + b"sample_mode=argmax HTTP/1.1", 1)
-    assert_latents(tensor(replay(server.port, asked)), demo.scaled(posterior.mode()))
+# ComfyUI-HFRemoteVae, `nodes.py`: `HFRemoteVAEDecode.decode`, and `RemoteVAE.decode` which other nodes call, give these
+# arguments to the node's own copy of an early `remote_decode`; a URL with a slash, no timeout, no image_format. The copy
+# still knows base64, which the nodes do not ask for.
 
 
-def test_comfyui_hf_remote_vae(server, demo):
-    """float32 latents that are scaled already, `pt`, no image_format, height and width always."""
-    latents = demo.unscaled(demo.latents(1, 6, 9, dtype=torch.float32))
-    parameters = query(
-        output_type="pt",
-        partial_postprocess=False,
-        shape=list(latents.shape),
-        dtype="float32",
-        do_scaling=False,
-        height=512,
-        width=512,
-    )
-    request = written(f"/demo?{parameters}", REQUESTS | TENSOR, latents.numpy().tobytes())
-    assert_floats(tensor(replay(server.port, request)), demo.decoded(latents))
-
-
-def test_sd_next(server):
-    """A URL without slash, keys that mean nothing to us, and one Flux latent as [16, h, w] with height and width."""
-    latents = FLUX.latents(1, 6, 8, seed=9)
-    parameters = query(
-        input_tensor_type="binary",
-        output_tensor_type="binary",
-        output_type="pt",
-        partial_postprocess=True,
-        image_format="jpg",
-        shape=list(latents.shape[1:]),
-        dtype="float16",
-        scaling_factor=FLUX.scaling_factor,
-        shift_factor=FLUX.shift_factor,
-        height=48,
-        width=64,
-    )
-    request = written(f"/flux?{parameters}", REQUESTS | TENSOR, latents.numpy().tobytes())
-    got = tensor(replay(server.port, request))
-    assert_bytes(got.numpy(), FLUX.decoded(FLUX.unscaled(latents)))
-
-
-def test_sd_next_of_the_first_generation(server):
-    """JSON with everything in it, pipeline latents, and a JPEG file back; one request an item."""
-    latents = SD_V1.latents(1, 6, 8, seed=3)
-    body = {
-        "inputs": base64.b64encode(latents.numpy().tobytes()).decode("utf-8"),
-        "parameters": {"shape": list(latents.shape), "dtype": "float16"},
+def comfyui(latents: torch.Tensor, how: str = "binary") -> tuple[dict, dict]:
+    """Parameters and headers. ComfyUI's latents are in the decoder's own scale. Height and width are the third and the fourth
+    side, whatever these are: of a video frames and height."""
+    parameters = {
+        "do_scaling": False,
+        "output_type": "pt",
+        "partial_postprocess": False,
+        "shape": list(latents.shape),
+        "dtype": str(latents.dtype).split(".")[-1],
+        "height": latents.shape[2] * 8,
+        "width": latents.shape[3] * 8,
     }
-    headers = REQUESTS | {"Accept": "image/jpeg", "Content-Type": "application/json", "Connection": "keep-alive"}
-    answer = replay(server.port, written("/", headers, json.dumps(body).encode()))
-    assert answer.status == 200, answer.body
-    assert_jpeg_like_pillow(answer.body, round8(SD_V1.decoded(SD_V1.unscaled(latents)))[0])
+    return parameters, {"Content-Type": f"tensor/{how}", "Accept": f"tensor/{how}"}
 
-    # Flux of that time: packed, with its size among the parameters.
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_comfyui_hf_remote_vae(server, demo, batch):
+    latents = demo.unscaled(demo.latents(batch, 6, 9, dtype=torch.float32))
+    answer = posted(server, "/demo/", latents, *comfyui(latents))
+    assert_floats(tensor(answer), demo.decoded(latents))
+
+
+def test_comfyui_hf_remote_vae_of_a_video(videos):
+    """Five dimensions, for which height and width are nonsense."""
+    model = NARROW_VIDEO
+    latents = model.unscaled(model.latents(1, 2, 5, 3, dtype=torch.float32))
+    answer = posted(videos, f"/{model.name}/", latents, *comfyui(latents))
+    assert_floats(tensor(answer), model.decoded(latents))
+
+
+def test_base64_of_the_early_client(server, demo):
+    """The default of that early `remote_decode`, and so of whoever copied it and changed nothing."""
+    latents = demo.unscaled(demo.latents(1, 6, 9, dtype=torch.float32))
+    parameters, headers = comfyui(latents, "base64")
+    body = {"inputs": base64.b64encode(latents.numpy().tobytes()).decode("utf-8")}
+    request = capture(lambda url: requests.post(url, params=parameters, json=body, headers=headers))
+    answer = replay(server.port, with_path(request, "/demo/"))
+    assert answer.status == 200, answer.body
+    content = json.loads(answer.body)
+    assert content["parameters"] == {"shape": [1, 3, 48, 72], "dtype": "float16"}
+    got = torch.frombuffer(bytearray(base64.b64decode(content["inputs"])), dtype=torch.float16)
+    assert_floats(got.reshape(content["parameters"]["shape"]), demo.decoded(latents))
+
+
+# SD.Next (vladmandic/sdnext), `modules/vae/sd_vae_remote.py`: `remote_decode`. A URL without a slash at its end, one request
+# for each item of a batch, a timeout of 300 s, no `do_scaling`; the factors are those of the pipeline's configuration, and
+# are not sent where that has none (`requests` leaves out what is None). What it sends for which setting of its "remote VAE
+# image type" is in FORMATS. Its `remote_encode` calls diffusers' own, image by image: see test_diffusers_client.py.
+
+FORMATS = {
+    "raw": (
+        {"partial_postprocess": False, "output_type": "pt", "output_tensor_type": "binary"},
+        "tensor/binary",
+    ),
+    "png": ({"image_format": "png", "output_type": "pil"}, "image/png"),
+    "jpg": ({"image_format": "jpg", "output_type": "pil"}, "image/jpeg"),
+}
+
+
+def sd_next(server, path: str, latent: torch.Tensor, how: str, model, **more) -> Answer:
+    options, accept = FORMATS[how]
+    parameters = {
+        "input_tensor_type": "binary",
+        "shape": list(latent.shape),
+        "dtype": str(latent.dtype).split(".")[-1],
+        **options,
+        **more,
+        "scaling_factor": model.scaling_factor,
+        "shift_factor": model.shift_factor,
+    }
+    headers = {"Content-Type": "tensor/binary", "Accept": accept}
+    return posted(server, path, latent, parameters, headers, timeout=300)
+
+
+def assert_answer(answer: Answer, how: str, reference: torch.Tensor) -> None:
+    match how:
+        case "raw":
+            assert_floats(tensor(answer), reference)
+        case "png":
+            assert answer.headers["Content-Type"] == "image/png"
+            assert_bytes(np.asarray(picture(answer))[None], reference)
+        case "jpg":
+            assert answer.headers["Content-Type"] == "image/jpeg"
+            assert_jpeg_like_pillow(answer.body, round8(reference)[0])
+
+
+@pytest.mark.parametrize("how", FORMATS)
+def test_sd_next(server, how):
+    """Stable Diffusion: each item of a batch with its own first dimension."""
+    latents = SD_V1.latents(2, 6, 8, seed=3)
+    for item in latents:
+        answer = sd_next(server, "/sd-v1", item[None], how, SD_V1)
+        assert_answer(answer, how, SD_V1.decoded(SD_V1.unscaled(item[None])))
+
+
+@pytest.mark.parametrize("how", FORMATS)
+def test_sd_next_with_flux(server, how):
+    """`f1` and `chroma`: an item without its first dimension, as [16, h, w], which must not be taken for packed latents, with
+    the picture's size beside it."""
+    latents = FLUX.latents(1, 6, 8, seed=9)
+    answer = sd_next(server, "/flux", latents[0], how, FLUX, width=64, height=48)
+    assert_answer(answer, how, FLUX.decoded(FLUX.unscaled(latents)))
+
+
+def test_sd_next_with_models_that_share_the_autoencoder_of_flux(server):
+    """`h1`, `zimage`, `lumina2`: with the first dimension, and with the size all the same."""
+    latents = FLUX.latents(1, 6, 8, seed=9)
+    answer = sd_next(server, "/flux", latents, "raw", FLUX, width=64, height=48)
+    assert_answer(answer, "raw", FLUX.decoded(FLUX.unscaled(latents)))
+
+
+def test_sd_next_with_a_video(videos):
+    """`hunyuanvideo`: always the raw form."""
+    model = NARROW_VIDEO
+    latents = model.latents(1, 2, 3, 5)
+    answer = sd_next(videos, f"/{model.name}", latents, "raw", model)
+    assert_floats(tensor(answer), model.decoded(model.unscaled(latents)))
+
+
+@pytest.mark.parametrize("model", [SD_V1, FLUX], ids=lambda model: model.name)
+def test_sd_next_of_the_first_generation(server, model):
+    """`modules/sd_vae_remote.py` of vladmandic/automatic: JSON with everything in it, latents as the pipeline has them, of Flux
+    too with four dimensions and the size beside them, and a JPEG file back, within 60 s."""
+    latents = model.latents(1, 6, 8, seed=3)
+    parameters = {"shape": list(latents.shape), "dtype": "float16"}
+    if model is FLUX:
+        parameters |= {"width": 64, "height": 48}
+    body = {"inputs": base64.b64encode(latents.numpy().tobytes()).decode("utf-8"), "parameters": parameters}
+    headers = {"Content-Type": "application/json", "Accept": "image/jpeg"}
+    request = capture(lambda url: requests.post(url, json=body, headers=headers, timeout=60))
+    answer = replay(server.port, with_path(request, f"/{model.name}"))
+    assert_answer(answer, "jpg", model.decoded(model.unscaled(latents)))
+
+
+# The function in the announcement of the pilot (huggingface/blog, `remote_vae.md`, first version), which scripts still carry:
+# the same JSON, to a URL with a slash; for Flux the latents as FluxPipeline hands them out, packed.
+
+
+def test_the_function_of_the_announcement(server):
     latents = FLUX.latents(1, 6, 8, seed=9)
     tokens = latents.view(1, 16, 3, 2, 4, 2).permute(0, 2, 4, 1, 3, 5).reshape(1, 12, 64)
-    body = {
-        "inputs": base64.b64encode(tokens.numpy().tobytes()).decode("utf-8"),
-        "parameters": {"shape": list(tokens.shape), "dtype": "float16", "height": 48, "width": 64},
-    }
-    answer = replay(server.port, written("/flux/predict", headers, json.dumps(body).encode()))
-    assert answer.status == 200, answer.body
-    assert_jpeg_like_pillow(answer.body, round8(FLUX.decoded(FLUX.unscaled(latents)))[0])
+    parameters = {"shape": list(tokens.shape), "dtype": "float16", "height": 48, "width": 64}
+    body = {"inputs": base64.b64encode(tokens.numpy().tobytes()).decode("utf-8"), "parameters": parameters}
+    headers = {"Content-Type": "application/json", "Accept": "image/jpeg"}
+    request = capture(lambda url: requests.post(url, json=body, headers=headers))
+    for path in ("/flux/", "/flux/predict"):
+        answer = replay(server.port, with_path(request, path))
+        assert_answer(answer, "jpg", FLUX.decoded(FLUX.unscaled(latents)))
+
+
+# Others, written from the protocol's table alone: nobody's source was at hand.
 
 
 def test_urllib_with_wrong_sizes(server, demo):
@@ -154,8 +211,7 @@ def test_urllib_with_wrong_sizes(server, demo):
         urllib.request.urlopen(request, timeout=60)
 
     answer = replay(server.port, capture(ask))
-    assert answer.headers["Content-Type"] == "image/png"
-    assert_bytes(np.asarray(picture(answer))[None], demo.decoded(demo.unscaled(latents)))
+    assert_answer(answer, "png", demo.decoded(demo.unscaled(latents)))
 
 
 def test_page_that_asks_for_float32_decoding(server, demo):
@@ -173,11 +229,8 @@ def test_out_dtype(server, demo):
     """float32 for those who ask: far closer to diffusers than float16 can be."""
     latents = demo.latents(1, 6, 6)
     parameters = {"shape": list(latents.shape), "dtype": "float16", "do_scaling": True, "output_type": "pt"}
-    parameters["out_dtype"] = "float32"
-    url = f"{server.url}/demo"
-    answer = requests.post(url, params=parameters, headers=TENSOR, data=latents.numpy().tobytes(), timeout=60)
-    assert answer.status_code == 200, answer.text
-    got = torch.frombuffer(bytearray(answer.content), dtype=torch.float32).reshape(1, 3, 48, 48)
+    got = tensor(posted(server, "/demo", latents, parameters | {"out_dtype": "float32"}, TENSOR))
+    assert got.dtype == torch.float32
     assert (got - demo.decoded(demo.unscaled(latents))).abs().max() < 2e-4
 
 
@@ -185,6 +238,8 @@ def test_all_pictures_of_a_batch(server, demo):
     """`multipart/mixed` and `application/zip` hold a file for each."""
     import email
     import zipfile
+
+    from PIL import Image
 
     latents = demo.latents(3, 4, 5)
     parameters = query(shape=list(latents.shape), dtype="float16", do_scaling=True, image_format="png")

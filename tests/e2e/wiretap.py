@@ -3,10 +3,13 @@
 import contextlib
 import http.client
 import io
+import json
 import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+
+import torch
 
 # The port that stands in a captured request; the server does not look at it.
 HOST = b"127.0.0.1"
@@ -73,6 +76,14 @@ def with_path(request: bytes, path: str) -> bytes:
     method, target, rest = request.split(b" ", 2)
     query = target.split(b"?", 1)[1:] or [b""]
     return b" ".join([method, path.encode() + (b"?" + query[0] if query[0] else b""), rest])
+
+
+def tensor(answer: Answer) -> torch.Tensor:
+    """The tensor of an answer, as its headers say."""
+    assert answer.status == 200, answer.body
+    dtypes = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "uint8": torch.uint8}
+    values = torch.frombuffer(bytearray(answer.body), dtype=dtypes[answer.headers["dtype"]])
+    return values.reshape(json.loads(answer.headers["shape"]))
 
 
 def picture(answer: Answer):
