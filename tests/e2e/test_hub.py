@@ -236,6 +236,33 @@ def test_three_at_once_download_once(hub, home):
     assert len(hub.asked("GET", "/storage/")) == 1
 
 
+# Each name -> its repository, the folder in it, a small model of the same family, and the factors that the name stands for.
+PRESETS = {
+    "sd-v1": ("stabilityai/sd-vae-ft-mse", "", "sd-like", "scaling_factor=0.18215"),
+    "sdxl": ("madebyollin/sdxl-vae-fp16-fix", "", "sd-like", "scaling_factor=0.13025"),
+    "flux": ("black-forest-labs/FLUX.1-schnell", "vae/", "flux-like", "scaling_factor=0.3611,shift_factor=0.1159"),
+    "hunyuan-video": ("hunyuanvideo-community/HunyuanVideo", "vae/", "video", "scaling_factor=0.476986"),
+}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_gives_the_bits_of_its_folder(hub, home, name):
+    """By its name, by the id that it stands for, and from a folder with the same factors."""
+    repo, prefix, fixture, factors = PRESETS[name]
+    folder = ROOT / "fixtures" / "vae" / fixture
+    hub.add(repo, folder, prefix)
+    config = json.loads((folder / "config.json").read_text())
+    shape = (1, config.get("latent_channels", 4), *((2,) if name == "hunyuan-video" else ()), 3, 5)
+    np.save(home / "latents.npy", np.random.default_rng(1).standard_normal(shape).astype(np.float16))
+    expected = decode(hub, home, f"{folder},{factors}")
+    assert expected.std() > 0.01
+    assert np.array_equal(decode(hub, home, name), expected)
+    assert np.array_equal(decode(hub, home, f"{repo}{f':{prefix[:-1]}' if prefix else ''},{factors}"), expected)
+    # The factors are those: with others it is another picture.
+    other = factors.replace("scaling_factor=0.", "scaling_factor=1.")
+    assert not np.array_equal(decode(hub, home, f"{folder},{other}"), expected)
+
+
 def test_a_preset_is_served_with_its_factors(hub, home):
     """The preset's files are stood in for; its name, its factors and what the server says of it are real."""
     hub.repos["madebyollin/sdxl-vae-fp16-fix"] = hub.repos[REPO]

@@ -56,6 +56,20 @@ def test_the_original_layout_gives_the_bits_of_diffusers_own(model, inside, word
     assert all(word in said for word in words), said
 
 
+def test_folders_and_files_of_diffusers_give_the_same_bits(tmp_path):
+    """The folder of an autoencoder, that of a pipeline, and the weights alone, whose configuration their shapes tell."""
+    (tmp_path / "pipeline").mkdir()
+    (tmp_path / "pipeline" / "vae").symlink_to(SD_V1.folder)
+    (tmp_path / "alone.safetensors").symlink_to(SD_V1.folder / "diffusion_pytorch_model.safetensors")
+    save_file({"latents": SD_V1.latents(1, 6, 5, seed=30)}, tmp_path / "in.safetensors")
+    decoded = []
+    for source in (SD_V1.folder, tmp_path / "pipeline", tmp_path / "alone.safetensors"):
+        out = tmp_path / "out.safetensors"
+        run("decode", "--no-metadata", tmp_path / "in.safetensors", "-o", out, "--model", source)
+        decoded.append(out.read_bytes())
+    assert decoded[0] == decoded[1] == decoded[2]
+
+
 def test_the_users_factors_go_first(tmp_path):
     file = original(SD_V1, None)
     latents = SD_V1.latents(1, 2, 2, seed=31)
