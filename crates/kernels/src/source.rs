@@ -104,7 +104,7 @@ impl Source<'_> {
 }
 
 /// How many pixels ahead a window's lines are prefetched.
-const AHEAD: isize = 10;
+const AHEAD: usize = 10;
 
 /// A window of an image, ready for a convolution: which pixels, and which channels of them.
 #[derive(Clone, Copy)]
@@ -151,16 +151,34 @@ impl View {
     unsafe fn stage_with<S: Simd, R: Read>(&self, simd: S, window: Window, to: *mut f32) {
         let (height, width) = (self.height as isize, self.width as isize);
         let mut to = to;
+        // The address of a pixel of the window's first channel, whether or not the pixel is inside the image.
+        let address = |row: usize, column: usize| {
+            let pixel = (window.top + row as isize) * width + window.left + column as isize;
+            let index = (pixel as usize).wrapping_mul(self.stride).wrapping_add(window.first);
+            self.data.wrapping_add(index.wrapping_mul(R::STORAGE.size()))
+        };
+        let pixel_size = self.stride * R::STORAGE.size();
         for row in 0..window.rows {
             let y = self.edge.brought_in(window.top + row as isize, height);
+            // What follows this row: the next one, or the same window's next channels, or the window to the right.
+            let this = address(row, 0);
+            let next = if row + 1 < window.rows {
+                address(row + 1, 0)
+            } else if window.first + window.channels < self.stride {
+                address(0, 0).wrapping_add(window.channels * R::STORAGE.size())
+            } else {
+                address(0, window.columns)
+            };
             for column in 0..window.columns {
                 let x = self.edge.brought_in(window.left + column as isize, width);
                 let inside = y >= 0 && y < height && x >= 0 && x < width;
                 // A window takes a few lines out of each pixel, which the hardware does not foresee.
-                for c in (0..window.channels).step_by(64 / R::STORAGE.size()) {
-                    let pixel = (y * width + x + AHEAD) as usize;
-                    let index = pixel.wrapping_mul(self.stride).wrapping_add(window.first + c);
-                    simd.prefetch(self.data.wrapping_add(index.wrapping_mul(R::STORAGE.size())).cast());
+                let ahead = match (column + AHEAD).checked_sub(window.columns) {
+                    None => this.wrapping_add((column + AHEAD) * pixel_size),
+                    Some(column) => next.wrapping_add(column * pixel_size),
+                };
+                for line in (0..window.channels * R::STORAGE.size()).step_by(64) {
+                    simd.prefetch(ahead.wrapping_add(line).cast());
                 }
                 for c in (0..window.channels).step_by(S::LANES) {
                     // SAFETY: the pixel lies inside the image where it is read; the target inside the window.
@@ -177,6 +195,7 @@ impl View {
             }
         }
     }
+
     /// The vector of channels from `c` on of pixel `pixel`, normalised and activated.
     ///
     /// # Safety

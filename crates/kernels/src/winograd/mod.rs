@@ -391,14 +391,23 @@ impl<C: Scheme> Block<'_, C> {
         let (py, px) = (phase / 2, phase % 2);
         let begin = first_panel * S::NR;
         let end = (begin + count * S::NR).min(self.sink.stride);
-        let mut seen = 0u32;
-        for tile in self.range.clone() {
+        // Where the outputs of a tile lie: the first row and column, and which of them are inside the image.
+        let place = |tile: usize| {
             let (tile_y, tile_x) = self.tiles.tile(tile);
             // An odd phase's first output comes before the image.
             let top = (tile_y * C::M) as isize - py as isize;
             let left = (tile_x * C::M) as isize - px as isize;
-            let ys = inside(top, C::M, self.view.height);
-            let xs = inside(left, C::M, self.view.width);
+            (top, left, inside(top, C::M, self.view.height), inside(left, C::M, self.view.width))
+        };
+        let line_of = |top: isize, y: usize| (top + y as isize) as usize * step + py;
+        let pixel_of = |line: usize, left: isize, x: usize| {
+            line * self.sink.width + (left + x as isize) as usize * step + px
+        };
+        let mut seen = 0u32;
+        let mut following = place(self.range.start);
+        for tile in self.range.clone() {
+            let (top, left, ys, xs) = following;
+            following = if tile + 1 < self.range.end { place(tile + 1) } else { (0, 0, 0..0, 0..0) };
             let pixels = (ys.len() * xs.len()) as u32;
             if pixels == 0 {
                 continue;
@@ -413,11 +422,16 @@ impl<C: Scheme> Block<'_, C> {
                     for plane in 0..C::N * C::N {
                         simd.prefetch(self.scratch.get().wrapping_add(m + plane * self.layout.m_plane));
                     }
-                    for y in ys.clone() {
-                        let line = (top + y as isize) as usize * step + py;
+                    // ... of the image likewise.
+                    let (channel, (top, left, ys, xs)) = if c + LINE < end {
+                        (c + LINE, (top, left, ys.clone(), xs.clone()))
+                    } else {
+                        (begin, following.clone())
+                    };
+                    for y in ys {
+                        let line = line_of(top, y);
                         for x in xs.clone() {
-                            let pixel = line * self.sink.width + (left + x as isize) as usize * step + px;
-                            self.sink.prefetch(simd, pixel, c + LINE);
+                            self.sink.prefetch(simd, pixel_of(line, left, x), channel);
                         }
                     }
                 }
@@ -442,9 +456,9 @@ impl<C: Scheme> Block<'_, C> {
                 for y in ys.clone() {
                     let values = C::output(simd, tmp[y]);
                     tmp[y] = values;
-                    let line = (top + y as isize) as usize * step + py;
+                    let line = line_of(top, y);
                     for x in xs.clone() {
-                        let pixel = line * self.sink.width + (left + x as isize) as usize * step + px;
+                        let pixel = pixel_of(line, left, x);
                         // SAFETY: inside the output image; this block alone writes this pixel's channels.
                         let v = unsafe { self.sink.put(simd, pixel, c, values[x]) };
                         tmp[y][x] = v;
