@@ -54,6 +54,7 @@ impl<C: Scheme> Op for TransformPanel<'_, C> {
         let vectors = S::NR / S::LANES;
         let mut scratch = vec![0.0f32; BLOCK * (9 * S::NR + taps)];
         let (transposed, row) = scratch.split_at_mut(BLOCK * 9 * S::NR);
+        let mut half = [[[simd.zero(); 3]; MAX]; MAX_VECTORS];
         for begin in (0..depth).step_by(BLOCK) {
             let width = BLOCK.min(depth - begin);
             let real = in_channels.saturating_sub(begin).min(width);
@@ -73,7 +74,6 @@ impl<C: Scheme> Op for TransformPanel<'_, C> {
             }
             for i in 0..width {
                 // G g, by columns, for each vector of the panel ...
-                let mut half = [[[simd.zero(); 3]; MAX]; MAX_VECTORS];
                 for (v, half) in half.iter_mut().enumerate().take(vectors) {
                     let load = |tap: usize| {
                         let at = (i * 9 + tap) * S::NR + v * S::LANES;

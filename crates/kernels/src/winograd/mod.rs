@@ -256,6 +256,8 @@ impl<C: Scheme> Block<'_, C> {
     unsafe fn input<S: Simd>(&self, simd: S, windows: std::ops::Range<usize>) {
         let block = self.tiles;
         let staged = self.scratch.get();
+        // Made once: clearing it for every tile would be a fifth of the transform.
+        let mut half = [[simd.zero(); MAX]; MAX];
         let across = block.width.div_ceil(STAGED[1]);
         for window in windows {
             let (top, left) = (window / across * STAGED[0], window % across * STAGED[1]);
@@ -283,7 +285,7 @@ impl<C: Scheme> Block<'_, C> {
                         unsafe {
                             let from = staged.add(corner).cast_const();
                             let to = self.v.get().add(self.layout.v + row * self.layout.depth + first);
-                            self.transform(simd, from, window.columns, channels, to);
+                            self.transform(simd, &mut half, from, window.columns, channels, to);
                         }
                     }
                 }
@@ -291,7 +293,7 @@ impl<C: Scheme> Block<'_, C> {
         }
     }
 
-    /// `Bᵀ d B` of one tile, channel by channel.
+    /// `Bᵀ d B` of one tile, channel by channel, by way of `half`.
     ///
     /// # Safety
     /// `from` is readable for `N` rows of `N` pixels of `channels` values, rows `columns` pixels apart; `to` is writable
@@ -300,14 +302,14 @@ impl<C: Scheme> Block<'_, C> {
     unsafe fn transform<S: Simd>(
         &self,
         simd: S,
+        half: &mut [[S::V; MAX]; MAX],
         from: *const f32,
         columns: usize,
         channels: usize,
         to: *mut f32,
     ) {
         for c in (0..channels).step_by(S::LANES) {
-            let mut tmp = [[simd.zero(); MAX]; MAX];
-            for (y, row) in tmp.iter_mut().enumerate().take(C::N) {
+            for (y, row) in half.iter_mut().enumerate().take(C::N) {
                 let mut d = [simd.zero(); MAX];
                 for (x, d) in d.iter_mut().enumerate().take(C::N) {
                     // SAFETY: by the caller's promise.
@@ -316,7 +318,7 @@ impl<C: Scheme> Block<'_, C> {
                 *row = C::input(simd, d);
             }
             for x in 0..C::N {
-                let column = C::input(simd, std::array::from_fn(|y| tmp[y][x]));
+                let column = C::input(simd, std::array::from_fn(|y| half[y][x]));
                 for (y, &value) in column.iter().enumerate().take(C::N) {
                     // SAFETY: by the caller's promise.
                     unsafe { simd.store(to.add((y * C::N + x) * self.layout.v_plane + c), value) };
@@ -403,6 +405,7 @@ impl<C: Scheme> Block<'_, C> {
         let pixel_of = |line: usize, left: isize, x: usize| {
             line * self.sink.width + (left + x as isize) as usize * step + px
         };
+        let mut tmp = [[simd.zero(); MAX]; MAX];
         let mut seen = 0u32;
         let mut following = place(self.range.start);
         for tile in self.range.clone() {
@@ -435,7 +438,6 @@ impl<C: Scheme> Block<'_, C> {
                         }
                     }
                 }
-                let mut tmp = [[simd.zero(); MAX]; MAX];
                 for x in 0..C::N {
                     let column = std::array::from_fn(|y| {
                         if y < C::N {
