@@ -5,10 +5,20 @@
 //! with two or three of them are summed up in the registers of one product. Which frames and filters belong together
 //! is the [`Schedule`]'s to say. The scratch does not grow with the length of the clip.
 
-use super::*;
-use crate::arena::Buffer;
+use super::block::Block;
+use super::filter::{Filters, TransformPanel};
+use super::layout::{Grid, Layout};
+use super::scheme::Scheme;
+use super::{CHUNK, TILES};
+use crate::arena::{Buffer, OutOfMemory};
+use crate::conv::Job;
 use crate::features::ChannelStats;
+use crate::gemm::{Tile, prefetched};
+use crate::pool::Shared;
 use crate::schedule::{MOST, OutputFrame, Schedule};
+use crate::simd::{Op, Simd};
+use crate::sink::{Partials, Sink};
+use crate::source::View;
 use crate::watch::{Stopped, Watched};
 
 /// Bytes of filters that one plane's product goes through for each row of register tiles: half a second-level cache.
