@@ -119,28 +119,6 @@ def test_an_image_model_makes_no_video(server, latents, return_type, partial_pos
         )
 
 
-@pytest.mark.parametrize("shift_factor", [None, 0.25])
-@pytest.mark.parametrize("scaling_factor", [None, 0.7])
-@pytest.mark.parametrize("do_scaling", [True, False, None])
-def test_scaling(server, demo, latents, do_scaling, scaling_factor, shift_factor):
-    if not do_scaling:
-        unscaled = latents.float()
-    elif scaling_factor is not None:
-        unscaled = latents.float() / scaling_factor + (shift_factor or 0.0)
-    else:
-        unscaled = demo.unscaled(latents)
-    got = remote_decode(
-        f"{server.url}/demo",
-        latents,
-        do_scaling=do_scaling,
-        scaling_factor=scaling_factor,
-        shift_factor=shift_factor,
-        output_type="pt",
-        return_type="pt",
-    )
-    assert_floats(got, demo.decoded(unscaled))
-
-
 def test_a_batch_is_no_single_picture(server, demo):
     with pytest.raises(RuntimeError, match="pt"):
         remote_decode(f"{server.url}/demo", demo.latents(2, 3, 3), scaling_factor=1.0)

@@ -1,9 +1,10 @@
-"""The clients of docs/protocol.md's readers other than diffusers' own, byte for byte.
+"""The clients in the field other than diffusers' own, byte for byte.
 
 None of them can be installed from a package index: SD.Next and the ComfyUI nodes are applications and plugins that run from
-their own repositories, and no package of theirs or of any other client of this protocol is on PyPI or npm. What they send
-is therefore written down here from reading their sources, which are named at each test, and put on the wire by the library
-that they use, `requests` (captured, then replayed).
+their own repositories, and we found no package of theirs or of another client of this protocol on PyPI or npm. (The general
+client of the endpoints on which the pilot ran, `InferenceClient` of huggingface_hub, has no task that takes or gives
+latents.) What they send is therefore written down here from their sources, which are named at each test, and put on the
+wire by the library that they use, `requests` (captured, then replayed).
 """
 
 import base64
