@@ -196,7 +196,10 @@ impl Connections {
     }
 
     /// The connection itself, or with TLS what comes out of it; `None` if the client does not manage that.
-    #[cfg_attr(not(feature = "tls"), allow(clippy::unused_self, reason = "TLS is a feature"))]
+    #[cfg_attr(
+        not(feature = "tls"),
+        allow(clippy::unused_self, clippy::manual_async_fn, reason = "TLS is a feature")
+    )]
     fn transport(
         &self,
         stream: TcpStream,
