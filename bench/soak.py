@@ -1,0 +1,494 @@
+"""A server among good, bad, slow and leaving clients for a long time: what does it do to its answers, memory and latency?
+
+    cargo build --release
+    ~/.cache/remote-vae/venv/bin/python bench/soak.py --minutes 20 [--large] [--record FILE] [--chart FILE]
+
+Starts a server with the embedded demonstration model and lets loose on it, all at once,
+
+* four good clients with keys of their own: decodes and encodes of many sizes, every answer compared byte by byte with the
+  first of its kind, and those with diffusers. They come back when a 429 says so;
+* bad ones (bad.py): malformed, oversized and truncated requests, wrong keys, image bombs, what is no HTTP. Each must be
+  answered with the status and the sentence that it deserves;
+* slow ones: heads and bodies that trickle, connections that say nothing, answers that nobody reads;
+* leaving ones: requests whose client hangs up before, during and after the work, one by one and in crowds.
+
+Meanwhile it writes down once a second what the process has: resident memory, file descriptors, threads. At the end all must
+be as it was before, the server must be ready, and on SIGTERM it must finish what it has accepted and end with 0. What is not
+so is said, and the exit status is 1.
+
+`--large` adds, now and then, 2048×2048 pixels, and 512×512 of a real-size Stable Diffusion v1 decoder with random weights.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import random
+import re
+import secrets
+import socket
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter
+from datetime import date
+from pathlib import Path
+
+import bad
+import curves
+import httpx2
+from traffic import ROOT, Kind, Outcome, connect, decode, error_of, kinds, learn, machine, percentiles, post, refusal, send
+
+from service import Service, serving  # found by what traffic does to the path
+
+# The server's patience with slow clients, and how long one of them waits for it to end, on a machine that may be busy.
+TIMEOUTS = ("--header-timeout=2s", "--body-timeout=3s", "--write-timeout=3s")
+OVER_BY = 30
+GOOD_CLIENTS = 4
+# Pauses of the good clients between an answer and the next request, in seconds on average.
+PAUSE = 0.4
+# No good request may take longer, however bad the others are.
+LONGEST = 60
+# How much the memory may grow over the run. What one request takes comes and goes; what stays is a leak.
+GROWTH = 32 << 20
+
+
+class Soak:
+    def __init__(self, service: Service, keys: dict[str, str], seed: int) -> None:
+        self.service, self.keys, self.seed = service, keys, seed
+        self.good: list[tuple[float, Outcome]] = []
+        self.done: Counter[str] = Counter()
+        self.faults: Counter[str] = Counter()
+        self.samples: list[dict] = []
+        self.started = time.monotonic()
+
+    def fault(self, text: str) -> None:
+        if not self.faults[text]:
+            print(f"after {self.minutes():.1f} min: {text}", file=sys.stderr, flush=True)
+        self.faults[text] += 1
+
+    def minutes(self) -> float:
+        return (time.monotonic() - self.started) / 60
+
+    # The good.
+
+    async def good_client(self, name: str, chosen: list[Kind], expected: dict[str, bytes], chance: random.Random) -> None:
+        loop = asyncio.get_running_loop()
+        async with connect(self.service.url, self.keys[name]) as client:
+            while True:
+                kind = chance.choices(chosen, [kind.weight for kind in chosen])[0]
+                outcome = await send(client, kind, expected[f"{kind.model} {kind.name}"], loop.time())
+                self.good.append((self.minutes(), outcome))
+                if outcome.wrong:
+                    self.fault(f"good client, `{kind.name}`: {outcome.wrong}")
+                # A full queue says when to come back in whole seconds.
+                await asyncio.sleep(1 if outcome.status == 429 else chance.expovariate(1 / PAUSE))
+
+    # The bad.
+
+    async def bad_client(self, chance: random.Random) -> None:
+        requests = bad.all_of_them(self.keys["bad"])
+        while True:
+            chance.shuffle(requests)
+            for request in requests:
+                await self.bad_request(request)
+                await asyncio.sleep(chance.expovariate(5))
+
+    async def bad_request(self, request: bad.Bad) -> None:
+        status, headers, body = await self.ask(request.request)
+        if status == 429 and request.explained:
+            wrong = refusal(headers.get("retry-after"), body)
+        elif status not in request.statuses:
+            wrong = f"{status} {body[:200]!r}, and not one of {sorted(request.statuses)}"
+        else:
+            wrong = error_of(body) if request.explained and status != 200 else None
+        self.done[f"bad: {request.name}"] += 1
+        if wrong:
+            self.fault(f"{request.name}: {wrong}")
+
+    async def ask(self, request: bytes, seconds: float = OVER_BY) -> tuple[int, dict[str, str], bytes]:
+        """Sends bytes and reads until the server closes; status 0 when it says nothing."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.service.port)
+        answer = b""
+        try:
+            async with asyncio.timeout(seconds):
+                # A server that refuses at once may close before it has read everything; what it said counts.
+                with contextlib.suppress(ConnectionError):
+                    writer.write(request)
+                    await writer.drain()
+                with contextlib.suppress(ConnectionError):
+                    while part := await reader.read(1 << 16):
+                        answer += part
+        except TimeoutError:
+            return -1, {}, b"the server neither answered nor closed the connection"
+        finally:
+            writer.close()
+        head, _, body = answer.partition(b"\r\n\r\n")
+        first, *lines = head.decode("latin-1").split("\r\n")
+        match = re.match(r"HTTP/1\.1 (\d{3})", first)
+        return int(match[1]) if match else 0, {k.lower(): v for k, _, v in (line.partition(": ") for line in lines)}, body
+
+    # The slow.
+
+    async def slow_client(self, act, chance: random.Random) -> None:
+        name = act.__name__.replace("_", " ")
+        while True:
+            # What a client does whose server has gone away is not of interest here.
+            wrong = None
+            try:
+                wrong = await act(chance)
+            except (ConnectionError, TimeoutError) as error:
+                wrong = f"{type(error).__name__} {error}"
+            self.done[f"slow: {name}"] += 1
+            if wrong:
+                self.fault(f"{name}: {wrong}")
+            await asyncio.sleep(chance.expovariate(2))
+
+    def request(self, side: int, key: str = "slow", query: dict | None = None, **headers: str) -> bytes:
+        """A decode to a square of this side that is in order."""
+        shape = [1, 16, side // 8, side // 8]
+        body = bytes(2 * 16 * (side // 8) ** 2)
+        text = f"shape={json.dumps(shape, separators=(',', ':'))}&dtype=float16"
+        text += "".join(f"&{name}={value}" for name, value in (query or {}).items())
+        head = {"Authorization": f"Bearer {self.keys[key]}", "Content-Type": "tensor/binary"} | headers
+        return bad.http("POST", f"/?{text}", head, body)
+
+    async def trickle(self, head: bytes, rest: bytes) -> tuple[int, bytes]:
+        """Sends the head at once and then a byte every tenth of a second, until the server has enough."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.service.port)
+        try:
+            writer.write(head)
+            reading = asyncio.create_task(reader.read(-1))
+            async with asyncio.timeout(OVER_BY):
+                for byte in rest:
+                    if reading.done():
+                        break
+                    writer.write(bytes([byte]))
+                    with contextlib.suppress(ConnectionError):
+                        await writer.drain()
+                    await asyncio.sleep(0.1)
+                try:
+                    answer = await reading
+                except ConnectionError:
+                    answer = b""
+        finally:
+            writer.close()
+        return int(answer[9:12] or 0), answer.partition(b"\r\n\r\n")[2]
+
+    async def a_head_that_trickles(self, chance: random.Random) -> str | None:
+        status, _ = await self.trickle(b"GET /health HTTP/1.1\r\n", b"X: " + b"y" * 400)
+        return None if status in (0, 408) else f"status {status}"
+
+    async def a_body_that_trickles(self, chance: random.Random) -> str | None:
+        request = self.request(256)
+        cut = request.index(b"\r\n\r\n") + 4
+        status, body = await self.trickle(request[: cut + 7], request[cut + 7 :][:400])
+        return error_of(body) if status in (408, 429) else f"status {status}"
+
+    async def a_connection_that_says_nothing(self, chance: random.Random) -> str | None:
+        status, _ = await self.trickle(b"", b"")
+        return None if status in (0, 408) else f"status {status}"
+
+    async def an_answer_that_nobody_reads(self, chance: random.Random) -> str | None:
+        """12 MiB, which no socket keeps for the server."""
+        request = self.request(1024, query={"output_type": "pt", "out_dtype": "float32"}, Accept="tensor/binary")
+        with socket.socket() as plain:
+            plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            plain.setblocking(False)
+            loop = asyncio.get_running_loop()
+            await loop.sock_connect(plain, ("127.0.0.1", self.service.port))
+            await loop.sock_sendall(plain, request)
+            await asyncio.sleep(OVER_BY / 2)
+            size = 0
+            with contextlib.suppress(ConnectionError):
+                while part := await asyncio.wait_for(loop.sock_recv(plain, 1 << 16), OVER_BY):
+                    size += len(part)
+            return None if size < 12 << 20 else "the server waited for it"
+
+    async def an_answer_that_is_read_slowly(self, chance: random.Random) -> str | None:
+        """Slowly, but steadily: it must come whole."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.service.port, limit=1 << 12)
+        try:
+            writer.write(self.request(512, query={"output_type": "pt", "partial_postprocess": "True"}, Accept="tensor/binary"))
+            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), LONGEST)
+            size = 0
+            while part := await reader.read(1 << 14):
+                size += len(part)
+                await asyncio.sleep(0.05)
+        finally:
+            writer.close()
+        if int(head[9:12]) == 429:
+            return None
+        return None if (int(head[9:12]), size) == (200, 3 * 512 * 512) else f"{head[:15]!r} and {size} bytes"
+
+    async def one_in_a_hurry(self, chance: random.Random) -> str | None:
+        """Its deadline is over before the work, or in the middle of it."""
+        hurry = {"x-request-timeout": f"{chance.uniform(0.001, 0.3):.3f}"}
+        status, _, body = await self.ask(self.request(1024, **hurry), LONGEST)
+        return None if status == 200 else error_of(body) if status in (429, 503) else f"status {status} {body[:200]!r}"
+
+    async def one_that_breaks_off_its_body(self, chance: random.Random) -> str | None:
+        request = self.request(512)
+        await self.leave(request[: chance.randrange(1, len(request))], 0.05)
+
+    async def one_that_leaves(self, chance: random.Random) -> str | None:
+        await self.leave(self.request(chance.choice((64, 512, 1024, 2048))), chance.uniform(0, 1))
+
+    async def a_crowd_that_leaves(self, chance: random.Random) -> str | None:
+        await asyncio.gather(*(self.leave(self.request(256, key="crowd"), chance.uniform(0, 0.5)) for _ in range(24)))
+        await asyncio.sleep(5)
+
+    async def leave(self, request: bytes, after: float) -> None:
+        _, writer = await asyncio.open_connection("127.0.0.1", self.service.port)
+        with contextlib.suppress(ConnectionError):
+            writer.write(request)
+            await writer.drain()
+            await asyncio.sleep(after)
+        writer.transport.abort()
+
+    # The books.
+
+    def process(self) -> dict:
+        folder = Path(f"/proc/{self.service.process.pid}")
+        status = folder.joinpath("status").read_text()
+        return {
+            "resident_bytes": int(re.search(r"^VmRSS:\s+(\d+) kB$", status, re.M)[1]) * 1024,
+            "threads": int(re.search(r"^Threads:\s+(\d+)$", status, re.M)[1]),
+            "file_descriptors": sum(1 for _ in folder.joinpath("fd").iterdir()),
+        }
+
+    async def watch(self) -> None:
+        said = 0
+        while True:
+            self.samples.append({"minutes": round(self.minutes(), 4)} | self.process())
+            if self.minutes() >= said + 1:
+                said += 1
+                good = [outcome for _, outcome in self.good]
+                print(
+                    f"{said} min: {len(good)} good requests, {sum(self.done.values())} others, "
+                    f"{self.samples[-1]['resident_bytes'] >> 20} MiB, {self.samples[-1]['file_descriptors']} files, "
+                    f"{sum(self.faults.values())} faults",
+                    file=sys.stderr,
+                    flush=True,
+                )
+            await asyncio.sleep(1)
+
+    async def figures(self) -> str:
+        async with connect(self.service.url, self.keys["good-0"]) as client:
+            return (await client.get("/metrics")).raise_for_status().text
+
+    async def run(self, minutes: float, chosen: list[Kind], expected: dict[str, bytes]) -> None:
+        self.started = time.monotonic()
+        slow = [
+            self.a_head_that_trickles,
+            self.a_body_that_trickles,
+            self.a_connection_that_says_nothing,
+            self.an_answer_that_nobody_reads,
+            self.an_answer_that_is_read_slowly,
+            self.one_in_a_hurry,
+            self.one_that_breaks_off_its_body,
+            self.one_that_leaves,
+            self.a_crowd_that_leaves,
+        ]
+        chances = (random.Random(self.seed + number) for number in range(99))
+        clients = [self.good_client(f"good-{n}", chosen, expected, next(chances)) for n in range(GOOD_CLIENTS)]
+        clients += [self.bad_client(next(chances)) for _ in range(2)]
+        clients += [self.slow_client(act, next(chances)) for act in slow]
+        tasks = [asyncio.create_task(client) for client in [*clients, self.watch()]]
+        ended, _ = await asyncio.wait(tasks, timeout=minutes * 60, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        # None of them ends by itself, unless by a bug of its own or with the server.
+        for task in ended:
+            task.result()
+
+    async def settle(self, before: dict) -> dict:
+        """Waits until the process has no more files and threads than before; half a minute at most."""
+        for _ in range(60):
+            now = self.process()
+            if all(now[name] <= before[name] for name in ("threads", "file_descriptors")):
+                return now
+            await asyncio.sleep(0.5)
+        for name in ("threads", "file_descriptors"):
+            if now[name] > before[name]:
+                self.fault(f"{now[name]} {name} are left, and there were {before[name]}")
+        return now
+
+    async def end(self, kind: Kind, expected: bytes) -> None:
+        """Ready, with nothing to do; and what is under way when SIGTERM comes is answered."""
+        text = await self.figures()
+        for name, value in (("remote_vae_ready", 1), ("remote_vae_in_flight", 0), ("remote_vae_queue_length", 0)):
+            if f"\n{name} {value}\n" not in text:
+                self.fault(f"{name} is not {value} at the end")
+        async with connect(self.service.url, self.keys["good-0"]) as client:
+            last = [asyncio.create_task(post(client, kind)) for _ in range(3)]
+            for _ in range(200):
+                if "\nremote_vae_in_flight 3\n" in await self.figures():
+                    break
+            code = await asyncio.to_thread(self.service.stop)
+            for answer in await asyncio.gather(*last, return_exceptions=True):
+                if not isinstance(answer, httpx2.Response) or answer.status_code != 200 or answer.content != expected:
+                    self.fault(f"a request under way at the stop was answered with {answer!r}")
+            if code != 0:
+                self.fault(f"the server ended with {code}")
+
+    def memory(self) -> dict:
+        """How the resident memory went on, without the first fifth, in which it settles."""
+        settled = self.samples[len(self.samples) // 5 :]
+        at, size = ([sample[name] for sample in settled] for name in ("minutes", "resident_bytes"))
+        slope = statistics.linear_regression(at, size).slope
+        half = len(size) // 2
+        low, high = (statistics.quantiles(part, n=10)[0] for part in (size[:half], size[half:]))
+        return {
+            "mean_bytes": round(statistics.fmean(size)),
+            "highest_bytes": max(sample["resident_bytes"] for sample in self.samples),
+            "slope_bytes_per_minute": round(slope),
+            # The tenth percentile: what is there while little is under way.
+            "low_first_half_bytes": round(low),
+            "low_second_half_bytes": round(high),
+        }
+
+
+def statuses(metrics: str) -> dict[str, int]:
+    found: Counter[str] = Counter()
+    for status, count in re.findall(r'^remote_vae_requests_total\{.*?status="(\d+)"\} (\d+)', metrics, re.M):
+        found[status] += int(count)
+    return dict(sorted(found.items()))
+
+
+async def soak(service: Service, keys: dict[str, str], args) -> dict:
+    soak = Soak(service, keys, args.seed)
+    async with connect(service.url, keys["good-0"]) as client:
+        models = {model["name"]: model for model in (await client.get("/models")).raise_for_status().json()["models"]}
+        demo = models["demo"]
+        chosen = [*kinds(demo), decode(demo, 64, "png", 15)]
+        if args.large:
+            chosen += [decode(demo, 2048, "jpg", 0.3), decode(models["sd-v1"], 512, "jpg", 0.3)]
+        expected = {f"{kind.model} {kind.name}": (await learn(client, kind))[0] for kind in chosen}
+    await asyncio.sleep(0.5)  # the server sees that this client has gone
+    before = soak.process()
+    await soak.run(args.minutes, chosen, expected)
+    after = await soak.settle(before)
+    metrics = await soak.figures()
+    largest = next(kind for kind in chosen if kind.name == "decode 1024 jpg")
+    await soak.end(largest, expected[f"demo {largest.name}"])
+
+    memory = soak.memory()
+    if memory["low_second_half_bytes"] - memory["low_first_half_bytes"] > GROWTH:
+        soak.fault(f"the memory grows: {memory}")
+    served = [outcome for _, outcome in soak.good if outcome.status == 200]
+    times = percentiles(outcome.seconds for outcome in served)
+    if not served or times["max"] > LONGEST:
+        soak.fault(f"good requests took too long: {times}")
+    said = service.log.read_text(errors="replace")
+    for line in re.findall(r"^.*(?:ERROR|panick).*$", said, re.M)[:5]:
+        soak.fault(f"in the server's log: {line}")
+    answered = statuses(metrics)
+    if answered.get("500"):
+        soak.fault(f"{answered['500']} requests were answered with 500")
+    bins = range(int(soak.samples[-1]["minutes"]) + 1)
+    by_minute = [[o.seconds for at, o in soak.good if o.status == 200 and int(at) == minute] for minute in bins]
+    return {
+        "minutes": round(soak.samples[-1]["minutes"], 2),
+        "seed": args.seed,
+        "good": {
+            "answered": len(served),
+            "refused": sum(outcome.status == 429 for _, outcome in soak.good),
+            "seconds": times,
+            "kinds": {
+                f"{kind.name} ({kind.model})": {"answered": len(own)} | percentiles(own)
+                for kind in chosen
+                if (own := [o.seconds for _, o in soak.good if o.status == 200 and o.kind == kind.name])
+            },
+            "by_minute": [percentiles(seconds) for seconds in by_minute],
+        },
+        "others": dict(sorted(soak.done.items())),
+        "statuses": answered,
+        "memory": memory,
+        "before": before,
+        "after": after,
+        "most": {name: max(sample[name] for sample in soak.samples) for name in ("threads", "file_descriptors")},
+        "samples": [[s["minutes"], *(s[name] for name in before)] for s in soak.samples[:: max(len(soak.samples) // 300, 1)]],
+        "faults": dict(soak.faults),
+    }
+
+
+def report(record: dict) -> str:
+    good, memory, mib = record["good"], record["memory"], 1 << 20
+    seconds = ", ".join(f"{name} {value:.2f} s" for name, value in good["seconds"].items())
+    before, after, most = record["before"], record["after"], record["most"]
+    bad_ones = {name: count for name, count in record["others"].items() if name.startswith("bad")}
+    slow_ones = {name.removeprefix("slow: "): count for name, count in record["others"].items() if name.startswith("slow")}
+    lines = [
+        f"{record['minutes']:.1f} minutes, remote-vae {record['version']} ({record['commit']}) on {record['processor']}",
+        f"good requests      {good['answered']} answered, every byte as expected; {good['refused']} told to come back",
+        f"  took             {seconds}",
+        f"bad requests       {sum(bad_ones.values())} of {len(bad_ones)} kinds",
+        f"slow and leaving   {sum(slow_ones.values())}: " + ", ".join(f"{name} {count}" for name, count in slow_ones.items()),
+        f"statuses           {', '.join(f'{status}: {count}' for status, count in record['statuses'].items())}",
+        f"resident memory    {memory['mean_bytes'] / mib:.0f} MiB on average, {memory['highest_bytes'] / mib:.0f} at most;"
+        f" slope {memory['slope_bytes_per_minute'] / 1024:+.0f} KiB a minute;"
+        f" low {memory['low_first_half_bytes'] / mib:.0f} MiB in the first half, {memory['low_second_half_bytes'] / mib:.0f} in the second",
+        f"file descriptors   {before['file_descriptors']} before, {most['file_descriptors']} at most, {after['file_descriptors']} after",
+        f"threads            {before['threads']} before, {most['threads']} at most, {after['threads']} after",
+    ]
+    if record["faults"]:
+        lines += ["", *(f"FAULT, {count} times: {text}" for text, count in record["faults"].items())]
+    else:
+        lines.append("At the end the server was ready, finished what it had on SIGTERM, and ended with 0. No fault.")
+    return "\n".join(lines)
+
+
+def chart(record: dict) -> str:
+    memory = {"resident memory": [(minutes, size / (1 << 20)) for minutes, size, *_ in record["samples"]]}
+    by_minute = list(enumerate(record["good"]["by_minute"]))
+    latency = {name: [(minute + 0.5, row[name]) for minute, row in by_minute if row] for name in ("p50", "p99", "max")}
+    panels = [
+        curves.Panel("MiB", "minutes", memory, dots=False),
+        curves.Panel("seconds until the answer, good clients, each minute", "minutes", latency, log=True),
+    ]
+    notes = [
+        f"{record['good']['answered']} good requests; {sum(record['others'].values())} bad, slow and leaving ones beside them",
+        f"{record['processor']}, {record['instruction_set']}, {record['threads']} threads; remote-vae {record['commit']}",
+    ]
+    return curves.svg(f"{record['minutes']:.0f} minutes among good, bad and slow clients", panels, notes, "Memory and latency over time")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=20, help="how long (20)")
+    parser.add_argument("--large", action="store_true", help="with large work now and then")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of the server")
+    parser.add_argument("--record", type=Path, help="JSON file; default: bench/records/soak-PROCESSOR-DATE.json")
+    parser.add_argument("--chart", type=Path, help="SVG file for the chart")
+    args = parser.parse_args()
+
+    record = machine(args.threads)
+    names = [*(f"good-{number}" for number in range(GOOD_CLIENTS)), "bad", "slow", "crowd"]
+    keys = {name: secrets.token_hex(16) for name in names}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "keys"
+        file.write_text("".join(f"{name}:{key}\n" for name, key in keys.items()))
+        flags = ["--model=demo=demo", f"--api-key-file={file}", f"--threads={args.threads}", "--max-queue=16", "--max-body=8MiB"]
+        if args.large:
+            from models import SD_V1
+
+            flags.append(f"--model={SD_V1.name}={SD_V1.folder}")
+        with serving([*flags, *TIMEOUTS], Path(folder) / "log") as service:
+            record |= asyncio.run(soak(service, keys, args))
+    name = re.sub(r"[^a-z0-9]+", "-", f"soak {record['processor']} {os.cpu_count()} cores {date.today()}".lower())
+    path = args.record or ROOT / "bench" / "records" / f"{name}.json"
+    path.write_text(json.dumps(record, indent=1) + "\n")
+    if args.chart:
+        args.chart.write_text(chart(record))
+    print(report(record))
+    if record["faults"]:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
