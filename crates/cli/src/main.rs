@@ -23,6 +23,8 @@ mod encode;
 mod latents;
 mod machine;
 mod models;
+#[cfg(feature = "otel")]
+mod otel;
 mod output;
 mod place;
 mod preview;
@@ -37,6 +39,7 @@ use std::process::ExitCode;
 
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::prelude::*;
+use tracing_subscriber::{Layer, Registry};
 
 use crate::args::{Args, Command, LogFormat};
 
@@ -45,8 +48,17 @@ fn main() -> ExitCode {
         Ok(args) => args,
         Err(error) => return failed(&error),
     };
-    let quiet = if matches!(args.command, Command::Serve(_)) { LevelFilter::INFO } else { LevelFilter::WARN };
-    init_log(args.log.unwrap_or_else(|| Targets::new().with_default(quiet)), args.log_format);
+    let serves = matches!(args.command, Command::Serve(_));
+    let quiet = if serves { LevelFilter::INFO } else { LevelFilter::WARN };
+    let log = log(args.log.unwrap_or_else(|| Targets::new().with_default(quiet)), args.log_format);
+    #[cfg(feature = "otel")]
+    let traces = match serves.then(otel::Traces::from_environment).transpose() {
+        Ok(traces) => traces.flatten(),
+        Err(error) => return failed(&error),
+    };
+    #[cfg(feature = "otel")]
+    let log = log.and_then(traces.as_ref().map(otel::Traces::layer));
+    tracing_subscriber::registry().with(log).init();
     let result = match args.command {
         Command::Serve(args) => serve::run(args),
         // It is printed already.
@@ -58,6 +70,10 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(args),
         Command::Models(args) => models::run(&args),
     };
+    #[cfg(feature = "otel")]
+    if let Some(traces) = traces {
+        traces.end();
+    }
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failed(&error),
@@ -71,8 +87,8 @@ fn failed(error: &anyhow::Error) -> ExitCode {
     error.downcast_ref::<batch::Incomplete>().map_or(ExitCode::FAILURE, |end| ExitCode::from(end.code))
 }
 
-/// Log lines go to stderr, so that what a command prints stays its own.
-fn init_log(filter: Targets, format: LogFormat) {
+/// Log lines, on stderr, so that what a command prints stays its own.
+fn log(filter: Targets, format: LogFormat) -> impl Layer<Registry> {
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let lines = match format {
         LogFormat::Text => {
@@ -81,7 +97,8 @@ fn init_log(filter: Targets, format: LogFormat) {
         }
         LogFormat::Json => lines.json().flatten_event(true).with_span_list(false).boxed(),
     };
-    tracing_subscriber::registry().with(lines.with_filter(filter)).init();
+    // The steps of a request are for traces.
+    lines.with_filter(filter.with_target(server::STEPS, LevelFilter::OFF))
 }
 
 /// An error and its causes in one line. Many of our errors already end in their cause; it is not said twice.

@@ -15,6 +15,7 @@ use crate::client::Client;
 use crate::error::{ApiError, ServeError};
 use crate::queue::{Admitted, Cost, Full, JobId, Queue, Started};
 use crate::shelf::{Shelf, guarded, warn_unloaded};
+use crate::steps::Steps;
 use crate::{Config, Model};
 
 /// How often the log says how far long work is.
@@ -48,6 +49,9 @@ struct Job {
     reply: oneshot::Sender<Result<Done, ApiError>>,
     /// Of the request, so that what is logged of the work carries its id.
     span: Span,
+    steps: Option<Steps>,
+    /// Lasts as long as it waits.
+    in_line: Option<Span>,
 }
 
 struct Shared {
@@ -124,11 +128,22 @@ impl Executor {
         cost: Cost,
         memory: usize,
         work: Work,
+        steps: Option<Steps>,
     ) -> Result<Ticket, Full> {
         let abandoned = Arc::new(AtomicBool::new(false));
         let (reply, receiver) = oneshot::channel();
         let span = Span::current();
-        let job = Job { model: cost.model, memory, work, abandoned: Arc::clone(&abandoned), reply, span };
+        let in_line = steps.as_ref().map(Steps::queue);
+        let job = Job {
+            model: cost.model,
+            memory,
+            work,
+            abandoned: Arc::clone(&abandoned),
+            reply,
+            span,
+            steps,
+            in_line,
+        };
         let Admitted { id, displaced } = self.0.lock().queue.admit(client, cost, job, Instant::now())?;
         if let Some((job, full)) = displaced {
             let _ = job.reply.send(Err(ApiError::too_many(
@@ -260,8 +275,10 @@ impl Shared {
 
     fn work(&self, Started { job, waited }: Started<Job>) {
         let start = Instant::now();
-        let Job { model, memory, work, abandoned, reply, span } = job;
+        let Job { model, memory, work, abandoned, reply, span, steps, in_line } = job;
+        drop(in_line);
         let _span = span.enter();
+        let step = steps.as_ref().map(Steps::work);
         if self.lazy {
             self.shelf.make_room(self.memory_limit, memory, model);
         }
@@ -281,6 +298,7 @@ impl Shared {
             observer.progress(0, 1).map_err(VaeError::from)?;
             work(vae, &mut observer)
         });
+        drop(step);
         let now = Instant::now();
         self.lock().queue.finish(matches!(result, Ok(Ok(_))), now);
         let outcome = match result {

@@ -20,6 +20,7 @@ use crate::executor::Work;
 use crate::metrics::Asked;
 use crate::queue::Cost;
 use crate::respond::Reply;
+use crate::steps::Steps;
 use crate::{body, deadline, decode, encode, respond};
 
 /// `POST` of every path that names a model or none.
@@ -87,7 +88,8 @@ async fn answer(app: &App, parts: &Parts, upload: &mut Upload) -> Result<Respons
     asked.set_mode(mode);
     let cost = Cost { model, work: forecast.map_or(pixels, |forecast| forecast.work) as u64, frames };
     let memory = forecast.map_or(0, |forecast| forecast.memory());
-    let done = app.executor().admit(client, cost, memory, work)?.done().await?;
+    let steps = parts.extensions.get::<Steps>();
+    let done = app.executor().admit(client, cost, memory, work, steps.cloned())?.done().await?;
     let model = app.names().get(model).map_or("", String::as_str);
     app.metrics().worked(model, task, &done, forecast, pixels);
     info!(
@@ -101,7 +103,9 @@ async fn answer(app: &App, parts: &Parts, upload: &mut Upload) -> Result<Respons
         work_ms = done.worked.as_millis() as u64,
         "done"
     );
+    let step = steps.map(Steps::answer);
     let mut response = blocking(move || respond::answer(done, reply)).await?;
+    drop(step);
     response.headers_mut().insert(MODE, HeaderValue::from_static(mode.name()));
     Ok(response)
 }

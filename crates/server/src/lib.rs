@@ -35,6 +35,7 @@ mod respond;
 mod router;
 mod serve;
 mod shelf;
+mod steps;
 mod stream;
 mod tensors;
 #[cfg(test)]
@@ -52,6 +53,7 @@ pub use error::ServeError;
 pub use local::{Decoded, Encoded, Refused, decode, encode};
 pub use memory::default_memory_limit;
 pub use serve::Server;
+pub use steps::STEPS;
 #[cfg(feature = "tls")]
 pub use tls::TlsConfig;
 

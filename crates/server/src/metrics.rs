@@ -53,6 +53,27 @@ impl Asked {
     pub(crate) fn set_output(&self, media_type: &'static str) {
         let _ = self.0.output.set(media_type);
     }
+
+    /// What is known by now.
+    pub(crate) fn labels(&self, app: &App) -> Labels {
+        let model = self.0.model.get().and_then(|&model| app.names().get(model));
+        Labels {
+            // A name that is not served would let strangers make series without end.
+            model: model.map_or("none", String::as_str).to_owned(),
+            task: self.0.task.get().copied().unwrap_or("unknown"),
+            output: self.0.output.get().copied().unwrap_or("unknown"),
+            mode: self.0.mode.get().map_or("none", |mode| mode.name()),
+        }
+    }
+}
+
+/// What a request was for, as far as it became known.
+pub(crate) struct Labels {
+    pub(crate) model: String,
+    pub(crate) task: &'static str,
+    pub(crate) output: &'static str,
+    /// `none` for a request that was not worked on.
+    pub(crate) mode: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -189,13 +210,8 @@ impl Metrics {
     }
 
     /// A request for work has ended.
-    pub(crate) fn ended(&self, app: &App, asked: &Asked, status: u16, took: Duration) {
-        let model = asked.0.model.get().and_then(|&model| app.names().get(model));
-        // A name that is not served would let strangers make series without end.
-        let model = model.map_or("none", String::as_str).to_owned();
-        let task = asked.0.task.get().copied().unwrap_or("unknown");
-        let output = asked.0.output.get().copied().unwrap_or("unknown");
-        let mode = asked.0.mode.get().map_or("none", |mode| mode.name());
+    pub(crate) fn ended(&self, labels: Labels, status: u16, took: Duration) {
+        let Labels { model, task, output, mode } = labels;
         self.requests
             .get_or_create(&RequestLabels { model: model.clone(), task, output, mode, status })
             .inc();

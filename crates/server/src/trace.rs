@@ -13,6 +13,7 @@ use tracing::{Instrument, debug, field, info, info_span};
 
 use crate::app::App;
 use crate::metrics::{Asked, LEFT};
+use crate::steps::Steps;
 
 /// Names a request, for people who look for it in logs. A client or a proxy may give one.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -24,7 +25,11 @@ const MAX_ID: usize = 64;
 pub(crate) async fn middleware(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let id = request.headers().get(&REQUEST_ID).filter(|id| is_sound(id)).cloned().unwrap_or_else(new_id);
     let asked = Asked::default();
+    let said = id.to_str().unwrap_or_default();
+    let steps = Steps::of(&request, said);
+    let span = info_span!("request", id = said, key = field::Empty);
     request.extensions_mut().insert(asked.clone());
+    request.extensions_mut().insert(steps.clone());
     let end = End {
         app,
         asked,
@@ -32,8 +37,8 @@ pub(crate) async fn middleware(State(app): State<App>, mut request: Request, nex
         method: request.method().clone(),
         path: request.uri().path().to_owned(),
         status: None,
+        steps,
     };
-    let span = info_span!("request", id = id.to_str().unwrap_or_default(), key = field::Empty);
     async move {
         let mut end = end;
         let mut response = next.run(request).await;
@@ -53,13 +58,16 @@ struct End {
     method: Method,
     path: String,
     status: Option<u16>,
+    steps: Steps,
 }
 
 impl Drop for End {
     fn drop(&mut self) {
-        let Self { app, asked, start, method, path, status } = self;
+        let Self { app, asked, start, method, path, status, steps } = self;
         if *method == Method::POST {
-            app.metrics().ended(app, asked, status.unwrap_or(LEFT), start.elapsed());
+            let (labels, status) = (asked.labels(app), status.unwrap_or(LEFT));
+            steps.ended(&labels, status);
+            app.metrics().ended(labels, status, start.elapsed());
         }
         let ms = start.elapsed().as_millis() as u64;
         match status {
