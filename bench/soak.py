@@ -27,7 +27,6 @@ import os
 import random
 import re
 import secrets
-import socket
 import statistics
 import sys
 import tempfile
@@ -37,21 +36,16 @@ from datetime import date
 from pathlib import Path
 
 import bad
-import curves
 import httpx2
+from soak_report import chart, report
+from strangers import LONGEST, TIMEOUTS, Strangers
 from traffic import ROOT, Kind, Outcome, connect, decode, error_of, kinds, learn, machine, percentiles, post, refusal, send
 
 from service import Service, serving  # found by what traffic does to the path
 
-# The server's patience with slow clients, and how much longer than that they try it.
-TIMEOUTS = ("--header-timeout=2s", "--body-timeout=3s", "--write-timeout=3s")
-OVER_BY = 30
 GOOD_CLIENTS = 4
 # Pauses of the good clients between an answer and the next request, in seconds on average.
 PAUSE = 0.4
-# Nothing that is worked on may take longer, however bad the others are: the queue's 16 places and what runs, with much room for
-# a machine that does other things too.
-LONGEST = 120
 # How much the memory may grow from the first half to the second; and minutes before that means anything, as the first of
 # everything takes memory. What one request takes comes and goes; what stays is a leak.
 GROWTH = 32 << 20
@@ -61,6 +55,7 @@ SETTLED = 5
 class Soak:
     def __init__(self, service: Service, keys: dict[str, str], seed: int) -> None:
         self.service, self.keys, self.seed = service, keys, seed
+        self.strangers = Strangers(service.port, keys)
         self.good: list[tuple[float, Outcome]] = []
         self.done: Counter[str] = Counter()
         self.faults: Counter[str] = Counter()
@@ -100,7 +95,7 @@ class Soak:
                 await asyncio.sleep(chance.expovariate(5))
 
     async def bad_request(self, request: bad.Bad) -> None:
-        status, headers, body = await self.ask(request.request)
+        status, headers, body = await self.strangers.ask(request.request)
         if status == 429 and request.explained:
             wrong = refusal(headers.get("retry-after"), body)
         elif status not in request.statuses:
@@ -111,34 +106,11 @@ class Soak:
         if wrong:
             self.fault(f"{request.name}: {wrong}")
 
-    async def ask(self, request: bytes) -> tuple[int, dict[str, str], bytes]:
-        """Sends bytes and reads until the server closes; status 0 when it says nothing."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.service.port)
-        answer = b""
-        try:
-            async with asyncio.timeout(LONGEST):
-                # A server that refuses at once may close before it has read everything; what it said counts.
-                with contextlib.suppress(ConnectionError):
-                    writer.write(request)
-                    await writer.drain()
-                with contextlib.suppress(ConnectionError):
-                    while part := await reader.read(1 << 16):
-                        answer += part
-        except TimeoutError:
-            return -1, {}, b"the server neither answered nor closed the connection"
-        finally:
-            writer.close()
-        head, _, body = answer.partition(b"\r\n\r\n")
-        first, *lines = head.decode("latin-1").split("\r\n")
-        match = re.match(r"HTTP/1\.1 (\d{3})", first)
-        return int(match[1]) if match else 0, {k.lower(): v for k, _, v in (line.partition(": ") for line in lines)}, body
-
     # The slow.
 
     async def slow_client(self, act, chance: random.Random) -> None:
         name = act.__name__.replace("_", " ")
         while True:
-            # What a client does whose server has gone away is not of interest here.
             wrong = None
             try:
                 wrong = await act(chance)
@@ -148,108 +120,6 @@ class Soak:
             if wrong:
                 self.fault(f"{name}: {wrong}")
             await asyncio.sleep(chance.expovariate(2))
-
-    def request(self, side: int, key: str = "slow", query: dict | None = None, **headers: str) -> bytes:
-        """A decode to a square of this side that is in order."""
-        shape = [1, 16, side // 8, side // 8]
-        body = bytes(2 * 16 * (side // 8) ** 2)
-        text = f"shape={json.dumps(shape, separators=(',', ':'))}&dtype=float16"
-        text += "".join(f"&{name}={value}" for name, value in (query or {}).items())
-        head = {"Authorization": f"Bearer {self.keys[key]}", "Content-Type": "tensor/binary"} | headers
-        return bad.http("POST", f"/?{text}", head, body)
-
-    async def trickle(self, head: bytes, rest: bytes) -> tuple[int, bytes]:
-        """Sends the head at once and then a byte every tenth of a second, until the server has enough."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.service.port)
-        try:
-            writer.write(head)
-            reading = asyncio.create_task(reader.read(-1))
-            async with asyncio.timeout(OVER_BY):
-                for byte in rest:
-                    if reading.done():
-                        break
-                    writer.write(bytes([byte]))
-                    with contextlib.suppress(ConnectionError):
-                        await writer.drain()
-                    await asyncio.sleep(0.1)
-                try:
-                    answer = await reading
-                except ConnectionError:
-                    answer = b""
-        finally:
-            writer.close()
-        return int(answer[9:12] or 0), answer.partition(b"\r\n\r\n")[2]
-
-    async def a_head_that_trickles(self, chance: random.Random) -> str | None:
-        status, _ = await self.trickle(b"GET /health HTTP/1.1\r\n", b"X: " + b"y" * 400)
-        return None if status in (0, 408) else f"status {status}"
-
-    async def a_body_that_trickles(self, chance: random.Random) -> str | None:
-        request = self.request(256)
-        cut = request.index(b"\r\n\r\n") + 4
-        status, body = await self.trickle(request[: cut + 7], request[cut + 7 :][:400])
-        return error_of(body) if status in (408, 429) else f"status {status}"
-
-    async def a_connection_that_says_nothing(self, chance: random.Random) -> str | None:
-        status, _ = await self.trickle(b"", b"")
-        return None if status in (0, 408) else f"status {status}"
-
-    async def an_answer_that_nobody_reads(self, chance: random.Random) -> str | None:
-        """12 MiB, which no socket keeps for the server."""
-        request = self.request(1024, query={"output_type": "pt", "out_dtype": "float32"}, Accept="tensor/binary")
-        with socket.socket() as plain:
-            plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            plain.setblocking(False)
-            loop = asyncio.get_running_loop()
-            await loop.sock_connect(plain, ("127.0.0.1", self.service.port))
-            await loop.sock_sendall(plain, request)
-            size = len(await asyncio.wait_for(loop.sock_recv(plain, 1), LONGEST))
-            await asyncio.sleep(OVER_BY / 3)
-            with contextlib.suppress(ConnectionError):
-                while part := await asyncio.wait_for(loop.sock_recv(plain, 1 << 16), OVER_BY):
-                    size += len(part)
-            return None if size < 12 << 20 else "the server waited for it"
-
-    async def an_answer_that_is_read_slowly(self, chance: random.Random) -> str | None:
-        """Slowly, but steadily: it must come whole."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.service.port, limit=1 << 12)
-        try:
-            writer.write(self.request(512, query={"output_type": "pt", "partial_postprocess": "True"}, Accept="tensor/binary"))
-            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), LONGEST)
-            size = 0
-            while part := await reader.read(1 << 14):
-                size += len(part)
-                await asyncio.sleep(0.05)
-        finally:
-            writer.close()
-        if int(head[9:12]) == 429:
-            return None
-        return None if (int(head[9:12]), size) == (200, 3 * 512 * 512) else f"{head[:15]!r} and {size} bytes"
-
-    async def one_in_a_hurry(self, chance: random.Random) -> str | None:
-        """Its deadline is over before the work, or in the middle of it."""
-        hurry = {"x-request-timeout": f"{chance.uniform(0.001, 0.3):.3f}"}
-        status, _, body = await self.ask(self.request(1024, **hurry))
-        return None if status == 200 else error_of(body) if status in (429, 503) else f"status {status} {body[:200]!r}"
-
-    async def one_that_breaks_off_its_body(self, chance: random.Random) -> str | None:
-        request = self.request(512)
-        await self.leave(request[: chance.randrange(1, len(request))], 0.05)
-
-    async def one_that_leaves(self, chance: random.Random) -> str | None:
-        await self.leave(self.request(chance.choice((64, 512, 1024))), chance.uniform(0, 1))
-
-    async def a_crowd_that_leaves(self, chance: random.Random) -> str | None:
-        await asyncio.gather(*(self.leave(self.request(256, key="crowd"), chance.uniform(0, 0.5)) for _ in range(24)))
-        await asyncio.sleep(5)
-
-    async def leave(self, request: bytes, after: float) -> None:
-        _, writer = await asyncio.open_connection("127.0.0.1", self.service.port)
-        with contextlib.suppress(ConnectionError):
-            writer.write(request)
-            await writer.drain()
-            await asyncio.sleep(after)
-        writer.transport.abort()
 
     # The books.
 
@@ -284,21 +154,10 @@ class Soak:
 
     async def run(self, minutes: float, chosen: list[Kind], expected: dict[str, bytes]) -> None:
         self.started = time.monotonic()
-        slow = [
-            self.a_head_that_trickles,
-            self.a_body_that_trickles,
-            self.a_connection_that_says_nothing,
-            self.an_answer_that_nobody_reads,
-            self.an_answer_that_is_read_slowly,
-            self.one_in_a_hurry,
-            self.one_that_breaks_off_its_body,
-            self.one_that_leaves,
-            self.a_crowd_that_leaves,
-        ]
         chances = (random.Random(self.seed + number) for number in range(99))
         clients = [self.good_client(f"good-{n}", chosen, expected, next(chances)) for n in range(GOOD_CLIENTS)]
         clients += [self.bad_client(next(chances)) for _ in range(2)]
-        clients += [self.slow_client(act, next(chances)) for act in slow]
+        clients += [self.slow_client(act, next(chances)) for act in self.strangers.acts()]
         tasks = [asyncio.create_task(client) for client in [*clients, self.watch()]]
         ended, _ = await asyncio.wait(tasks, timeout=minutes * 60, return_when=asyncio.FIRST_COMPLETED)
         for task in tasks:
@@ -418,47 +277,6 @@ async def soak(service: Service, keys: dict[str, str], args) -> dict:
         "samples": [[s["minutes"], *(s[name] for name in before)] for s in soak.samples[:: max(len(soak.samples) // 300, 1)]],
         "faults": dict(soak.faults),
     }
-
-
-def report(record: dict) -> str:
-    good, memory, mib = record["good"], record["memory"], 1 << 20
-    seconds = ", ".join(f"{name} {value:.2f} s" for name, value in good["seconds"].items())
-    before, after, most = record["before"], record["after"], record["most"]
-    bad_ones = {name: count for name, count in record["others"].items() if name.startswith("bad")}
-    slow_ones = {name.removeprefix("slow: "): count for name, count in record["others"].items() if name.startswith("slow")}
-    lines = [
-        f"{record['minutes']:.1f} minutes, remote-vae {record['version']} ({record['commit']}) on {record['processor']}",
-        f"good requests      {good['answered']} answered, every byte as expected; {good['refused']} told to come back",
-        f"  took             {seconds}",
-        f"bad requests       {sum(bad_ones.values())} of {len(bad_ones)} kinds",
-        f"slow and leaving   {sum(slow_ones.values())}: " + ", ".join(f"{name} {count}" for name, count in slow_ones.items()),
-        f"statuses           {', '.join(f'{status}: {count}' for status, count in record['statuses'].items())}",
-        f"resident memory    {memory['mean_bytes'] / mib:.0f} MiB on average, {memory['highest_bytes'] / mib:.0f} at most;"
-        f" slope {memory['slope_bytes_per_minute'] / 1024:+.0f} KiB a minute;"
-        f" low {memory['low_first_half_bytes'] / mib:.0f} MiB in the first half, {memory['low_second_half_bytes'] / mib:.0f} in the second",
-        f"file descriptors   {before['file_descriptors']} before, {most['file_descriptors']} at most, {after['file_descriptors']} after",
-        f"threads            {before['threads']} before, {most['threads']} at most, {after['threads']} after",
-    ]
-    if record["faults"]:
-        lines += ["", *(f"FAULT, {count} times: {text}" for text, count in record["faults"].items())]
-    else:
-        lines.append("At the end the server was ready, finished what it had on SIGTERM, and ended with 0. No fault.")
-    return "\n".join(lines)
-
-
-def chart(record: dict) -> str:
-    memory = {"resident memory": [(minutes, size / (1 << 20)) for minutes, size, *_ in record["samples"]]}
-    by_minute = list(enumerate(record["good"]["by_minute"]))
-    latency = {name: [(minute + 0.5, row[name]) for minute, row in by_minute if row] for name in ("p50", "p99", "max")}
-    panels = [
-        curves.Panel("MiB", "minutes", memory, dots=False),
-        curves.Panel("seconds until the answer, good clients, each minute", "minutes", latency, log=True),
-    ]
-    notes = [
-        f"{record['good']['answered']} good requests; {sum(record['others'].values())} bad, slow and leaving ones beside them",
-        f"{record['processor']}, {record['instruction_set']}, {record['threads']} threads; remote-vae {record['commit']}",
-    ]
-    return curves.svg(f"{record['minutes']:.0f} minutes among good, bad and slow clients", panels, notes, "Memory and latency over time")
 
 
 def main() -> None:
