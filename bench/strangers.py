@@ -38,23 +38,38 @@ class Strangers:
             self.a_crowd_that_leaves,
         ]
 
+    @contextlib.asynccontextmanager
+    async def connection(self):
+        """A socket, and a task that reads from it until the other side ends or resets the connection. It keeps what came before
+        a reset, which asyncio's streams do not: a server that refuses early may close before it has read everything."""
+        loop = asyncio.get_running_loop()
+
+        async def read() -> bytes:
+            answer = b""
+            with contextlib.suppress(ConnectionError):
+                while part := await loop.sock_recv(plain, 1 << 16):
+                    answer += part
+            return answer
+
+        with socket.socket() as plain:
+            plain.setblocking(False)
+            await loop.sock_connect(plain, ("127.0.0.1", self.port))
+            reading = asyncio.create_task(read())
+            try:
+                yield plain, reading
+            finally:
+                reading.cancel()
+                await asyncio.gather(reading, return_exceptions=True)
+
     async def ask(self, request: bytes) -> tuple[int, dict[str, str], bytes]:
         """Sends bytes and reads until the server closes; status 0 when it says nothing."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-        answer = b""
         try:
-            async with asyncio.timeout(LONGEST):
-                # A server that refuses at once may close before it has read everything; what it said counts.
+            async with asyncio.timeout(LONGEST), self.connection() as (plain, reading):
                 with contextlib.suppress(ConnectionError):
-                    writer.write(request)
-                    await writer.drain()
-                with contextlib.suppress(ConnectionError):
-                    while part := await reader.read(1 << 16):
-                        answer += part
+                    await asyncio.get_running_loop().sock_sendall(plain, request)
+                answer = await reading
         except TimeoutError:
             return -1, {}, b"the server neither answered nor closed the connection"
-        finally:
-            writer.close()
         head, _, body = answer.partition(b"\r\n\r\n")
         first, *lines = head.decode("latin-1").split("\r\n")
         match = re.match(r"HTTP/1\.1 (\d{3})", first)
@@ -71,24 +86,16 @@ class Strangers:
 
     async def trickle(self, head: bytes, rest: bytes) -> tuple[int, bytes]:
         """Sends the head at once and then a byte every tenth of a second, until the server has enough."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-        try:
-            writer.write(head)
-            reading = asyncio.create_task(reader.read(-1))
-            async with asyncio.timeout(OVER_BY):
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(OVER_BY), self.connection() as (plain, reading):
+            with contextlib.suppress(ConnectionError):
+                await loop.sock_sendall(plain, head)
                 for byte in rest:
                     if reading.done():
                         break
-                    writer.write(bytes([byte]))
-                    with contextlib.suppress(ConnectionError):
-                        await writer.drain()
+                    await loop.sock_sendall(plain, bytes([byte]))
                     await asyncio.sleep(0.1)
-                try:
-                    answer = await reading
-                except ConnectionError:
-                    answer = b""
-        finally:
-            writer.close()
+            answer = await reading
         return int(answer[9:12] or 0), answer.partition(b"\r\n\r\n")[2]
 
     async def a_head_that_trickles(self, chance: random.Random) -> str | None:
