@@ -86,8 +86,7 @@ class Soak:
 
     # The bad.
 
-    async def bad_client(self, chance: random.Random) -> None:
-        requests = bad.all_of_them(self.keys["bad"])
+    async def bad_client(self, requests: list[bad.Bad], chance: random.Random) -> None:
         while True:
             chance.shuffle(requests)
             for request in requests:
@@ -153,10 +152,12 @@ class Soak:
             return (await client.get("/metrics")).raise_for_status().text
 
     async def run(self, minutes: float, chosen: list[Kind], expected: dict[str, bytes]) -> None:
+        # Made before anything runs: to compress the bombs takes so long that the server would lose its patience meanwhile.
+        requests = bad.all_of_them(self.keys["bad"])
         self.started = time.monotonic()
         chances = (random.Random(self.seed + number) for number in range(99))
         clients = [self.good_client(f"good-{n}", chosen, expected, next(chances)) for n in range(GOOD_CLIENTS)]
-        clients += [self.bad_client(next(chances)) for _ in range(2)]
+        clients += [self.bad_client(requests.copy(), next(chances)) for _ in range(2)]
         clients += [self.slow_client(act, next(chances)) for act in self.strangers.acts()]
         tasks = [asyncio.create_task(client) for client in [*clients, self.watch()]]
         ended, _ = await asyncio.wait(tasks, timeout=minutes * 60, return_when=asyncio.FIRST_COMPLETED)

@@ -11,7 +11,7 @@ import bad
 from traffic import error_of
 
 # The server's patience with slow clients, and how much longer than that they try it.
-TIMEOUTS = ("--header-timeout=2s", "--body-timeout=3s", "--write-timeout=3s")
+TIMEOUTS = ("--header-timeout=4s", "--body-timeout=4s", "--write-timeout=4s")
 OVER_BY = 30
 # Nothing that is worked on may take longer, however bad the others are: the queue's 16 places and what runs, with much room for
 # a machine that does other things too.
