@@ -3,6 +3,7 @@
 import contextlib
 import io
 import re
+import shutil
 from urllib.parse import parse_qsl, urlsplit
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from axe_playwright_python.sync_playwright import Axe
 from compare import pixels, psnr
 from page_code import run_curl, run_python, run_rust
+from PIL import Image
 from place import CACHE, PHOTOGRAPH, PHOTOGRAPH_LATENTS, PHOTOGRAPH_PSNR, ROOT
 from playwright.sync_api import expect
 from safetensors.torch import load_file, save_file
@@ -172,6 +174,99 @@ def test_options_reach_the_server(page, served):
     assert saved(page) == expected
 
 
+def encode_photograph(page, side: int) -> bytes:
+    """Drops the photograph, smaller, and waits until it has been there and back."""
+    picture = io.BytesIO()
+    Image.open(PHOTOGRAPH).convert("RGB").resize((side, side), Image.Resampling.LANCZOS).save(picture, "PNG")
+    drop(page, "photograph.png", picture.getvalue(), "image/png")
+    page.get_by_role("button", name="Encode and decode").click()
+    expect(page.get_by_role("img", name="photograph.png, encoded and decoded again")).to_be_visible(timeout=60_000)
+    expect(page.get_by_role("button", name="Encode and decode")).to_be_enabled()
+    return picture.getvalue()
+
+
+def test_a_picture_goes_there_and_back(page, served):
+    """Drop it, get latents, take them home, drop those, and get the same picture again."""
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    original = encode_photograph(page, 512)
+    facts = page.locator("#facts")
+    expect(facts).to_contain_text("Encoded in")
+    expect(facts).to_contain_text("float16 [1, 16, 64, 64]")
+    back = saved(page)
+    assert psnr(pixels(back, "PNG"), pixels(original, "PNG")) > 25
+
+    # It is compared with the original at once: one end of the slider shows the one, the other end the other.
+    expect(page.get_by_label("Compare with")).to_have_value("original")
+    slider = page.get_by_role("slider")
+    slider.focus()
+    shown = {}
+    for key in ["Home", "End"]:
+        page.keyboard.press(key)
+        shown[key] = pixels(page.locator("#frame").screenshot(), "PNG")
+    # Without the handle, the mark of the focus and the names; the frame may begin at half a pixel.
+    inner = np.s_[64:480, 32:480]
+    moved = [(y, x) for y in range(-1, 2) for x in range(-1, 2)]
+
+    def alike(picture, other):
+        return max(psnr(np.roll(picture, shift, (0, 1))[inner], pixels(other, "PNG")[inner]) for shift in moved)
+
+    assert alike(shown["End"], original) > alike(shown["Home"], original) + 5
+    assert alike(shown["Home"], back) > alike(shown["End"], back) + 5
+    slider.fill("50")
+    page.screenshot(path=SCREENSHOTS / "encode.png", full_page=True)
+    check(page, "a picture that was encoded")
+
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Save latents").click()
+    assert download.value.suggested_filename == "photograph.safetensors"
+    latents = load_file(download.value.path())["latents"]
+    # What they are: the server's own answer to the same picture.
+    model = requests.get(f"{served.url}/models", timeout=10).json()["models"][0]
+    query = {"sample_mode": "argmax", "scaling_factor": model["scaling_factor"], "shift_factor": model["shift_factor"]}
+    answer = requests.post(f"{served.url}/demo", params=query, headers={"Content-Type": "image/png"}, data=original, timeout=60)
+    assert latents.numpy().tobytes() == answer.content
+
+    drop(page, "photograph.safetensors", download.value.path().read_bytes())
+    decode(page)
+    assert saved(page) == back
+
+
+def test_webp_is_an_answer(page, served):
+    page.get_by_text("WebP", exact=True).click()
+    page.get_by_label("Quality").fill("60")
+    encode_photograph(page, 128)
+    rough = saved(page)
+    assert Image.open(io.BytesIO(rough)).format == "WEBP"
+    page.get_by_label("Quality").fill("")
+    with page.expect_response(lambda answer: "image_format=webp" in answer.url):
+        page.get_by_role("button", name="Encode and decode").click()
+    expect(page.get_by_role("button", name="Encode and decode")).to_be_enabled()
+    fine = saved(page)
+    assert len(rough) < len(fine)
+    expect(page.locator("#facts")).to_contain_text("WEBP")
+
+
+def test_a_model_without_encoder_takes_no_picture(browser, tmp_path):
+    """The smallest decoder there is: a picture is refused in words, before anything is sent."""
+    folder = ROOT / "fixtures" / "vae" / "sd-like"
+    with serving([f"--model=sd={decoder_only(folder, tmp_path / 'model')}"], tmp_path / "log") as service, opened(browser, service.url) as page:
+        expect(page.locator("#try")).to_be_enabled()
+        drop(page, "photograph.png", PHOTOGRAPH.read_bytes(), "image/png")
+        expect(page.get_by_role("alert")).to_contain_text("photograph.png is a picture, and model sd only decodes latents")
+        expect(page.get_by_role("button", name="Decode", exact=True)).to_be_disabled()
+
+
+def decoder_only(folder, copy):
+    """A checkpoint without its encoder."""
+    copy.mkdir()
+    shutil.copy(folder / "config.json", copy)
+    tensors = load_file(folder / "diffusion_pytorch_model.safetensors")
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(("encoder.", "quant_conv."))}
+    assert 0 < len(kept) < len(tensors)
+    save_file(kept, copy / "diffusion_pytorch_model.safetensors")
+    return copy
+
+
 def test_packed_latents_need_a_size(page, tmp_path):
     latents = torch.randn(1, 8, 64, generator=torch.Generator().manual_seed(0)).half()
     save_file({"packed": latents}, tmp_path / "packed.safetensors")
@@ -284,7 +379,7 @@ def test_the_work_is_seen(page):
     expect(live).not_to_contain_text("0.00 megapixels/s", timeout=10_000)
 
 
-@pytest.mark.parametrize("source", ["example", "numpy", "batch"])
+@pytest.mark.parametrize("source", ["example", "numpy", "batch", "webp"])
 def test_the_code_does_what_the_page_did(page, tmp_path, source):
     """Each of the three, copied from the page and run, writes the very file that the page has got."""
     generator = torch.Generator().manual_seed(0)
@@ -293,6 +388,10 @@ def test_the_code_does_what_the_page_did(page, tmp_path, source):
         page.get_by_text("JPEG", exact=True).click()
         page.get_by_label("Quality").fill("40")
         # What the code for Python and Rust reads, the command fetches.
+    elif source == "webp":
+        try_it(page)
+        page.get_by_text("WebP", exact=True).click()
+        page.get_by_label("Quality").fill("40")
     elif source == "numpy":
         np.save(tmp_path / "it's latents.npy", torch.randn(16, 4, 4, generator=generator).numpy())
         drop(page, "it's latents.npy", (tmp_path / "it's latents.npy").read_bytes())
@@ -305,14 +404,14 @@ def test_the_code_does_what_the_page_did(page, tmp_path, source):
         page.get_by_label("In tiles").check()
     decode(page)
     shown = saved(page)
-    name = "picture.jpg" if source == "example" else "picture.png"
+    name = {"example": "picture.jpg", "webp": "picture.webp"}.get(source, "picture.png")
     for tab, run in [("curl", run_curl), ("Rust", run_rust), ("Python", run_python)]:
         page.get_by_role("tab", name=tab).click()
         run(page.locator("#code-text").inner_text(), tmp_path)
         file = tmp_path / name
         if tab == "Python":
             # Its client decodes the file and writes it again.
-            kind = "JPEG" if source == "example" else "PNG"
+            kind = {"example": "JPEG", "webp": "WEBP"}.get(source, "PNG")
             assert psnr(pixels(file.read_bytes(), kind), pixels(shown, kind)) > 35
         else:
             assert file.read_bytes() == shown, tab

@@ -6,12 +6,12 @@ use std::time::Instant;
 use anyhow::Context;
 use clap::ValueEnum;
 use client::{DecodeOptions, Decoded, ImageFormat, OutputType, Tensor};
+use latents::LatentsFile;
 
 use crate::args::batch::BatchArgs;
 use crate::args::options::{PieceArgs, ScalingArgs, TensorFileArgs};
 use crate::args::place::PlaceArgs;
 use crate::batch::{self, Made, Report, inputs};
-use crate::latents::{self, LatentsFile};
 use crate::output;
 use crate::place::Place;
 use crate::preview::Terminal;
@@ -187,7 +187,7 @@ fn many(args: &DecodeArgs) -> anyhow::Result<()> {
     batch::run(&items, &args.batch, &report, |item| {
         let latents = LatentsFile::open(&item.path)
             .and_then(|file| file.read(item.tensor.as_deref()))
-            .map_err(batch::Failure::Item)?;
+            .map_err(|error| batch::Failure::Item(error.into()))?;
         let decoded = place.decode(&latents, &options).map_err(batch::Failure::of_work)?;
         let provenance = provenance(args, &place, &options, &latents);
         // If one file cannot be written, the next one cannot either.

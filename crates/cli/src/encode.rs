@@ -6,13 +6,13 @@ use std::time::Instant;
 use anyhow::Context;
 use clap::ValueEnum;
 use client::{DType, EncodeOptions, Image, Picture, SampleMode, Tensor};
+use latents::LatentsFile;
 use media::ImageFile;
 
 use crate::args::batch::BatchArgs;
 use crate::args::options::{PieceArgs, ScalingArgs, TensorFileArgs};
 use crate::args::place::PlaceArgs;
 use crate::batch::{self, Made, Report, inputs};
-use crate::latents::{self, LatentsFile};
 use crate::output;
 use crate::place::Place;
 use crate::preview::Terminal;
@@ -154,7 +154,7 @@ fn is_image_file(path: &Path) -> bool {
 /// What is to be encoded: a picture file, or a tensor of pixels.
 fn read(item: &batch::Item) -> anyhow::Result<Picture> {
     if latents::is_latents_file(&item.path) {
-        LatentsFile::open(&item.path)?.read(item.tensor.as_deref()).map(Picture::Tensor)
+        Ok(Picture::Tensor(LatentsFile::open(&item.path)?.read(item.tensor.as_deref())?))
     } else {
         read_file(&item.path)
     }

@@ -20,7 +20,6 @@ mod config;
 mod decode;
 mod demo;
 mod encode;
-mod latents;
 mod machine;
 mod models;
 #[cfg(feature = "otel")]

@@ -13,7 +13,6 @@ use safetensors::tensor::{Dtype, TensorView};
 
 use crate::args::options::TensorFormatArg;
 use crate::decode::{ImageFormatArg, OptionArgs, OutputTypeArg};
-use crate::latents::npy;
 use crate::provenance::Provenance;
 
 /// Name of the tensor in a safetensors file that we write, after diffusers' `DecoderOutput.sample`.
@@ -188,7 +187,7 @@ fn tensor_file(
     provenance: Option<&Provenance>,
 ) -> anyhow::Result<Vec<u8>> {
     match Ending::of(out) {
-        Ending::Npy => npy::write(tensor),
+        Ending::Npy => Ok(latents::to_npy(tensor)?),
         _ => safetensors(tensor, name, provenance),
     }
 }
@@ -330,7 +329,7 @@ mod tests {
             for name in ["a.npy", "a.safetensors"] {
                 let path = folder.path().join(name);
                 write(&path, &Decoded::Tensor(tensor.clone()), None).unwrap();
-                assert_eq!(crate::latents::read(path.to_str().unwrap()).unwrap(), tensor, "{name}");
+                assert_eq!(latents::read(path.to_str().unwrap()).unwrap(), tensor, "{name}");
             }
         }
     }

@@ -14,7 +14,7 @@ use vae::VaeInfo;
 use crate::args::engine::EngineArgs;
 use crate::serve::{IMPORT, Loaded, served, snippet, url};
 use crate::source::ModelArg;
-use crate::{demo, latents, output};
+use crate::{demo, output};
 
 const BOLD: Style = Style::new().bold();
 const DIM: Style = Style::new().dimmed();

@@ -173,7 +173,6 @@ fn in_a_name(tensor: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::latents;
 
     fn planned(arguments: &[&str], folder: &Path) -> Result<Vec<(String, String)>, String> {
         let arguments: Vec<_> =

@@ -235,7 +235,7 @@ function describeInput(one) {
 
 // ---------------------------------------------------------------- work
 
-const NAMES = { png: "PNG", jpg: "JPEG", mp4: "MP4" };
+const NAMES = { png: "PNG", jpg: "JPEG", webp: "WebP", mp4: "MP4" };
 
 /** A result as the page keeps it; `size` is that of the file, `width` and `height` are pixels. */
 async function asResult(blob, name, frame) {

@@ -8,7 +8,7 @@ const show = (id, isShown) => {
   find(`#${id}`).hidden = !isShown;
 };
 
-/** The format that is chosen: png, jpg or mp4. */
+/** The format that is chosen: png, jpg, webp or mp4. */
 export const format = () => find('input[name="format"]:checked').value;
 
 /** Fills the list of models. */
@@ -26,7 +26,7 @@ export function update(model, item) {
     if (!fits && input.checked) find(`input[name="format"][value="${isVideo ? "mp4" : "png"}"]`).checked = true;
   }
   show("quality-field", format() !== "png");
-  find("#quality").placeholder = format() === "mp4" ? "automatic" : "75";
+  find("#quality").placeholder = { jpg: "75", webp: "80" }[format()] ?? "automatic";
   show("fps-field", format() === "mp4");
   show("one-pass-field", isVideo);
   show("factors", value("scaling") === "factors");
@@ -50,7 +50,7 @@ function scaling(model) {
   return [["scaling_factor", String(factor)], ...(shift === "" ? [] : [["shift_factor", String(shift)]])];
 }
 
-const ACCEPT = { png: "image/png", jpg: "image/jpeg", mp4: "video/mp4" };
+const ACCEPT = { png: "image/png", jpg: "image/jpeg", webp: "image/webp", mp4: "video/mp4" };
 
 /**
  * The request for one item of a tensor: { url, path, query, accept, dtype, item, source, output, hasKey }. `item` has

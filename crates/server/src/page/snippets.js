@@ -45,7 +45,10 @@ export function python(request) {
   const load = isNumpy ? `torch.from_numpy(numpy.load(${text(source.file)}))` : `load_file(${text(source.file)})[${text(source.name)}]`;
   const which = item.batched ? (item.batch > 1 ? `[${item.index}:${item.index + 1}]` : "") : "[None]";
   lines.push("", `latents = ${load}${which}`);
-  let address = text(endpoint(request, ["quality", "fps", "tiling", "framewise"]));
+  // Its client knows png and jpg only. A PNG has lost nothing yet, and Pillow writes WebP as the server does.
+  const isWebp = get(request, "image_format") === "webp";
+  const quality = get(request, "quality");
+  let address = text(endpoint(request, [...(isWebp ? [] : ["quality"]), "fps", "tiling", "framewise"]));
   if (hasKey) address = `f${address.replace("://", `://user:{os.environ['${KEY}']}@`)}`;
   const args = [address, "latents"];
   const factor = get(request, "scaling_factor");
@@ -54,11 +57,11 @@ export function python(request) {
   if (shift !== undefined) args.push(`shift_factor=${shift}`);
   if (factor === undefined && get(request, "do_scaling") !== "True") args.push("do_scaling=False");
   if (isVideo) args.push('output_type="mp4"', 'return_type="mp4"');
-  else args.push(`image_format=${text(get(request, "image_format"))}`);
+  else args.push(`image_format=${text(isWebp ? "png" : get(request, "image_format"))}`);
   for (const side of ["height", "width"]) if (get(request, side)) args.push(`${side}=${get(request, side)}`);
   const call = `remote_decode(\n    ${args.join(",\n    ")},\n)`;
   if (isVideo) lines.push(`with open(${text(output)}, "wb") as file:`, `    file.write(${call.replaceAll("\n", "\n    ")})`);
-  else lines.push(`image = ${call}`, `image.save(${text(output)})`);
+  else lines.push(`image = ${call}`, `image.save(${text(output)}${isWebp && quality ? `, quality=${quality}` : ""})`);
   return lines.join("\n");
 }
 
@@ -78,8 +81,9 @@ export function rust(request) {
     options.push("output_type(OutputType::Mp4)");
     for (const name of ["fps", "quality"]) if (get(request, name)) options.push(`${name}(${get(request, name)})`);
   } else {
-    const jpeg = `Jpeg { quality: ${quality ? `Some(${quality})` : "None"} }`;
-    options.push(`image_format(ImageFormat::${get(request, "image_format") === "png" ? "Png" : jpeg})`);
+    const lossy = `{ quality: ${quality ? `Some(${quality})` : "None"} }`;
+    const format = { png: "Png", jpg: `Jpeg ${lossy}`, webp: `WebP ${lossy}` }[get(request, "image_format")];
+    options.push(`image_format(ImageFormat::${format})`);
   }
   for (const side of ["height", "width"]) if (get(request, side)) options.push(`${side}(${get(request, side)})`);
   const address = rustText(endpoint(request, ["tiling", "framewise"]));

@@ -3,7 +3,7 @@
 //! the header as a Python dictionary, the values.
 
 use anyhow::{Context, bail, ensure};
-use client::{DType, Tensor};
+use wire::{DType, Tensor};
 
 use super::strided::{contiguous, gather};
 
@@ -26,7 +26,7 @@ pub(super) fn read(file: &[u8]) -> anyhow::Result<Tensor> {
         ">f2" => (DType::Float16, true),
         "<f4" => (DType::Float32, false),
         ">f4" => (DType::Float32, true),
-        other => bail!("it holds values of type {other}, but they must be float16 or float32"),
+        other => bail!("it holds values of type {other:?}, but they must be float16 or float32"),
     };
     let strides = if fortran {
         let mut strides = contiguous(&shape.iter().rev().copied().collect::<Vec<_>>())?;
@@ -82,7 +82,7 @@ fn shape(text: &str) -> Option<Vec<usize>> {
 ///
 /// # Errors
 /// bfloat16, which NumPy does not know.
-pub(crate) fn write(tensor: &Tensor) -> anyhow::Result<Vec<u8>> {
+pub(super) fn write(tensor: &Tensor) -> anyhow::Result<Vec<u8>> {
     let descr = match tensor.head.dtype {
         DType::Float16 => "<f2",
         DType::Float32 => "<f4",

@@ -1,8 +1,8 @@
 use std::fs;
 
 use ::safetensors::tensor::{Dtype, TensorView};
-use client::DType;
 use half::{bf16, f16};
+use wire::DType;
 
 use super::*;
 
@@ -24,7 +24,7 @@ fn counting(dtype: DType, shape: &[usize]) -> Tensor {
 }
 
 fn read_fixture(latents: &str) -> anyhow::Result<Tensor> {
-    read(fixtures().join(latents).to_str().unwrap())
+    Ok(read(fixtures().join(latents).to_str().unwrap())?)
 }
 
 #[test]
@@ -72,8 +72,8 @@ fn what_is_no_latents_is_said() {
         ("several.npz:third", "it holds no tensor \"third\", but first, second"),
         ("list.pt", "choose one as PATH:NAME from 0, 1"),
         ("dict.pt", "choose one as PATH:NAME from second, first.0"),
-        ("float64.npy", "it holds values of type <f8, but they must be float16 or float32"),
-        ("float64.pt", "torch.DoubleStorage, but must be float16"),
+        ("float64.npy", "it holds values of type \"<f8\", but they must be float16 or float32"),
+        ("float64.pt", "torch.DoubleStorage\", but must be float16"),
         ("records.npy", "it is no .npy file of plain numbers"),
         ("expanded.pt", "save what .contiguous() makes of it"),
         ("nothing.pt", "it holds no tensor"),
@@ -148,7 +148,7 @@ fn read_safetensors(content: &[u8], name: Option<&str>) -> Result<Tensor, String
     let path = folder.path().join("x.safetensors");
     fs::write(&path, content).unwrap();
     let in_memory = from_safetensors(content, name).map_err(|error| error.to_string());
-    let from_file = LatentsFile::open(&path).and_then(|file| file.choose_and_read(name));
+    let from_file = LatentsFile::look_into(&path).and_then(|file| file.choose_and_read(name));
     if let (Ok(in_memory), Ok(from_file)) = (&in_memory, &from_file) {
         assert_eq!(in_memory, from_file);
     }

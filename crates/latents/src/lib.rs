@@ -1,7 +1,8 @@
-//! Reading latents from files. Whatever is in a file, reading it runs nothing and takes no more memory than the file
-//! is long, apart from compressed ones, which are bounded.
+//! Files of latents: safetensors, NumPy's .npy and .npz, PyTorch's .pt. Whatever is in a file, reading it runs nothing
+//! and takes no more memory than the file is long, apart from compressed ones, which are bounded.
+#![forbid(unsafe_code)]
 
-pub(crate) mod npy;
+mod npy;
 mod pickle;
 mod pt;
 mod safetensors;
@@ -11,15 +12,18 @@ mod zip;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
-use client::Tensor;
+use wire::Tensor;
 
-pub(crate) use self::safetensors::from_bytes as from_safetensors;
+/// A file that cannot be read as latents: which one, and what is wrong with it.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct LatentsError(#[from] anyhow::Error);
 
 /// Endings of the files that latents come from.
 const ENDINGS: [&str; 5] = ["safetensors", "npy", "npz", "pt", "pth"];
 
 /// Whether a file may hold latents, by its name.
-pub(crate) fn is_latents_file(path: &Path) -> bool {
+pub fn is_latents_file(path: &Path) -> bool {
     ending(path).is_some()
 }
 
@@ -29,7 +33,7 @@ fn ending(path: &Path) -> Option<&'static str> {
 }
 
 /// `PATH`, or `PATH:NAME` for one of the tensors in a file.
-pub(crate) fn split(latents: &str) -> (PathBuf, Option<&str>) {
+pub fn split(latents: &str) -> (PathBuf, Option<&str>) {
     match latents.rsplit_once(':') {
         // A path that exists is a path, whatever is in it.
         Some((path, name)) if is_latents_file(Path::new(path)) && !Path::new(latents).exists() => {
@@ -41,7 +45,7 @@ pub(crate) fn split(latents: &str) -> (PathBuf, Option<&str>) {
 
 /// A file with latents, of which only the table of contents has been read.
 #[derive(Debug)]
-pub(crate) struct LatentsFile {
+pub struct LatentsFile {
     path: PathBuf,
     format: Format,
 }
@@ -55,7 +59,15 @@ enum Format {
 }
 
 impl LatentsFile {
-    pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
+    /// Reads the table of contents; the ending of the name says in which format.
+    ///
+    /// # Errors
+    /// Another ending, or a file that is not what its name says.
+    pub fn open(path: &Path) -> Result<Self, LatentsError> {
+        Ok(Self::look_into(path)?)
+    }
+
+    fn look_into(path: &Path) -> anyhow::Result<Self> {
         let Some(ending) = ending(path) else {
             bail!("tensors come from a .safetensors, .npy, .npz or .pt file, which {path:?} is not");
         };
@@ -73,7 +85,7 @@ impl LatentsFile {
     }
 
     /// The names of the tensors, sorted or in the file's own order. A tensor alone may have none, which is `""`.
-    pub(crate) fn names(&self) -> Vec<String> {
+    pub fn names(&self) -> Vec<String> {
         match &self.format {
             Format::Safetensors(file) => file.names(),
             Format::Npy => vec![String::new()],
@@ -85,8 +97,12 @@ impl LatentsFile {
     }
 
     /// The tensor called `name`, or the only one.
-    pub(crate) fn read(&self, name: Option<&str>) -> anyhow::Result<Tensor> {
-        self.choose_and_read(name).with_context(|| taking_from(&self.path))
+    ///
+    /// # Errors
+    /// No such tensor, several without a name to choose by, or one that is damaged or of another type than float16,
+    /// bfloat16 and float32.
+    pub fn read(&self, name: Option<&str>) -> Result<Tensor, LatentsError> {
+        Ok(self.choose_and_read(name).with_context(|| taking_from(&self.path))?)
     }
 
     fn choose_and_read(&self, name: Option<&str>) -> anyhow::Result<Tensor> {
@@ -106,9 +122,27 @@ fn taking_from(path: &Path) -> String {
     format!("cannot take a tensor from {}", path.display())
 }
 
-/// The latents that `LATENTS` names.
-#[cfg(test)]
-pub(crate) fn read(latents: &str) -> anyhow::Result<Tensor> {
+/// A tensor of a safetensors file that is in memory: the one called `name`, or the only one.
+///
+/// # Errors
+/// As for [`LatentsFile::read`].
+pub fn from_safetensors(bytes: &[u8], name: Option<&str>) -> Result<Tensor, LatentsError> {
+    Ok(safetensors::from_bytes(bytes, name)?)
+}
+
+/// The content of a .npy file, as `numpy.save` writes it.
+///
+/// # Errors
+/// A type that NumPy does not have: bfloat16.
+pub fn to_npy(tensor: &Tensor) -> Result<Vec<u8>, LatentsError> {
+    Ok(npy::write(tensor)?)
+}
+
+/// The latents that `PATH` or `PATH:NAME` names.
+///
+/// # Errors
+/// As for [`LatentsFile::open`] and [`LatentsFile::read`].
+pub fn read(latents: &str) -> Result<Tensor, LatentsError> {
     let (path, name) = split(latents);
     LatentsFile::open(&path)?.read(name)
 }
@@ -131,7 +165,9 @@ fn choose<'a>(name: Option<&'a str>, names: &[&'a str]) -> anyhow::Result<&'a st
 /// Names for a message; of very many only the first.
 fn list(names: &[&str]) -> String {
     const SHOWN: usize = 10;
-    let shown = names[..names.len().min(SHOWN)].join(", ");
+    // They are shown on terminals, which obey what control characters say.
+    let escaped = names.iter().take(SHOWN).map(|name| name.escape_debug().to_string());
+    let shown = escaped.collect::<Vec<_>>().join(", ");
     if names.len() > SHOWN { format!("{shown} and {} more", names.len() - SHOWN) } else { shown }
 }
 

@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{Read, Seek};
 
 use anyhow::{Context, bail, ensure};
-use client::{DType, Tensor};
+use wire::{DType, Tensor};
 
 use super::pickle::{Id, Pickle, Value};
 use super::strided::gather;
@@ -80,7 +80,7 @@ impl File {
             "torch.HalfStorage" => DType::Float16,
             "torch.BFloat16Storage" => DType::BFloat16,
             "torch.FloatStorage" => DType::Float32,
-            other => bail!("its tensor {name:?} is in a {other}, but must be float16, bfloat16 or float32"),
+            other => bail!("its tensor {name:?} is in a {other:?}, but must be float16, bfloat16 or float32"),
         };
         let data = self.zip.read(&format!("{}data/{key}", self.folder))?;
         let bytes = gather(&data, dtype.size(), *offset, shape, strides)?;

@@ -4,9 +4,9 @@ use std::fs;
 use std::io::{Read, Seek, SeekFrom};
 
 use anyhow::{Context, bail, ensure};
-use client::{DType, Tensor};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
+use wire::{DType, Tensor};
 
 use super::choose;
 
@@ -64,7 +64,7 @@ impl File {
 }
 
 /// The tensor called `name`, or the only one, of a file in memory.
-pub(crate) fn from_bytes(bytes: &[u8], name: Option<&str>) -> anyhow::Result<Tensor> {
+pub(super) fn from_bytes(bytes: &[u8], name: Option<&str>) -> anyhow::Result<Tensor> {
     let file = SafeTensors::deserialize(bytes).context("it is no safetensors file")?;
     let mut names = file.names();
     names.sort_unstable();

@@ -1,0 +1,4 @@
+//! `fuzz::json` for libFuzzer.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| fuzz::json(input));

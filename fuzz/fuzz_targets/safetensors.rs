@@ -1,0 +1,4 @@
+//! `fuzz::safetensors` for libFuzzer.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| fuzz::safetensors(input));
