@@ -128,8 +128,4 @@ impl Vae for Foreseen {
     fn release(&mut self) {
         self.vae.release();
     }
-
-    fn reserve(&mut self, bytes: usize) {
-        self.vae.reserve(bytes);
-    }
 }
