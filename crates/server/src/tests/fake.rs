@@ -27,6 +27,21 @@ struct State {
     weights: AtomicUsize,
 }
 
+impl State {
+    /// Works until it may end, or nobody waits for it any more.
+    fn work(&self, observer: &mut dyn Observer) -> Result<(), VaeError> {
+        loop {
+            observer.progress(1, 2)?;
+            if !self.held.load(Ordering::SeqCst) {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.finished.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }
+}
+
 impl Handle {
     /// From now on decodes do not end.
     pub(super) fn hold(&self) {
@@ -88,14 +103,7 @@ impl Vae for FakeVae {
             FAIL => return Err(EngineError::OutOfMemory(12345).into()),
             _ => {}
         }
-        loop {
-            observer.progress(1, 2)?;
-            if !state.held.load(Ordering::SeqCst) {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        state.finished.fetch_add(1, Ordering::SeqCst);
+        state.work(observer)?;
         Ok(enlarged(&latents, &self.info))
     }
 
@@ -111,14 +119,7 @@ impl Vae for FakeVae {
     ) -> Result<HostTensor, VaeError> {
         let state = &self.handle.0;
         state.started.fetch_add(1, Ordering::SeqCst);
-        loop {
-            observer.progress(1, 2)?;
-            if !state.held.load(Ordering::SeqCst) {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        state.finished.fetch_add(1, Ordering::SeqCst);
+        state.work(observer)?;
         Ok(moments(&pixels, &self.info))
     }
 
