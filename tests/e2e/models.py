@@ -56,20 +56,7 @@ class Model:
 
         `tiling` is what `enable_tiling()` does; `framewise` is for videos, whose default it is.
         """
-        latents = latents.float().contiguous()
-        versions = f"{torch.__version__} {diffusers.__version__} {list(latents.shape)}"
-        versions += " tiling" * tiling + " whole" * (not framewise)
-        file = CACHE / "references" / f"{digest(versions, self.key, latents.numpy().tobytes())}.npy"
-        if not file.exists():
-            self.reference.use_tiling = tiling
-            if latents.ndim == 5:
-                self.reference.use_framewise_decoding = framewise
-            # One picture at a time: what diffusers gives must not depend on the batch.
-            pictures = [self.reference.decode(one[None]).sample for one in latents]
-            content = io.BytesIO()
-            np.save(content, torch.cat(pictures).numpy())
-            write_whole(file, content.getvalue())
-        return torch.from_numpy(np.load(file))
+        return self._kept("", lambda one: self.reference.decode(one).sample, latents, tiling, framewise)
 
     def posterior(
         self, pixels: torch.Tensor, tiling: bool = False, framewise: bool = True
@@ -78,19 +65,24 @@ class Model:
 
         `tiling` and `framewise` as for `decoded`.
         """
-        pixels = pixels.float().contiguous()
-        versions = f"encode {torch.__version__} {diffusers.__version__} {list(pixels.shape)}"
+        encode = lambda one: self.reference.encode(one).latent_dist.parameters
+        return DiagonalGaussianDistribution(self._kept("encode ", encode, pixels, tiling, framewise))
+
+    def _kept(self, task: str, run, tensor: torch.Tensor, tiling: bool, framewise: bool) -> torch.Tensor:
+        """What `run` makes of each item of a batch, from the disk if it was made before."""
+        tensor = tensor.float().contiguous()
+        versions = f"{task}{torch.__version__} {diffusers.__version__} {list(tensor.shape)}"
         versions += " tiling" * tiling + " whole" * (not framewise)
-        file = CACHE / "references" / f"{digest(versions, self.key, pixels.numpy().tobytes())}.npy"
+        file = CACHE / "references" / f"{digest(versions, self.key, tensor.numpy().tobytes())}.npy"
         if not file.exists():
             self.reference.use_tiling = tiling
-            if pixels.ndim == 5:
-                self.reference.use_framewise_encoding = framewise
-            moments = [self.reference.encode(one[None]).latent_dist.parameters for one in pixels]
+            if tensor.ndim == 5:
+                self.reference.use_framewise_decoding = self.reference.use_framewise_encoding = framewise
+            # One picture at a time: what diffusers gives must not depend on the batch.
             content = io.BytesIO()
-            np.save(content, torch.cat(moments).numpy())
+            np.save(content, torch.cat([run(one[None]) for one in tensor]).numpy())
             write_whole(file, content.getvalue())
-        return DiagonalGaussianDistribution(torch.from_numpy(np.load(file)))
+        return torch.from_numpy(np.load(file))
 
     def scaled(self, latents: torch.Tensor) -> torch.Tensor:
         """Encoded latents as pipelines work with them: the way back from `unscaled`."""
