@@ -231,6 +231,7 @@ impl Shared {
             self.load_all()?;
         }
         self.shelf.rest();
+        self.shelf.reserve(self.memory_limit);
         info!(models = self.shelf.loaded(), "ready");
 
         let mut rested = false;

@@ -12,6 +12,9 @@ use vae::{DecodeOptions, Forecaster, HostTensor, Silent, Vae, VaeInfo};
 use crate::error::ServeError;
 use crate::{Model, memory};
 
+/// Width and height of a usual picture, in pixels.
+const PICTURE: usize = 512;
+
 /// What handlers know of a loaded model, while the model itself may be at work.
 pub(crate) struct Known {
     pub(crate) info: VaeInfo,
@@ -149,6 +152,23 @@ impl Shelf {
             }
         }
         self.at_rest.store(memory::anonymous().unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// Has the memory of a usual picture at hand for the first model, if it is loaded and the limit allows it, so that
+    /// the first request takes no longer than those after it.
+    pub(crate) fn reserve(&self, limit: Option<usize>) {
+        let (Some(slot), Some(known)) = (self.slots.first(), self.known(0)) else { return };
+        // A video takes too long for its pages to matter.
+        let (Some(forecaster), None) = (&known.forecaster, known.info.temporal_factor) else { return };
+        let side = PICTURE / known.info.spatial_factor;
+        let shape = [1, known.info.latent_channels, side, side];
+        let Ok(forecast) = forecaster.decode(&shape, &DecodeOptions::default()) else { return };
+        if limit.is_some_and(|limit| self.at_rest().saturating_add(forecast.memory()) > limit) {
+            return;
+        }
+        if let Some(vae) = slot.vae.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            vae.reserve(forecast.engine_memory);
+        }
     }
 
     /// Bytes that the process had when it last did nothing. Weights are not among them: the system can take back their

@@ -128,4 +128,8 @@ impl Vae for Foreseen {
     fn release(&mut self) {
         self.vae.release();
     }
+
+    fn reserve(&mut self, bytes: usize) {
+        self.vae.reserve(bytes);
+    }
 }

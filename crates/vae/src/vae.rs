@@ -150,4 +150,8 @@ pub trait Vae: Send {
 
     /// Gives back memory kept from earlier work. The next call takes it anew.
     fn release(&mut self);
+
+    /// Has memory at hand for work that will take `bytes` of the engine's
+    /// ([`Forecast::engine_memory`](crate::Forecast::engine_memory)), so that the work need not wait for it.
+    fn reserve(&mut self, _bytes: usize) {}
 }

@@ -180,6 +180,10 @@ impl Engine for CpuEngine {
         self.0.arena.release();
     }
 
+    fn reserve(&self, bytes: usize) {
+        self.0.reserve(bytes);
+    }
+
     fn lean(&self) -> Option<Self> {
         (self.0.storage != Storage::F16)
             .then(|| Self(Arc::new(Context { storage: Storage::F16, ..Context::clone(&self.0) })))

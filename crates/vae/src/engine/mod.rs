@@ -33,6 +33,8 @@ pub trait Engine: Send + 'static {
     fn limits(&self) -> Limits;
     /// Gives back cached memory.
     fn release(&self);
+    /// Has memory for work of so many bytes at hand, if there is so much, so that the work need not wait for it.
+    fn reserve(&self, _bytes: usize) {}
     /// The same device with values that take half the memory between layers and are rounded for it; `None` where they
     /// do so already, or cannot.
     fn lean(&self) -> Option<Self>

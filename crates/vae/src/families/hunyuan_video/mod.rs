@@ -171,6 +171,10 @@ impl<E: VideoEngine> Vae for AutoencoderKLHunyuanVideo<E> {
     fn release(&mut self) {
         self.engine.release();
     }
+
+    fn reserve(&mut self, bytes: usize) {
+        self.engine.reserve(bytes);
+    }
 }
 
 impl<E: VideoEngine> Rehearse for AutoencoderKLHunyuanVideo<E> {

@@ -227,6 +227,10 @@ impl<E: Engine> Vae for AutoencoderKL<E> {
     fn release(&mut self) {
         self.engine.release();
     }
+
+    fn reserve(&mut self, bytes: usize) {
+        self.engine.reserve(bytes);
+    }
 }
 
 impl<E: Engine> Rehearse for AutoencoderKL<E> {
