@@ -3,6 +3,7 @@
 use axum::http::{HeaderName, StatusCode};
 use vae::{DecodeOptions, EncodeOptions, Forecast, Forecaster, VaeError};
 
+use crate::Config;
 use crate::error::ApiError;
 
 /// Header that says how it was decoded or encoded: a name of [`Mode`].
@@ -62,6 +63,10 @@ pub(crate) struct Admission {
 }
 
 impl Admission {
+    pub(crate) fn new(config: &Config) -> Self {
+        Self { limit: config.memory_limit, on_large: config.on_large }
+    }
+
     /// How to decode latents of this shape, if `at_rest` bytes are taken already.
     ///
     /// # Errors

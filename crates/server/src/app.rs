@@ -108,7 +108,7 @@ impl App {
             names,
             origins: models.iter().map(Origin::of).collect(),
             executor: Executor::new(config, models),
-            admission: Admission { limit: config.memory_limit, on_large: config.on_large },
+            admission: Admission::new(config),
             access: Access::new(config.access.clone())?,
             metrics: Metrics::new(),
             limits: config.limits.clone(),

@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 use tracing::{Span, error, info, warn};
 use vae::{Cancelled, HostTensor, Observer, Vae, VaeError};
 
+use crate::admission::Admission;
 use crate::client::Client;
 use crate::error::{ApiError, ServeError};
 use crate::queue::{Admitted, Cost, Full, JobId, Queue, Started};
@@ -60,7 +61,9 @@ struct Shared {
     shelf: Shelf,
     /// Models are loaded at their first use, and put away for others.
     lazy: bool,
-    memory_limit: Option<usize>,
+    admission: Admission,
+    /// Work can be taken.
+    ready: AtomicBool,
     idle_release: Duration,
 }
 
@@ -89,7 +92,8 @@ impl Executor {
             wake: Condvar::new(),
             shelf: Shelf::new(models),
             lazy: config.lazy,
-            memory_limit: config.memory_limit,
+            admission: Admission::new(config),
+            ready: AtomicBool::new(config.lazy),
             idle_release: config.idle_release,
         }))
     }
@@ -111,9 +115,9 @@ impl Executor {
         &self.0.shelf
     }
 
-    /// Whether work can be taken: all models are loaded, or are loaded when they are needed.
+    /// Whether work can be taken: all models are loaded and memory is at hand, or models are loaded when they are needed.
     pub(crate) fn is_ready(&self) -> bool {
-        self.0.lazy || self.0.shelf.is_full()
+        self.0.ready.load(Ordering::Acquire)
     }
 
     /// Whether a request of this client would be admitted now.
@@ -231,7 +235,8 @@ impl Shared {
             self.load_all()?;
         }
         self.shelf.rest();
-        self.shelf.reserve(self.memory_limit);
+        self.shelf.reserve(&self.admission);
+        self.ready.store(true, Ordering::Release);
         info!(models = self.shelf.loaded(), "ready");
 
         let mut rested = false;
@@ -280,7 +285,7 @@ impl Shared {
         let _span = span.enter();
         let step = steps.as_ref().map(Steps::work);
         if self.lazy {
-            self.shelf.make_room(self.memory_limit, memory, model);
+            self.shelf.make_room(self.admission.limit, memory, model);
         }
         let mut taken = match self.shelf.take(model) {
             Ok(taken) => taken,

@@ -9,6 +9,7 @@ use std::time::Instant;
 use tracing::{info, warn};
 use vae::{DecodeOptions, Forecaster, HostTensor, Silent, Vae, VaeInfo};
 
+use crate::admission::{Admission, Granted};
 use crate::error::ServeError;
 use crate::{Model, memory};
 
@@ -154,20 +155,27 @@ impl Shelf {
         self.at_rest.store(memory::anonymous().unwrap_or(0), Ordering::Relaxed);
     }
 
-    /// Has the memory of a usual picture at hand for the first model, if it is loaded and the limit allows it, so that
-    /// the first request takes no longer than those after it.
-    pub(crate) fn reserve(&self, limit: Option<usize>) {
-        let (Some(slot), Some(known)) = (self.slots.first(), self.known(0)) else { return };
-        // A video takes too long for its pages to matter.
-        let (Some(forecaster), None) = (&known.forecaster, known.info.temporal_factor) else { return };
-        let side = PICTURE / known.info.spatial_factor;
-        let shape = [1, known.info.latent_channels, side, side];
-        let Ok(forecast) = forecaster.decode(&shape, &DecodeOptions::default()) else { return };
-        if limit.is_some_and(|limit| self.at_rest().saturating_add(forecast.memory()) > limit) {
-            return;
-        }
-        if let Some(vae) = slot.vae.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
-            vae.reserve(forecast.engine_memory);
+    /// Has the memory of a usual picture at hand, for each loaded model that decodes pictures, so that the first request
+    /// takes no longer than those after it. To be called at rest: memory that is kept for work is no part of
+    /// [`Shelf::at_rest`].
+    pub(crate) fn reserve(&self, admission: &Admission) {
+        for (model, slot) in self.slots.iter().enumerate() {
+            // A video takes too long for its pages to matter.
+            let Some(known) = self.known(model).filter(|known| known.info.temporal_factor.is_none()) else {
+                continue;
+            };
+            let side = PICTURE / known.info.spatial_factor;
+            let shape = [1, known.info.latent_channels, side, side];
+            let options = DecodeOptions::default();
+            let granted = admission.decode(known.forecaster.as_deref(), &shape, options, self.at_rest());
+            let Ok(Granted { forecast: Some(forecast), .. }) = granted else { continue };
+            // It may go over the limit where a request may.
+            let needed = self.at_rest().saturating_add(forecast.memory());
+            if admission.limit.is_none_or(|limit| needed <= limit)
+                && let Some(vae) = slot.vae.lock().unwrap_or_else(PoisonError::into_inner).as_mut()
+            {
+                vae.reserve(forecast.engine_memory);
+            }
         }
     }
 

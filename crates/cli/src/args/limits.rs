@@ -30,6 +30,10 @@ pub(crate) struct LimitArgs {
     /// How far to go from the exact decode where that does not fit into memory
     #[arg(long, value_name = "HOW", default_value = "lean")]
     on_large: OnLargeArg,
+    /// After how long without work the server gives back memory that it keeps for the next request, which then takes a
+    /// little longer
+    #[arg(long, value_name = "TIME", value_parser = time, default_value = "1m")]
+    idle_release: Duration,
     /// Size of the tensor or picture that a request sends, such as 64MiB
     #[arg(long, value_name = "SIZE", default_value_t = size(Limits::default().max_body_bytes))]
     max_body: ByteSize,
@@ -90,6 +94,7 @@ impl LimitArgs {
                 OnLargeArg::Tile => OnLarge::Tile,
                 OnLargeArg::Refuse => OnLarge::Refuse,
             },
+            idle_release: self.idle_release,
             max_pending_bytes: bytes(self.max_pending),
             max_connections: self.max_connections,
             timeout: self.timeout,
