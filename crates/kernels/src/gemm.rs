@@ -29,7 +29,7 @@ pub(crate) struct Tile<'a> {
 }
 
 /// Rows of the smaller tiles, besides MR, that finish a run of rows.
-const FINISH: [usize; 2] = [4, 8];
+const FINISH: [usize; 5] = [2, 4, 6, 8, 10];
 
 /// How many rows tiles of `mr` rows and the smaller ones compute where `rows` are wanted.
 pub(crate) fn rows_computed(rows: usize, mr: usize) -> usize {

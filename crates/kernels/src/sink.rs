@@ -118,6 +118,9 @@ impl PartialsWriter {
     }
 }
 
+/// f32 values in a line of the cache.
+const LINE: usize = 16;
+
 /// Where results go.
 #[derive(Clone, Copy)]
 pub(crate) struct Sink<'a> {
@@ -157,6 +160,28 @@ impl<'a> Sink<'a> {
     #[inline(always)]
     pub(crate) fn prefetch<S: Simd>(&self, simd: S, pixel: usize, c: usize) {
         simd.prefetch(self.data.wrapping_add((pixel * self.stride + c) * self.storage.size()).cast());
+    }
+
+    /// Whether a vector of `S` is a whole line of the cache that nothing needs to be read of: it can be written past the
+    /// caches ([`Sink::put_past`]), which otherwise fetch each line before it is overwritten.
+    #[inline(always)]
+    pub(crate) fn takes_whole_lines<S: Simd>(&self) -> bool {
+        self.storage == Storage::F32 && self.residual_unit.is_none() && S::LANES == LINE
+    }
+
+    /// As [`Sink::put`], past the caches. [`Simd::publish`] must follow.
+    ///
+    /// # Safety
+    /// As for `put`, and the sink [takes whole lines](Sink::takes_whole_lines).
+    #[inline(always)]
+    pub(crate) unsafe fn put_past<S: Simd>(&self, simd: S, pixel: usize, c: usize, v: S::V) -> S::V {
+        // SAFETY: inside by the caller's promise; bias holds `stride` values (checked in `new`). Buffers begin with a page
+        // and pixels and vectors with a line, as strides are multiples of `PAD`.
+        unsafe {
+            let v = simd.add(v, simd.load(self.bias.as_ptr().add(c)));
+            simd.store_past(self.data.cast::<f32>().add(pixel * self.stride + c), v);
+            v
+        }
     }
 
     /// Adds bias and residual to `v`, stores it as the channels from `c` on of `pixel`, and returns the sum.

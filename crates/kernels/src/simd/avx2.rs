@@ -30,7 +30,8 @@ unsafe fn tile_shell(simd: Avx2, tile: &Tile) {
     // SAFETY: the caller keeps Tile's contract.
     unsafe {
         match tile.rows {
-            ..=4 => microkernel::<Avx2, 4, 2>(simd, tile),
+            ..=2 => microkernel::<Avx2, 2, 2>(simd, tile),
+            3..=4 => microkernel::<Avx2, 4, 2>(simd, tile),
             _ => microkernel::<Avx2, 6, 2>(simd, tile),
         }
     }

@@ -29,8 +29,11 @@ unsafe fn tile_shell(simd: Avx512, tile: &Tile) {
     // SAFETY: the caller keeps Tile's contract.
     unsafe {
         match tile.rows {
-            ..=4 => microkernel::<Avx512, 4, 2>(simd, tile),
-            5..=8 => microkernel::<Avx512, 8, 2>(simd, tile),
+            ..=2 => microkernel::<Avx512, 2, 2>(simd, tile),
+            3..=4 => microkernel::<Avx512, 4, 2>(simd, tile),
+            5..=6 => microkernel::<Avx512, 6, 2>(simd, tile),
+            7..=8 => microkernel::<Avx512, 8, 2>(simd, tile),
+            9..=10 => microkernel::<Avx512, 10, 2>(simd, tile),
             _ => microkernel::<Avx512, 12, 2>(simd, tile),
         }
     }

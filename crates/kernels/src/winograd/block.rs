@@ -1,6 +1,7 @@
 //! The three steps of a block of tiles: input, product, output.
 
 use super::layout::{Layout, Patch};
+use super::phases::{Phase, phases, products};
 use super::scheme::{MAX, Scheme};
 use super::{STAGED, STAGED_CHANNELS};
 use crate::gemm::{Tile, prefetched};
@@ -25,11 +26,10 @@ pub(super) struct Block<'a, C: Scheme> {
     pub(super) tiles: Patch,
     /// Which of the tiles the products and outputs are of; the inputs are of all.
     pub(super) range: std::ops::Range<usize>,
-    pub(super) phases: usize,
-    /// The phase whose filters U begins with.
-    pub(super) first_phase: usize,
+    /// The panel that U begins with, and how many there are in all.
+    pub(super) first_panel: usize,
     pub(super) panels: usize,
-    /// Which chunks of output channels, over all phases that U holds.
+    /// Which chunks of output channels.
     pub(super) chunks: std::ops::Range<usize>,
     pub(super) partials: PartialsWriter,
     /// The part of the statistics that phase 0 of this block writes.
@@ -45,8 +45,7 @@ impl<C: Scheme> Op for Block<'_, C> {
         unsafe {
             self.input(simd, 0..self.windows());
             for chunk in self.chunks.clone() {
-                self.product(simd, chunk);
-                self.output(simd, chunk);
+                self.chunk(simd, chunk);
             }
         }
         let _ = self.scheme;
@@ -82,10 +81,7 @@ impl<C: Scheme> Op for Output<'_, C> {
     fn run<S: Simd>(self, simd: S) {
         // SAFETY: scratch and V hold what `layout` says, V is written, U holds all panels; each run's tiles and each
         // chunk's channels are this task's own.
-        unsafe {
-            self.block.product(simd, self.chunk);
-            self.block.output(simd, self.chunk);
-        }
+        unsafe { self.block.chunk(simd, self.chunk) }
     }
 }
 
@@ -174,36 +170,64 @@ impl<C: Scheme> Block<'_, C> {
         }
     }
 
-    /// The phase, counted from the first of U, the first panel within it, and how many panels a chunk has.
+    /// The first panel of a chunk, and how many it has.
     #[inline(always)]
-    pub(super) fn chunk_panels(&self, chunk: usize, nr: usize) -> (usize, usize, usize) {
+    pub(super) fn chunk_panels(&self, chunk: usize, nr: usize) -> (usize, usize) {
         let per_chunk = self.layout.chunk / nr;
-        let chunks_per_phase = self.panels.div_ceil(per_chunk);
-        let (phase, first) = (chunk / chunks_per_phase, chunk % chunks_per_phase * per_chunk);
-        (phase, first, per_chunk.min(self.panels - first))
+        let first = chunk * per_chunk;
+        (first, per_chunk.min(self.panels - first))
+    }
+
+    /// Where U has the filters of a chunk for a phase, whose panels are of `panel_size` values.
+    #[inline(always)]
+    pub(super) fn filters(&self, chunk: usize, phase: Phase, nr: usize, panel_size: usize) -> *const f32 {
+        let (first, count) = self.chunk_panels(chunk, nr);
+        let before = (first - self.first_panel) * products::<C>() + phase.before::<C>() * count;
+        self.u.get().wrapping_add(before * panel_size).cast_const()
+    }
+
+    /// Steps 2 and 3 for one chunk.
+    ///
+    /// # Safety
+    /// The scratch holds what `layout` says, V is written, and U holds the chunk's panels.
+    #[inline(always)]
+    unsafe fn chunk<S: Simd>(&self, simd: S, chunk: usize) {
+        for phase in Phase::all::<C>() {
+            // SAFETY: by the caller's promise.
+            unsafe {
+                self.product(simd, chunk, phase);
+                self.output(simd, chunk, phase);
+            }
+        }
     }
 
     /// Step 2.
     ///
     /// # Safety
-    /// The scratch holds what `layout` says, V is written, and U holds all panels.
+    /// The scratch holds what `layout` says, V is written, and U holds the chunk's panels.
     #[inline(always)]
-    pub(super) unsafe fn product<S: Simd>(&self, simd: S, chunk: usize) {
-        let planes = C::N * C::N;
-        let (phase, first, count) = self.chunk_panels(chunk, S::NR);
+    unsafe fn product<S: Simd>(&self, simd: S, chunk: usize, phase: Phase) {
+        let (_, count) = self.chunk_panels(chunk, S::NR);
         let tiles = self.range.len();
         let depth = self.layout.depth;
         let panel_size = depth * S::NR;
-        let u = self.u.get().wrapping_add((phase * self.panels + first) * planes * panel_size).cast_const();
+        let u = self.filters(chunk, phase, S::NR, panel_size);
         // Values that one tile prefetches.
         let ahead = prefetched::<S>(depth);
-        for plane in 0..planes {
-            let u = u.wrapping_add(plane * count * panel_size);
-            let v = self.layout.v + plane * self.layout.v_plane + self.range.start * depth;
-            let v = self.v.get().wrapping_add(v).cast_const();
-            let m = self.scratch.get().wrapping_add(self.layout.m + plane * self.layout.m_plane);
+        let v_of = |plane: usize| {
+            let at = self.layout.v + plane * self.layout.v_plane + self.range.start * depth;
+            self.v.get().wrapping_add(at).cast_const()
+        };
+        let own = phase.own::<C>();
+        let own = own.as_slice();
+        for (index, &plane) in own.iter().enumerate() {
+            let u = u.wrapping_add(index * count * panel_size);
+            let v = v_of(plane);
+            let m = self.layout.m + phase.place::<C>(plane / C::N, plane % C::N) * self.layout.m_plane;
+            let m = self.scratch.get().wrapping_add(m);
             // What the next plane needs comes in while this one is computed: its panels follow this one's.
-            let mut next = [v.wrapping_add(self.layout.v_plane), u.wrapping_add(count * panel_size)];
+            let following = own.get(index + 1).copied().unwrap_or(0);
+            let mut next = [v_of(following), u.wrapping_add(count * panel_size)];
             for row in (0..tiles).step_by(S::MR) {
                 for panel in 0..count {
                     // SAFETY: V has MR rows from `row` on (its tiles are rounded up to MR), M too; the panel is
@@ -232,12 +256,12 @@ impl<C: Scheme> Block<'_, C> {
     /// # Safety
     /// The scratch holds what `layout` says, and M is written.
     #[inline(always)]
-    pub(super) unsafe fn output<S: Simd>(&self, simd: S, chunk: usize) {
-        let (phase, first_panel, count) = self.chunk_panels(chunk, S::NR);
-        let phase = self.first_phase + phase;
+    pub(super) unsafe fn output<S: Simd>(&self, simd: S, chunk: usize, phase: Phase) {
+        let (first_panel, count) = self.chunk_panels(chunk, S::NR);
         // The image's rows and columns that this phase writes: every one, or every second.
-        let step = if self.phases == 4 { 2 } else { 1 };
-        let (py, px) = (phase / 2, phase % 2);
+        let step = if phases::<C>() == 4 { 2 } else { 1 };
+        let Phase { py, px } = phase;
+        let part = self.part + phase.index();
         let begin = first_panel * S::NR;
         let end = (begin + count * S::NR).min(self.sink.stride);
         // Where the outputs of a tile lie: the first row and column, and which of them are inside the image.
@@ -252,6 +276,7 @@ impl<C: Scheme> Block<'_, C> {
         let pixel_of = |line: usize, left: isize, x: usize| {
             line * self.sink.width + (left + x as isize) as usize * step + px
         };
+        let past = self.sink.takes_whole_lines::<S>();
         let mut tmp = [[simd.zero(); MAX]; MAX];
         let mut seen = 0u32;
         let mut following = place(self.range.start);
@@ -269,16 +294,19 @@ impl<C: Scheme> Block<'_, C> {
                     let m = self.layout.m
                         + row
                         + if c + LINE < end { c + LINE - begin } else { self.layout.chunk };
-                    for plane in 0..C::N * C::N {
-                        simd.prefetch(self.scratch.get().wrapping_add(m + plane * self.layout.m_plane));
+                    for y in 0..C::N {
+                        for x in 0..C::N {
+                            let m = m + phase.place::<C>(y, x) * self.layout.m_plane;
+                            simd.prefetch(self.scratch.get().wrapping_add(m));
+                        }
                     }
-                    // ... of the image likewise.
+                    // ... of the image likewise, if it is read or written by way of the caches.
                     let (channel, (top, left, ys, xs)) = if c + LINE < end {
                         (c + LINE, (top, left, ys.clone(), xs.clone()))
                     } else {
                         (begin, following.clone())
                     };
-                    for y in ys {
+                    for y in if past { 0..0 } else { ys } {
                         let line = line_of(top, y);
                         for x in xs.clone() {
                             self.sink.prefetch(simd, pixel_of(line, left, x), channel);
@@ -288,7 +316,8 @@ impl<C: Scheme> Block<'_, C> {
                 for x in 0..C::N {
                     let column = std::array::from_fn(|y| {
                         if y < C::N {
-                            let at = self.layout.m + (y * C::N + x) * self.layout.m_plane + row + c - begin;
+                            let place = phase.place::<C>(y, x);
+                            let at = self.layout.m + place * self.layout.m_plane + row + c - begin;
                             // SAFETY: inside M.
                             unsafe { simd.load(self.scratch.get().add(at)) }
                         } else {
@@ -309,7 +338,13 @@ impl<C: Scheme> Block<'_, C> {
                     for x in xs.clone() {
                         let pixel = pixel_of(line, left, x);
                         // SAFETY: inside the output image; this block alone writes this pixel's channels.
-                        let v = unsafe { self.sink.put(simd, pixel, c, values[x]) };
+                        let v = unsafe {
+                            if past {
+                                self.sink.put_past(simd, pixel, c, values[x])
+                            } else {
+                                self.sink.put(simd, pixel, c, values[x])
+                            }
+                        };
                         tmp[y][x] = v;
                         sum = simd.add(sum, v);
                         abs_max = simd.max(abs_max, simd.abs(v));
@@ -324,12 +359,15 @@ impl<C: Scheme> Block<'_, C> {
                     }
                 }
                 // SAFETY: this block's part and this chunk's channels.
-                unsafe { self.partials.merge(simd, self.part + phase, c, seen, pixels, [mean, m2, abs_max]) };
+                unsafe { self.partials.merge(simd, part, c, seen, pixels, [mean, m2, abs_max]) };
             }
             seen += pixels;
         }
+        if past {
+            simd.publish();
+        }
         // SAFETY: this block's part; every chunk of the phase states the same number.
-        unsafe { self.partials.set_count(self.part + phase, seen) };
+        unsafe { self.partials.set_count(part, seen) };
     }
 }
 

@@ -8,6 +8,7 @@
 use super::block::Block;
 use super::filter::{Filters, TransformPanel};
 use super::layout::{Grid, Layout};
+use super::phases::{Phase, phases, products};
 use super::scheme::Scheme;
 use super::{CHUNK, TILES};
 use crate::arena::{Buffer, OutOfMemory};
@@ -35,7 +36,7 @@ pub(crate) fn run<C: Scheme>(
     let context = job.context;
     let (mr, nr) = context.isa.tile_shape();
     let x = job.source.x;
-    let phases = if C::R == 2 { 4 } else { 1 };
+    let phases = phases::<C>();
     let extra = usize::from(C::R == 2);
     let (tiles_y, tiles_x) = ((x.height + extra).div_ceil(C::M), (x.width + extra).div_ceil(C::M));
     let depth = x.stride;
@@ -50,7 +51,7 @@ pub(crate) fn run<C: Scheme>(
     let most = (phases * columns / 8).clamp(*TILES.start(), *TILES.end() / 2);
     let grid = Grid::new([tiles_y, tiles_x], most, threads, mr);
     let blocks = grid.blocks();
-    let chunks = phases * columns.div_ceil(chunk);
+    let chunks = columns.div_ceil(chunk);
     let groups = if blocks >= threads { 1 } else { threads.div_ceil(blocks).min(chunks) };
 
     let tiles = grid.most().next_multiple_of(mr);
@@ -75,7 +76,6 @@ pub(crate) fn run<C: Scheme>(
             views: &views,
             sinks: &sinks,
             ring,
-            panels,
             block: Block::<C> {
                 scheme,
                 view: views[0],
@@ -86,8 +86,7 @@ pub(crate) fn run<C: Scheme>(
                 layout: ring.layout,
                 tiles: grid.block(block),
                 range: 0..grid.block(block).count(),
-                phases,
-                first_phase: 0,
+                first_panel: 0,
                 panels,
                 chunks: chunks * group / groups..chunks * (group + 1) / groups,
                 partials: writer,
@@ -99,7 +98,7 @@ pub(crate) fn run<C: Scheme>(
     Ok(partials.merge(0..frames * blocks * phases))
 }
 
-/// `U[phase][chunk][N * N][panel][filter][in][NR]` for every filter of the schedule.
+/// `U[chunk][phase][plane][panel][filter][in][NR]` for every filter of the schedule.
 fn transformed_filters<C: Scheme>(
     job: &Job<'_>,
     schedule: &Schedule,
@@ -110,17 +109,16 @@ fn transformed_filters<C: Scheme>(
     let nr = context.isa.tile_shape().1;
     let depth = job.source.x.stride;
     let panels = job.y.stride.div_ceil(nr);
-    let phases = if C::R == 2 { 4 } else { 1 };
+    let (phases, products) = (phases::<C>(), products::<C>());
     let (count, size) = (schedule.filters.len(), depth * nr);
-    let panel_size = C::N * C::N * count * size;
-    let u = context.arena.take(phases * panels * panel_size * 4)?;
+    let u = context.arena.take(panels * products * count * size * 4)?;
     let u_ptr = Shared::new(u.ptr().cast::<f32>());
-    context.pool.run(phases * panels * count, |_, index| {
-        let (panel, filter) = (index / count, index % count);
-        let (phase, panel) = (panel / panels, panel % panels);
+    context.pool.run(panels * phases * count, |_, index| {
+        let (panel, filter) = (index / count / phases, index % count);
+        let phase = Phase::nth(index / count % phases);
         let begin = panel / per_chunk * per_chunk;
         let in_chunk = per_chunk.min(panels - begin);
-        let first = (phase * panels + begin) * panel_size + ((panel - begin) * count + filter) * size;
+        let before = begin * products + phase.before::<C>() * in_chunk + (panel - begin);
         context.isa.run(TransformPanel {
             scheme,
             filters: Filters {
@@ -131,9 +129,9 @@ fn transformed_filters<C: Scheme>(
                 time: Some(schedule.filters[filter]),
             },
             first: panel * nr,
-            phase: (phases == 4).then_some([phase / 2, phase % 2]),
+            phase,
             // SAFETY: the buffer has room for every panel of every filter, and each task writes its own.
-            out: unsafe { u_ptr.get().add(first) },
+            out: unsafe { u_ptr.get().add((before * count + filter) * size) },
             plane_size: in_chunk * count * size,
         });
     });
@@ -175,7 +173,6 @@ struct Clip<'a, C: Scheme> {
     views: &'a [View],
     sinks: &'a [Sink<'a>],
     ring: Ring,
-    panels: usize,
     /// The first frame's; the others differ in what they read and write.
     block: Block<'a, C>,
     /// From a block's part of the statistics to its part of the next frame's.
@@ -203,8 +200,10 @@ impl<C: Scheme> Op for Clip<'_, C> {
                 self.block.sink = self.sinks[t];
                 self.block.part = first_part + t * self.parts_per_frame;
                 for chunk in self.block.chunks.clone() {
-                    self.product(simd, chunk, output);
-                    self.block.output(simd, chunk);
+                    for phase in Phase::all::<C>() {
+                        self.product(simd, chunk, phase, output);
+                        self.block.output(simd, chunk, phase);
+                    }
                 }
             }
         }
@@ -218,36 +217,36 @@ impl<C: Scheme> Clip<'_, C> {
     /// # Safety
     /// The scratch holds what the ring says, the frames' V are written, and U holds all panels of all filters.
     #[inline(always)]
-    unsafe fn product<S: Simd>(&self, simd: S, chunk: usize, output: &OutputFrame) {
+    unsafe fn product<S: Simd>(&self, simd: S, chunk: usize, phase: Phase, output: &OutputFrame) {
         let layout = self.ring.layout;
-        let planes = C::N * C::N;
-        let (phase, first, count) = self.block.chunk_panels(chunk, S::NR);
+        let (_, count) = self.block.chunk_panels(chunk, S::NR);
         let tiles = self.block.tiles.count();
         let depth = layout.depth;
         let size = depth * S::NR;
         let filters = self.schedule.filters.len();
-        let u = self
-            .block
-            .u
-            .get()
-            .wrapping_add((phase * self.panels + first) * planes * filters * size + output.first * size)
-            .cast_const();
+        let u = self.block.filters(chunk, phase, S::NR, filters * size).wrapping_add(output.first * size);
         let scratch = self.block.scratch.get();
         let mut segments = [std::ptr::null::<f32>(); MOST];
         let segments = &mut segments[..output.frames().len()];
         // Values that one tile prefetches.
         let ahead = prefetched::<S>(depth);
-        for plane in 0..planes {
-            let u = u.wrapping_add(plane * count * filters * size);
-            let m = scratch.wrapping_add(layout.m + plane * layout.m_plane);
-            let v = |frame| scratch.wrapping_add(self.ring.v(frame) + plane * layout.v_plane).cast_const();
+        let v_of = |frame, plane: usize| {
+            scratch.wrapping_add(self.ring.v(frame) + plane * layout.v_plane).cast_const()
+        };
+        let newest = output.frames().iter().fold(0, |newest, &frame| newest.max(frame));
+        let own = phase.own::<C>();
+        let own = own.as_slice();
+        for (index, &plane) in own.iter().enumerate() {
+            let u = u.wrapping_add(index * count * filters * size);
+            let place = phase.place::<C>(plane / C::N, plane % C::N);
+            let m = scratch.wrapping_add(layout.m + place * layout.m_plane);
             // What the next plane needs comes in while this one is computed.
-            let newest = output.frames().iter().fold(0, |newest, &frame| newest.max(frame));
-            let mut next = [v(newest).wrapping_add(layout.v_plane), u.wrapping_add(count * filters * size)];
+            let following = own.get(index + 1).copied().unwrap_or(0);
+            let mut next = [v_of(newest, following), u.wrapping_add(count * filters * size)];
             for row in (0..tiles).step_by(S::MR) {
                 for panel in 0..count {
                     for (segment, &frame) in segments.iter_mut().zip(output.frames()) {
-                        *segment = v(frame).wrapping_add(row * depth);
+                        *segment = v_of(frame, plane).wrapping_add(row * depth);
                     }
                     // SAFETY: each V has MR rows from `row` on (its tiles are rounded up to MR), M too; the panel and
                     // the filters that follow each other in it are U's.

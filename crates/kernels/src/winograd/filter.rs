@@ -2,6 +2,7 @@
 //!
 //! Done anew for each layer of each decode: kept for good they would need seven times the memory of the weights.
 
+use super::phases::Phase;
 use super::scheme::{MAX, Scheme};
 use crate::schedule::TimeTaps;
 use crate::simd::{Op, Simd};
@@ -31,9 +32,8 @@ pub(crate) struct TransformPanel<'a, C: Scheme> {
     pub(crate) filters: Filters<'a>,
     /// The first output channel of the panel.
     pub(crate) first: usize,
-    /// The output phase of an upsampling convolution, `[y, x]`.
-    pub(crate) phase: Option<[usize; 2]>,
-    /// Where the panel goes: `[depth][NR]` values for each of the `N * N` planes.
+    pub(crate) phase: Phase,
+    /// Where the panel goes: `[depth][NR]` values for each plane that is the phase's own.
     pub(crate) out: *mut f32,
     /// From one plane to the next.
     pub(crate) plane_size: usize,
@@ -55,6 +55,7 @@ impl<C: Scheme> Op for TransformPanel<'_, C> {
         let mut scratch = vec![0.0f32; BLOCK * (9 * S::NR + taps)];
         let (transposed, row) = scratch.split_at_mut(BLOCK * 9 * S::NR);
         let mut half = [[[simd.zero(); 3]; MAX]; MAX_VECTORS];
+        let own = self.phase.own::<C>();
         for begin in (0..depth).step_by(BLOCK) {
             let width = BLOCK.min(depth - begin);
             let real = in_channels.saturating_sub(begin).min(width);
@@ -80,7 +81,7 @@ impl<C: Scheme> Op for TransformPanel<'_, C> {
                         // SAFETY: `transposed` holds `width * 9 * NR` values.
                         unsafe { simd.load(transposed[at..at + S::LANES].as_ptr()) }
                     };
-                    let g = effective::<S, C>(simd, self.phase, load);
+                    let g = effective::<S, C>(self.phase, simd, load);
                     for (n, half) in half.iter_mut().enumerate().take(C::N) {
                         for x in 0..C::R {
                             let mut sum = simd.mul(g[0][x], simd.splat(C::G[n][0]));
@@ -93,18 +94,17 @@ impl<C: Scheme> Op for TransformPanel<'_, C> {
                 }
                 // ... then (G g) Gᵀ, by rows. A plane's vectors are written together, as they share a line: the
                 // planes lie a power of two apart and would push each other out of the cache in between.
-                for n in 0..C::N {
-                    for m in 0..C::N {
-                        let at = (n * C::N + m) * self.plane_size + (begin + i) * S::NR;
-                        for (v, half) in half.iter().enumerate().take(vectors) {
-                            let mut sum = simd.mul(half[n][0], simd.splat(C::G[m][0]));
-                            for x in 1..C::R {
-                                sum = simd.fma(half[n][x], simd.splat(C::G[m][x]), sum);
-                            }
-                            // SAFETY: `out` has room for `depth * NR` values in each plane, `begin + i < depth`, and
-                            // panels begin at whole lines.
-                            unsafe { simd.store_past(self.out.add(at + v * S::LANES), sum) };
+                for (index, &plane) in own.as_slice().iter().enumerate() {
+                    let (n, m) = (plane / C::N, plane % C::N);
+                    let at = index * self.plane_size + (begin + i) * S::NR;
+                    for (v, half) in half.iter().enumerate().take(vectors) {
+                        let mut sum = simd.mul(half[n][0], simd.splat(C::G[m][0]));
+                        for x in 1..C::R {
+                            sum = simd.fma(half[n][x], simd.splat(C::G[m][x]), sum);
                         }
+                        // SAFETY: `out` has room for `depth * NR` values in each plane, `begin + i < depth`, and
+                        // panels begin at whole lines.
+                        unsafe { simd.store_past(self.out.add(at + v * S::LANES), sum) };
                     }
                 }
             }
@@ -116,30 +116,19 @@ impl<C: Scheme> Op for TransformPanel<'_, C> {
 
 /// The `R × R` filter that the scheme sees.
 #[inline(always)]
-fn effective<S: Simd, C: Scheme>(
-    simd: S,
-    phase: Option<[usize; 2]>,
-    load: impl Fn(usize) -> S::V,
-) -> [[S::V; 3]; 3] {
+fn effective<S: Simd, C: Scheme>(phase: Phase, simd: S, load: impl Fn(usize) -> S::V) -> [[S::V; 3]; 3] {
     let mut g = [[simd.zero(); 3]; 3];
-    match phase {
-        None => {
-            for y in 0..3 {
-                for x in 0..3 {
-                    g[y][x] = load(y * 3 + x);
-                }
+    for y in 0..3 {
+        for x in 0..3 {
+            let value = load(y * 3 + x);
+            if C::R == 3 {
+                g[y][x] = value;
+                continue;
             }
-        }
-        Some([py, px]) => {
-            for y in 0..3 {
-                for x in 0..3 {
-                    let value = load(y * 3 + x);
-                    for j in 0..2 {
-                        for i in 0..2 {
-                            if PHASE_TAPS[py][j][y] && PHASE_TAPS[px][i][x] {
-                                g[j][i] = simd.add(g[j][i], value);
-                            }
-                        }
+            for j in 0..2 {
+                for i in 0..2 {
+                    if PHASE_TAPS[phase.py][j][y] && PHASE_TAPS[phase.px][i][x] {
+                        g[j][i] = simd.add(g[j][i], value);
                     }
                 }
             }

@@ -1,5 +1,6 @@
 //! How an image is cut into blocks of tiles, and how a block's intermediate results lie in memory.
 
+use super::phases::places;
 use super::scheme::Scheme;
 use super::{STAGED, STAGED_CHANNELS};
 use crate::gemm::rows_computed;
@@ -107,7 +108,7 @@ impl Layout {
         let side = |tiles: usize| tiles * C::M + C::N - C::M;
         let staged = side(STAGED[0]) * side(STAGED[1]) * STAGED_CHANNELS;
         let (v, m) = if shared { (0, staged) } else { (staged, staged + planes * v_plane) };
-        Self { depth, chunk, v, v_plane, m_plane, m, end: m + planes * m_plane }
+        Self { depth, chunk, v, v_plane, m_plane, m, end: m + places::<C>() * m_plane }
     }
 
     /// Bytes of a shared `V`.

@@ -11,7 +11,7 @@
 //! are transformed before, by all workers (see [`filter`]).
 //!
 //! A nearest 2× upsampling followed by a 3×3 convolution is four 2×2 convolutions on the small image, one for each
-//! phase of the output. They share steps 1 and stack their output channels in step 2.
+//! phase of the output. They share step 1 and some of the products of step 2 (see [`phases`]).
 //!
 //! Rounding error, relative to `sqrt(Σ w² Σ x²)` over a filter's support: see [`crate::plan`].
 
@@ -19,6 +19,7 @@ mod block;
 mod causal;
 mod filter;
 mod layout;
+mod phases;
 mod scheme;
 
 use crate::arena::OutOfMemory;
@@ -29,6 +30,7 @@ use block::{Block, Input, Output};
 pub(crate) use causal::run as run_causal;
 use filter::{Filters, TransformPanel};
 use layout::{Grid, Layout};
+use phases::{Phase, phases, products};
 pub(crate) use scheme::{F4x3, F5x2, F6x3, F7x2, Scheme};
 
 /// Output channels of one product: `M` of a block stays in the second-level cache.
@@ -38,7 +40,7 @@ const CHUNK: usize = 64;
 const FEW_ROUNDS: usize = 12;
 /// The most bytes of a shared `V`: the third-level cache of a few cores.
 const SHARED_V: usize = 24 << 20;
-/// The most bytes of filters at a time, as far as they belong to different phases.
+/// The most bytes of filters at a time.
 const FILTERS: usize = 144 << 20;
 /// Rows and columns of tiles, and channels, whose inputs are staged together: they stay in the second-level cache, so
 /// that each value is read, normalised and activated about once though neighbouring tiles overlap.
@@ -54,7 +56,7 @@ pub(crate) fn run<C: Scheme>(job: &mut Job<'_>, scheme: C) -> Result<Ready, OutO
     let context = job.context;
     let (_, nr) = context.isa.tile_shape();
     let x = job.source.x;
-    let phases = if C::R == 2 { 4 } else { 1 };
+    let phases = phases::<C>();
     // An upsampling convolution's odd phase starts one input earlier, hence the additional one.
     let extra = usize::from(C::R == 2);
     let (tiles_y, tiles_x) = ((x.height + extra).div_ceil(C::M), (x.width + extra).div_ceil(C::M));
@@ -77,6 +79,7 @@ pub(crate) fn run<C: Scheme>(job: &mut Job<'_>, scheme: C) -> Result<Ready, OutO
         grid = Grid::new([tiles_y, tiles_x], fits.max(*TILES.end()), 1, mr);
     }
     let blocks = grid.blocks();
+    let chunks = panels.div_ceil(per_chunk);
     // Shared blocks are cut into runs of tiles for each chunk of channels.
     let runs = if shared { grid.most().div_ceil(*TILES.end()) } else { 1 };
     let (tiles, in_run) = (grid.most().next_multiple_of(mr), grid.most().div_ceil(runs).next_multiple_of(mr));
@@ -91,7 +94,7 @@ pub(crate) fn run<C: Scheme>(job: &mut Job<'_>, scheme: C) -> Result<Ready, OutO
     let sinks: Vec<Sink<'_>> = (0..x.batch).map(|image| job.sink(image)).collect();
     let source = job.source;
 
-    // The filters of some phases at a time, so that they do not outgrow the image.
+    // The filters of some chunks at a time, so that they do not outgrow the image.
     let filters = Filters {
         weight: job.weight,
         out_channels: job.y.channels,
@@ -99,29 +102,29 @@ pub(crate) fn run<C: Scheme>(job: &mut Job<'_>, scheme: C) -> Result<Ready, OutO
         depth,
         time: None,
     };
-    let panel_size = C::N * C::N * depth * nr;
-    let together = (FILTERS / (panels * panel_size * 4)).clamp(1, phases);
-    let u = context.arena.take(together * panels * panel_size * 4)?;
+    let (products, panel_size) = (products::<C>(), depth * nr);
+    let together = (FILTERS / (per_chunk * products * panel_size * 4)).clamp(1, chunks);
+    let u = context.arena.take((together * per_chunk).min(panels) * products * panel_size * 4)?;
     let u = Shared::new(u.ptr().cast::<f32>());
-    for first_phase in (0..phases).step_by(together) {
-        let together = together.min(phases - first_phase);
-        context.pool.run(together * panels, |_, index| {
-            let (phase, panel) = (index / panels, index % panels);
+    for first_chunk in (0..chunks).step_by(together) {
+        let chunks = first_chunk..chunks.min(first_chunk + together);
+        let first_panel = first_chunk * per_chunk;
+        let in_u = panels.min(chunks.end * per_chunk) - first_panel;
+        context.pool.run(in_u * phases, |_, index| {
+            let (panel, phase) = (index / phases, Phase::nth(index % phases));
             let begin = panel / per_chunk * per_chunk;
-            let count = per_chunk.min(panels - begin);
-            // SAFETY: the buffer has room for every panel, and each task writes its own.
-            let out =
-                unsafe { u.get().add((phase * panels + begin) * panel_size + (panel - begin) * depth * nr) };
+            let count = per_chunk.min(in_u - begin);
+            let at = begin * products + phase.before::<C>() * count + (panel - begin);
             context.isa.run(TransformPanel {
                 scheme,
                 filters,
-                first: panel * nr,
-                phase: (phases == 4).then_some([(first_phase + phase) / 2, (first_phase + phase) % 2]),
-                out,
-                plane_size: count * depth * nr,
+                first: (first_panel + panel) * nr,
+                phase,
+                // SAFETY: the buffer has room for every panel, and each task writes its own.
+                out: unsafe { u.get().add(at * panel_size) },
+                plane_size: count * panel_size,
             });
         });
-        let chunks = together * columns.div_ceil(chunk);
         // Run `run` of block `part / runs`, counted over all images.
         let block = |worker: usize, part: usize, run: usize| {
             let (image, tiles) = (part / blocks, grid.block(part % blocks));
@@ -136,10 +139,9 @@ pub(crate) fn run<C: Scheme>(job: &mut Job<'_>, scheme: C) -> Result<Ready, OutO
                 layout,
                 tiles,
                 range: count.min(run * in_run)..count.min((run + 1) * in_run),
-                phases,
-                first_phase,
+                first_panel,
                 panels,
-                chunks: 0..chunks,
+                chunks: chunks.clone(),
                 partials: writer,
                 part: (part * runs + run) * phases,
             }
@@ -152,8 +154,8 @@ pub(crate) fn run<C: Scheme>(job: &mut Job<'_>, scheme: C) -> Result<Ready, OutO
             context.pool.run(block(0, part, 0).windows(), |worker, window| {
                 context.isa.run(Input { block: block(worker, part, 0), window });
             });
-            context.pool.run(chunks * runs, |worker, index| {
-                let (chunk, run) = (index / runs, index % runs);
+            context.pool.run(chunks.len() * runs, |worker, index| {
+                let (chunk, run) = (chunks.start + index / runs, index % runs);
                 context.isa.run(Output { block: block(worker, part, run), chunk });
             });
         }
