@@ -11,7 +11,7 @@
 //! are transformed before, by all workers (see [`filter`]).
 //!
 //! A nearest 2× upsampling followed by a 3×3 convolution is four 2×2 convolutions on the small image, one for each
-//! phase of the output. They share step 1 and some of the products of step 2 (see [`phases`]).
+//! phase of the output. They share step 1 and some of the products of step 2 (see [`mod@phases`]).
 //!
 //! Rounding error, relative to `sqrt(Σ w² Σ x²)` over a filter's support: see [`crate::plan`].
 
