@@ -4,7 +4,7 @@
 //! `B` is packed as a panel, `NR` values for each `k` in turn. Several segments `s` sum up the taps of a convolution
 //! without leaving the registers.
 
-use crate::simd::Simd;
+use crate::simd::{LINE, Simd};
 
 /// One register tile's work.
 ///
@@ -38,9 +38,6 @@ pub(crate) fn rows_computed(rows: usize, mr: usize) -> usize {
         if rest == 0 { 0 } else { FINISH.into_iter().find(|&few| rest <= few).map_or(mr, |few| few.min(mr)) };
     rows - rest + finish
 }
-
-/// f32 values in a line of the cache.
-const LINE: usize = 16;
 
 /// Lines that a tile of `MR × NR` prefetches from each place in eight steps: the larger the tile, the fewer of them go
 /// through the same operands, so that each has to bring in more.

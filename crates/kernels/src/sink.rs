@@ -1,7 +1,7 @@
 //! Writing feature maps: bias and residual added, statistics gathered, stored as f32 or f16.
 
 use crate::features::{ChannelStats, Features, Storage};
-use crate::simd::Simd;
+use crate::simd::{LINE, Simd};
 
 /// What is known of one channel in a part of an image: how many values, their mean, the sum of squared differences
 /// from it, the largest magnitude.
@@ -117,9 +117,6 @@ impl PartialsWriter {
         }
     }
 }
-
-/// f32 values in a line of the cache.
-const LINE: usize = 16;
 
 /// Where results go.
 #[derive(Clone, Copy)]

@@ -17,6 +17,9 @@ pub use isa::Isa;
 
 use crate::gemm::Tile;
 
+/// f32 values in a line of the cache.
+pub(crate) const LINE: usize = 16;
+
 /// A computation written once for all instruction sets.
 ///
 /// Implementations mark `run` `#[inline(always)]`, so that it is compiled inside the shell of each instruction set.

@@ -6,12 +6,9 @@ use super::scheme::{MAX, Scheme};
 use super::{STAGED, STAGED_CHANNELS};
 use crate::gemm::{Tile, prefetched};
 use crate::pool::Shared;
-use crate::simd::{Op, Simd};
+use crate::simd::{LINE, Op, Simd};
 use crate::sink::{PartialsWriter, Sink};
 use crate::source::{View, Window};
-
-/// f32 values in a line of the cache.
-const LINE: usize = 16;
 
 /// Some tiles of an image, and what is done with them.
 pub(super) struct Block<'a, C: Scheme> {

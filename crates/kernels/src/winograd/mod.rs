@@ -80,8 +80,12 @@ pub(crate) fn run<C: Scheme>(job: &mut Job<'_>, scheme: C) -> Result<Ready, OutO
     }
     let blocks = grid.blocks();
     let chunks = panels.div_ceil(per_chunk);
-    // Shared blocks are cut into runs of tiles for each chunk of channels.
-    let runs = if shared { grid.most().div_ceil(*TILES.end()) } else { 1 };
+    let (products, panel_size) = (products::<C>(), depth * nr);
+    // The filters of some chunks at a time, so that they do not outgrow the image.
+    let together = (FILTERS / (per_chunk * products * panel_size * 4)).clamp(1, chunks);
+    // Shared blocks are cut into runs of tiles for each chunk of channels: enough for all workers.
+    let enough = (2 * threads).div_ceil(together).min(grid.most().div_ceil(mr));
+    let runs = if shared { grid.most().div_ceil(*TILES.end()).max(enough) } else { 1 };
     let (tiles, in_run) = (grid.most().next_multiple_of(mr), grid.most().div_ceil(runs).next_multiple_of(mr));
     let layout = Layout::new::<C>(tiles, in_run, depth, chunk, shared);
     let scratch = (0..threads).map(|_| context.arena.take(layout.bytes())).collect::<Result<Vec<_>, _>>()?;
@@ -94,7 +98,6 @@ pub(crate) fn run<C: Scheme>(job: &mut Job<'_>, scheme: C) -> Result<Ready, OutO
     let sinks: Vec<Sink<'_>> = (0..x.batch).map(|image| job.sink(image)).collect();
     let source = job.source;
 
-    // The filters of some chunks at a time, so that they do not outgrow the image.
     let filters = Filters {
         weight: job.weight,
         out_channels: job.y.channels,
@@ -102,8 +105,6 @@ pub(crate) fn run<C: Scheme>(job: &mut Job<'_>, scheme: C) -> Result<Ready, OutO
         depth,
         time: None,
     };
-    let (products, panel_size) = (products::<C>(), depth * nr);
-    let together = (FILTERS / (per_chunk * products * panel_size * 4)).clamp(1, chunks);
     let u = context.arena.take((together * per_chunk).min(panels) * products * panel_size * 4)?;
     let u = Shared::new(u.ptr().cast::<f32>());
     for first_chunk in (0..chunks).step_by(together) {
