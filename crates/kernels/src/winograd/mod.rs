@@ -83,9 +83,8 @@ pub(crate) fn run<C: Scheme>(job: &mut Job<'_>, scheme: C) -> Result<Ready, OutO
     let (products, panel_size) = (products::<C>(), depth * nr);
     // The filters of some chunks at a time, so that they do not outgrow the image.
     let together = (FILTERS / (per_chunk * products * panel_size * 4)).clamp(1, chunks);
-    // Shared blocks are cut into runs of tiles for each chunk of channels: enough for all workers.
-    let enough = (2 * threads).div_ceil(together).min(grid.most().div_ceil(mr));
-    let runs = if shared { grid.most().div_ceil(*TILES.end()).max(enough) } else { 1 };
+    // Shared blocks are cut into runs of tiles for each chunk of channels.
+    let runs = if shared { grid.most().div_ceil(*TILES.end()) } else { 1 };
     let (tiles, in_run) = (grid.most().next_multiple_of(mr), grid.most().div_ceil(runs).next_multiple_of(mr));
     let layout = Layout::new::<C>(tiles, in_run, depth, chunk, shared);
     let scratch = (0..threads).map(|_| context.arena.take(layout.bytes())).collect::<Result<Vec<_>, _>>()?;
