@@ -7,7 +7,7 @@ use crate::conv::{Conv2d, Job, Kernel, Pre, output_unit};
 use crate::direct;
 use crate::features::{ChannelStats, Features};
 use crate::norm::Affine;
-use crate::plan::{self, Algorithm, Plan};
+use crate::plan::{self, Algorithm, Kinds, Plan};
 use crate::schedule::Schedule;
 use crate::source::{Edge, Source};
 use crate::watch::{Stopped, Watched};
@@ -189,7 +189,7 @@ impl<'a> CausalConv3d<'a> {
             (Algorithm::Winograd4, false) => winograd::run_causal(&job, &schedule, winograd::F4x3, watched),
             (Algorithm::Winograd6, true) => winograd::run_causal(&job, &schedule, winograd::F7x2, watched),
             (Algorithm::Winograd4, true) => winograd::run_causal(&job, &schedule, winograd::F5x2, watched),
-            (Algorithm::Direct, _) => direct::run_causal(&job, &schedule, upsample, space, watched),
+            (Algorithm::Direct | Algorithm::Tiles | Algorithm::WinogradTiles, _) => direct::run_causal(&job, &schedule, upsample, space, watched),
         }?;
         y.stats = vec![stats];
         Ok(Clip { frames: y })
@@ -201,10 +201,8 @@ impl<'a> CausalConv3d<'a> {
     }
 
     fn plan_with(&self, context: &Context, x: &Features, affine: Option<&Affine>) -> Plan {
-        if self.stride.space != 1 {
-            return Plan { algorithm: Algorithm::Direct, reason: plan::STRIDED };
-        }
-        plan::choose(context, &self.kernel(), x, x.batch * x.height * x.width, affine)
+        let kinds = Kinds { winograd: self.stride.space == 1, tiles: false };
+        plan::choose(context, &self.kernel(), kinds, x, x.batch * x.height * x.width, affine)
     }
 
     fn kernel(&self) -> Kernel<'a> {

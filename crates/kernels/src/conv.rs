@@ -6,7 +6,7 @@ use crate::direct;
 use crate::features::{ChannelStats, Features, PAD, Storage};
 use crate::few_outputs;
 use crate::norm::{Affine, GroupNorm};
-use crate::plan::{self, Algorithm, Plan};
+use crate::plan::{self, Algorithm, Kinds, Plan};
 use crate::pointwise;
 use crate::sink::Sink;
 use crate::source::{Edge, Source};
@@ -108,6 +108,8 @@ impl Conv2d<'_> {
         self.with(context, x, pre.silu, affine.as_ref(), residual, 1, |job| match algorithm {
             Algorithm::Winograd6 => winograd::run(job, winograd::F6x3),
             Algorithm::Winograd4 => winograd::run(job, winograd::F4x3),
+            Algorithm::WinogradTiles => winograd::run_in_tiles(job, winograd::Near4x3),
+            Algorithm::Tiles => direct::run_in_tiles(job, self, 1),
             Algorithm::Direct if self.is_same3x3() && self.out_channels <= few_outputs::MOST => {
                 few_outputs::run(job, self)
             }
@@ -121,11 +123,8 @@ impl Conv2d<'_> {
     }
 
     fn plan_with(&self, context: &Context, x: &Features, affine: Option<&Affine>) -> Plan {
-        if self.is_same3x3() {
-            plan::choose(context, &self.kernel(), x, x.height * x.width, affine)
-        } else {
-            Plan { algorithm: Algorithm::Direct, reason: plan::STRIDED }
-        }
+        let kinds = Kinds { winograd: self.is_same3x3(), tiles: true };
+        plan::choose(context, &self.kernel(), kinds, x, x.height * x.width, affine)
     }
 
     /// `conv(nearest_upsample_2x(x))` for a 3×3 convolution that keeps the size.
@@ -139,6 +138,8 @@ impl Conv2d<'_> {
         self.with(context, x, false, affine.as_ref(), None, 2, |job| match algorithm {
             Algorithm::Winograd6 => winograd::run(job, winograd::F7x2),
             Algorithm::Winograd4 => winograd::run(job, winograd::F5x2),
+            Algorithm::WinogradTiles => winograd::run_in_tiles(job, winograd::Near5x2),
+            Algorithm::Tiles => direct::run_in_tiles(job, self, 2),
             Algorithm::Direct => direct::run(job, self, 2),
         })
     }

@@ -5,6 +5,8 @@
 //! is every tap's channels in turn. No image is ever unfolded.
 
 mod causal;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 
 use crate::arena::OutOfMemory;
 use crate::conv::{Conv2d, Job, Ready};
@@ -17,6 +19,10 @@ use crate::source::{View, Window};
 use crate::weights::WeightView;
 
 pub(crate) use causal::run as run_causal;
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) use run as run_in_tiles;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use tiles::run as run_in_tiles;
 
 /// Output rows and columns of a patch: its staged inputs stay in the second-level cache for 128 channels. With stride 2
 /// there are four times as many, but smaller patches were no faster.

@@ -15,6 +15,7 @@ use crate::context::{Context, Numerics};
 use crate::conv::Kernel;
 use crate::features::Features;
 use crate::norm::Affine;
+use crate::simd::Isa;
 
 /// How a 3×3 convolution is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +24,10 @@ pub enum Algorithm {
     Winograd6,
     /// Winograd with tiles of 6 × 6: `F(4×4, 3×3)`, or `F(5×5, 2×2)` behind an upsampling.
     Winograd4,
+    /// Winograd along columns, `F(4, 3)` or `F(5, 2)`, in tiles of bf16: each value as the sum of two of them.
+    WinogradTiles,
+    /// Direct, in tiles of bf16: each value as the sum of two of them.
+    Tiles,
     /// Direct.
     Direct,
 }
@@ -35,6 +40,10 @@ impl Algorithm {
             (Self::Winograd6, true) => "4 × Winograd F(7×7, 2×2)",
             (Self::Winograd4, false) => "Winograd F(4×4, 3×3)",
             (Self::Winograd4, true) => "4 × Winograd F(5×5, 2×2)",
+            (Self::WinogradTiles, false) => "Winograd F(4, 3), in bf16 tiles",
+            (Self::WinogradTiles, true) => "4 × Winograd F(5, 2), in bf16 tiles",
+            (Self::Tiles, false) => "direct, in bf16 tiles",
+            (Self::Tiles, true) => "4 × direct 2×2, in bf16 tiles",
             (Self::Direct, _) => "direct",
         }
     }
@@ -61,13 +70,23 @@ const TOLERANCE: f64 = 1e-3;
 const COEFFICIENT_6: f64 = 4.5e-5;
 const COEFFICIENT_4: f64 = 1e-5;
 
-/// Why a convolution with a stride, or one that does not keep the size, is done directly.
-pub(crate) const STRIDED: &str = "Winograd's filtering is for 3×3 kernels with stride 1";
+const COEFFICIENT_WINOGRAD_TILES: f64 = 4e-5;
+const COEFFICIENT_TILES: f64 = 1e-5;
+
+/// Which algorithms there are for a kind of convolution, besides a direct one.
+#[derive(Clone, Copy)]
+pub(crate) struct Kinds {
+    /// Winograd's filtering: for 3×3 kernels with stride 1 that keep the size.
+    pub(crate) winograd: bool,
+    /// bf16 tiles, on a processor with AMX.
+    pub(crate) tiles: bool,
+}
 
 /// Chooses for an input whose statistics are each of `positions` values a channel: an image, or a clip.
 pub(crate) fn choose(
     context: &Context,
     conv: &Kernel<'_>,
+    kinds: Kinds,
     x: &Features,
     positions: usize,
     affine: Option<&Affine>,
@@ -79,7 +98,20 @@ pub(crate) fn choose(
     if conv.out_channels < FEW_CHANNELS || conv.in_channels < FEW_CHANNELS {
         return plan(Algorithm::Direct, "too few channels to gain from fewer multiplications");
     }
+    let tiles = kinds.tiles && context.isa == Isa::Amx;
+    if !kinds.winograd && !tiles {
+        return plan(Algorithm::Direct, "Winograd's filtering is for 3×3 kernels with stride 1");
+    }
     let peak = peak(context, conv, x, positions, affine);
+    if tiles && kinds.winograd && COEFFICIENT_WINOGRAD_TILES * peak <= TOLERANCE {
+        return plan(Algorithm::WinogradTiles, "the processor has bf16 tiles, and two bf16 for each value are exact enough");
+    }
+    if tiles && COEFFICIENT_TILES * peak <= TOLERANCE {
+        return plan(Algorithm::Tiles, "the processor has bf16 tiles, and two bf16 for each value are exact enough");
+    }
+    if !kinds.winograd {
+        return plan(Algorithm::Direct, "spots or offsets in the input that two bf16 cannot tell exactly enough");
+    }
     if COEFFICIENT_6 * peak <= TOLERANCE {
         plan(Algorithm::Winograd6, "the fewest multiplications")
     } else if COEFFICIENT_4 * peak <= TOLERANCE {

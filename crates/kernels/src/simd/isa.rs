@@ -11,6 +11,8 @@ pub enum Isa {
     Avx2,
     /// x86-64 with AVX-512F.
     Avx512,
+    /// x86-64 with AVX-512F and, for products, AMX's tiles of bf16.
+    Amx,
     /// AArch64's Advanced SIMD.
     Neon,
 }
@@ -18,7 +20,7 @@ pub enum Isa {
 impl Isa {
     /// Every instruction set that this machine has, the best last.
     pub fn available() -> Vec<Isa> {
-        [Isa::Scalar, Isa::Neon, Isa::Avx2, Isa::Avx512]
+        [Isa::Scalar, Isa::Neon, Isa::Avx2, Isa::Avx512, Isa::Amx]
             .into_iter()
             .filter(|isa| isa.is_available())
             .collect()
@@ -37,6 +39,8 @@ impl Isa {
             Isa::Avx2 => super::avx2::Avx2::new().is_some(),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => super::avx512::Avx512::new().is_some(),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => super::amx::Amx::new().is_some(),
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => super::neon::Neon::new().is_some(),
             #[allow(unreachable_patterns, reason = "which arms are reachable depends on the architecture")]
@@ -50,6 +54,7 @@ impl Isa {
             Isa::Scalar => "scalar",
             Isa::Avx2 => "AVX2+FMA",
             Isa::Avx512 => "AVX-512",
+            Isa::Amx => "AMX",
             Isa::Neon => "NEON",
         }
     }
@@ -63,7 +68,7 @@ impl Isa {
                 None => Scalar.run(op),
             },
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => match super::avx512::Avx512::new() {
+            Isa::Avx512 | Isa::Amx => match super::avx512::Avx512::new() {
                 Some(simd) => simd.run(op),
                 None => Scalar.run(op),
             },

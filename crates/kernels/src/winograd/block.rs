@@ -370,7 +370,7 @@ impl<C: Scheme> Block<'_, C> {
 
 /// Which of `count` positions from `start` on lie in `0..size`.
 #[inline(always)]
-fn inside(start: isize, count: usize, size: usize) -> std::ops::Range<usize> {
+pub(super) fn inside(start: isize, count: usize, size: usize) -> std::ops::Range<usize> {
     let begin = (-start).clamp(0, count as isize) as usize;
     let end = (size as isize - start).clamp(begin as isize, count as isize) as usize;
     begin..end

@@ -30,7 +30,7 @@ fn mad<S: Simd>(simd: S, a: S::V, k: f32, b: S::V) -> S::V {
 }
 
 #[inline(always)]
-fn input8<S: Simd>(s: S, d: [S::V; MAX]) -> [S::V; MAX] {
+fn input8<S: Simd>(s: S, d: [S::V; MAX], _: [f32; 2]) -> [S::V; MAX] {
     let r0 = mad(s, s.sub(d[4], d[2]), 5.25, s.sub(d[0], d[6]));
     let r7 = mad(s, s.sub(d[3], d[5]), 5.25, s.sub(d[7], d[1]));
     let t1 = mad(s, d[4], -4.25, s.add(d[2], d[6]));
@@ -44,7 +44,7 @@ fn input8<S: Simd>(s: S, d: [S::V; MAX]) -> [S::V; MAX] {
 
 /// `Σ point^i m` for i up to 6, without the point at infinity.
 #[inline(always)]
-fn output8<S: Simd>(s: S, m: [S::V; MAX]) -> [S::V; MAX] {
+fn output8<S: Simd>(s: S, m: [S::V; MAX], _: [f32; 2]) -> [S::V; MAX] {
     let (a, b) = (s.add(m[1], m[2]), s.sub(m[1], m[2]));
     let (c, d) = (s.add(m[3], m[4]), s.sub(m[3], m[4]));
     let (e, f) = (s.add(m[5], m[6]), s.sub(m[5], m[6]));
@@ -60,44 +60,47 @@ fn output8<S: Simd>(s: S, m: [S::V; MAX]) -> [S::V; MAX] {
     ]
 }
 
+/// For the points 0, ±a, ±b, ∞.
 #[inline(always)]
-fn input6<S: Simd>(s: S, d: [S::V; MAX]) -> [S::V; MAX] {
-    let r0 = mad(s, d[0], 4.0, mad(s, d[2], -5.0, d[4]));
-    let r5 = mad(s, d[1], 4.0, mad(s, d[3], -5.0, d[5]));
-    let t1 = mad(s, d[2], -4.0, d[4]);
-    let t2 = mad(s, d[1], -4.0, d[3]);
-    let t3 = s.sub(d[4], d[2]);
-    let t4 = s.sub(d[3], d[1]);
-    let t4 = s.add(t4, t4);
+fn input6<S: Simd>(s: S, d: [S::V; MAX], [a, b]: [f32; 2]) -> [S::V; MAX] {
+    let (sum, product) = (a * a + b * b, a * a * b * b);
+    let r0 = mad(s, d[0], product, mad(s, d[2], -sum, d[4]));
+    let r5 = mad(s, d[1], product, mad(s, d[3], -sum, d[5]));
+    let t1 = mad(s, d[2], -b * b, d[4]);
+    let t2 = s.mul(mad(s, d[1], -b * b, d[3]), s.splat(a));
+    let t3 = mad(s, d[2], -a * a, d[4]);
+    let t4 = s.mul(mad(s, d[1], -a * a, d[3]), s.splat(b));
     [r0, s.add(t1, t2), s.sub(t1, t2), s.add(t3, t4), s.sub(t3, t4), r5, s.zero(), s.zero()]
 }
 
 #[inline(always)]
-fn output6<S: Simd>(s: S, m: [S::V; MAX]) -> [S::V; MAX] {
-    let (a, b) = (s.add(m[1], m[2]), s.sub(m[1], m[2]));
-    let (c, d) = (s.add(m[3], m[4]), s.sub(m[3], m[4]));
+fn output6<S: Simd>(s: S, m: [S::V; MAX], [a, b]: [f32; 2]) -> [S::V; MAX] {
+    let (p, q) = (s.add(m[1], m[2]), s.sub(m[1], m[2]));
+    let (u, v) = (s.add(m[3], m[4]), s.sub(m[3], m[4]));
+    let odd = |power: f32, other: f32| mad(s, v, other, s.mul(q, s.splat(power)));
     [
-        s.add(m[0], s.add(a, c)),
-        mad(s, d, 2.0, b),
-        mad(s, c, 4.0, a),
-        mad(s, d, 8.0, b),
-        mad(s, c, 16.0, a),
+        s.add(m[0], s.add(p, u)),
+        odd(a, b),
+        mad(s, u, b * b, s.mul(p, s.splat(a * a))),
+        odd(a * a * a, b * b * b),
+        mad(s, u, b * b * b * b, s.mul(p, s.splat(a * a * a * a))),
         s.zero(),
         s.zero(),
         s.zero(),
     ]
 }
 
-const fn filter8(taps: usize) -> [[f32; 3]; MAX] {
+const fn filter8(taps: usize, _: [f32; 2]) -> [[f32; 3]; MAX] {
     let rows = [(1.0, 0.0), (-2.0 / 9.0, 1.0), (-2.0 / 9.0, -1.0), (1.0 / 90.0, 2.0), (1.0 / 90.0, -2.0)];
     let halves = [(32.0 / 45.0, 0.5), (32.0 / 45.0, -0.5)];
     let all = [rows[0], rows[1], rows[2], rows[3], rows[4], halves[0], halves[1]];
     filter(all.as_slice(), taps)
 }
 
-const fn filter6(taps: usize) -> [[f32; 3]; MAX] {
-    let rows: [(f64, f64); 5] =
-        [(0.25, 0.0), (-1.0 / 6.0, 1.0), (-1.0 / 6.0, -1.0), (1.0 / 24.0, 2.0), (1.0 / 24.0, -2.0)];
+const fn filter6(taps: usize, [a, b]: [f32; 2]) -> [[f32; 3]; MAX] {
+    let (a, b) = (a as f64, b as f64);
+    let (of_a, of_b) = (0.5 / (a * a * (a * a - b * b)), 0.5 / (b * b * (b * b - a * a)));
+    let rows = [(1.0 / (a * a * b * b), 0.0), (of_a, a), (of_a, -a), (of_b, b), (of_b, -b)];
     filter(rows.as_slice(), taps)
 }
 
@@ -121,7 +124,7 @@ const fn filter(rows: &[(f64, f64)], taps: usize) -> [[f32; 3]; MAX] {
 }
 
 macro_rules! scheme {
-    ($(#[$doc:meta])* $name:ident $n:literal $m:literal $r:literal $filter:ident $input:ident $output:ident) => {
+    ($(#[$doc:meta])* $name:ident $n:literal $m:literal $r:literal $filter:ident $input:ident $output:ident $points:expr) => {
         $(#[$doc])*
         #[derive(Clone, Copy)]
         pub(crate) struct $name;
@@ -129,14 +132,14 @@ macro_rules! scheme {
             const N: usize = $n;
             const M: usize = $m;
             const R: usize = $r;
-            const G: [[f32; 3]; MAX] = $filter($r);
+            const G: [[f32; 3]; MAX] = $filter($r, $points);
             #[inline(always)]
             fn input<S: Simd>(simd: S, d: [S::V; MAX]) -> [S::V; MAX] {
-                $input(simd, d)
+                $input(simd, d, $points)
             }
             #[inline(always)]
             fn output<S: Simd>(simd: S, m: [S::V; MAX]) -> [S::V; MAX] {
-                let mut y = $output(simd, m);
+                let mut y = $output(simd, m, $points);
                 y[$m - 1] = simd.add(y[$m - 1], m[$n - 1]);
                 y
             }
@@ -144,13 +147,21 @@ macro_rules! scheme {
     };
 }
 scheme!(/// 3 taps, 6 outputs: 5.06 times fewer multiplications in two dimensions.
-    F6x3 8 6 3 filter8 input8 output8);
+    F6x3 8 6 3 filter8 input8 output8 [0.0; 2]);
 scheme!(/// 2 taps, 7 outputs: 3.06 times fewer.
-    F7x2 8 7 2 filter8 input8 output8);
+    F7x2 8 7 2 filter8 input8 output8 [0.0; 2]);
 scheme!(/// 3 taps, 4 outputs: 4 times fewer, with an eighth of the rounding error of `F6x3`.
-    F4x3 6 4 3 filter6 input6 output6);
+    F4x3 6 4 3 filter6 input6 output6 [1.0, 2.0]);
 scheme!(/// 2 taps, 5 outputs: 2.78 times fewer.
-    F5x2 6 5 2 filter6 input6 output6);
+    F5x2 6 5 2 filter6 input6 output6 [1.0, 2.0]);
+
+/// Points of 6 whose transforms make half the error of 0, ±1, ±2, ∞: what is left of it when `[[G]]² [[B]]²`, summed up as
+/// the outputs are, is searched for its least over ±a, ±b with few bits. They share no products between phases.
+const NEAR: [f32; 2] = [0.625, 1.5];
+scheme!(/// `F4x3` with the points of [`NEAR`].
+    Near4x3 6 4 3 filter6 input6 output6 NEAR);
+scheme!(/// `F5x2` with the points of [`NEAR`].
+    Near5x2 6 5 2 filter6 input6 output6 NEAR);
 
 #[cfg(test)]
 mod tests {

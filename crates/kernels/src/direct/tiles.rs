@@ -1,0 +1,321 @@
+//! Direct convolutions in AMX's tile registers (see [`crate::simd::amx`]).
+//!
+//! As its parent does it, but a patch is staged as pairs of bf16, a product's rows are two runs of 16 pixels, and its
+//! columns 32 output channels. For each row of a filter all channels are gone through, 32 at a time, and for these the
+//! row's taps, which read nearly the same pixels.
+
+use super::{Phase, phases, taps_reach, write_column};
+use crate::arena::OutOfMemory;
+use crate::conv::{Conv2d, Job, Ready};
+use crate::pool::Shared;
+use crate::simd::Simd;
+use crate::simd::amx::{AHEAD, Amx, COLUMNS, DEPTH, PARTS, Product, ROWS, STEP, TileOp};
+use crate::sink::{Partials, PartialsWriter, Sink};
+use crate::source::{View, Window};
+use crate::weights::WeightView;
+
+/// Output pixels in a row that half a product takes.
+const RUN: usize = ROWS / 2;
+/// Output rows of a patch, and runs in each: its staged inputs stay in the second-level cache, 1.3 MB for 512 channels.
+const HEIGHT: usize = 16;
+const RUNS: usize = 2;
+/// Channels of a row that are staged together before they are taken apart.
+const STAGED_CHANNELS: usize = 128;
+/// Fewer tasks than this for each worker are cut further, into groups of channels: each stages the patch anew.
+const FEW_TASKS: usize = 4;
+
+/// Runs `job`; `upsample` is 1, or 2 for a nearest upsampling of the input before a 3×3 convolution.
+pub(crate) fn run(job: &mut Job<'_>, conv: &Conv2d<'_>, upsample: usize) -> Result<Ready, OutOfMemory> {
+    let Some(amx) = Amx::new() else { return super::run(job, conv, upsample) };
+    let context = job.context;
+    let (x, y) = (job.source.x, job.y);
+    let phases = phases(conv.kernel, upsample);
+    let chunks = x.stride.div_ceil(DEPTH);
+    let panels = y.stride.div_ceil(COLUMNS);
+    let panel_size = phases[0].taps.len() * chunks * STEP;
+
+    let packed = context.arena.take(phases.len() * panels * panel_size)?;
+    let packed_ptr = Shared::new(packed.ptr().cast());
+    context.pool.run(phases.len() * panels, |_, index| {
+        // SAFETY: the buffer has room for every panel, and each task writes its own.
+        let out = unsafe {
+            std::slice::from_raw_parts_mut(packed_ptr.get().cast::<u8>().add(index * panel_size), panel_size)
+        };
+        let shape = [conv.out_channels, conv.in_channels, conv.kernel * conv.kernel];
+        pack_panel(conv.weight, shape, index % panels * COLUMNS, &phases[index / panels], chunks, out);
+    });
+
+    // A phase's own grid of outputs: step 1, or 2 behind an upsampling.
+    let grid = [y.height / upsample, y.width / upsample];
+    let reach = taps_reach(&phases);
+    let runs = grid[1].div_ceil(RUN).min(RUNS);
+    let geometry = Geometry {
+        stride: conv.stride,
+        padding: [conv.padding[0], conv.padding[2]],
+        reach,
+        upsample,
+        grid,
+        chunks,
+        runs,
+        columns: (runs * RUN - 1) * conv.stride + reach,
+    };
+    let patches = [grid[0].div_ceil(HEIGHT), grid[1].div_ceil(runs * RUN)];
+    let in_image = patches[0] * patches[1];
+    let tasks = FEW_TASKS * context.pool.threads();
+    let groups = tasks.div_ceil(x.batch * in_image).min(panels);
+    let in_group = panels.div_ceil(groups);
+    let groups = panels.div_ceil(in_group);
+
+    let scratch = (0..context.pool.threads())
+        .map(|_| context.arena.take(geometry.scratch()))
+        .collect::<Result<Vec<_>, _>>()?;
+    let scratch: Vec<Shared> = scratch.iter().map(|b| Shared::new(b.ptr().cast())).collect();
+    let parts_per_image = in_image * phases.len();
+    let mut partials = Partials::new(x.batch * parts_per_image, y.stride);
+    let writer = partials.writer();
+    let sinks: Vec<Sink<'_>> = (0..x.batch).map(|image| job.sink(image)).collect();
+    let source = job.source;
+    context.pool.run(x.batch * in_image * groups, |worker, index| {
+        let (part, group) = (index / groups, index % groups);
+        let (image, patch) = (part / in_image, part % in_image);
+        amx.run(Patch {
+            view: source.view(image),
+            sink: sinks[image],
+            geometry,
+            phases: &phases,
+            packed: packed_ptr,
+            panel_size,
+            panels,
+            group: group * in_group..panels.min((group + 1) * in_group),
+            scratch: scratch[worker],
+            top: patch / patches[1] * HEIGHT,
+            left: patch % patches[1] * runs * RUN,
+            partials: writer,
+            part: part * phases.len(),
+        });
+    });
+    let stats =
+        (0..x.batch).map(|i| partials.merge(i * parts_per_image..(i + 1) * parts_per_image)).collect();
+    Ok(Ready { stats })
+}
+
+/// Packs output channels `first..first + 32` of `[out, in, taps]` weights for one phase: a [`STEP`] for each row of taps,
+/// chunk of channels and tap in it, with zeros where there is no channel.
+fn pack_panel(
+    weight: WeightView<'_>,
+    [out_channels, in_channels, weight_taps]: [usize; 3],
+    first: usize,
+    phase: &Phase,
+    chunks: usize,
+    out: &mut [u8],
+) {
+    out.fill(0);
+    let in_row = phase.taps.iter().filter(|tap| tap.y == phase.taps[0].y).count();
+    let mut row = vec![0.0f32; in_channels * weight_taps];
+    for lane in 0..COLUMNS.min(out_channels.saturating_sub(first)) {
+        weight.read((first + lane) * row.len(), &mut row);
+        for (index, tap) in phase.taps.iter().enumerate() {
+            for (c, values) in row.chunks_exact(weight_taps).enumerate() {
+                let value: f32 = tap.sources.iter().map(|&s| values[s]).sum();
+                let high = half::bf16::from_f32(value);
+                let low = half::bf16::from_f32(value - high.to_f32());
+                let step = (index / in_row * chunks + c / DEPTH) * in_row + index % in_row;
+                let k = c % DEPTH;
+                let at = step * STEP + lane / 16 * 1024 + k / 2 * 64 + lane % 16 * 4 + k % 2 * 2;
+                out[at..at + 2].copy_from_slice(&high.to_le_bytes());
+                out[at + STEP / 2..at + STEP / 2 + 2].copy_from_slice(&low.to_le_bytes());
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Geometry {
+    stride: usize,
+    padding: [usize; 2],
+    reach: usize,
+    upsample: usize,
+    /// Output rows and columns of a phase.
+    grid: [usize; 2],
+    /// Chunks of [`DEPTH`] channels of the input.
+    chunks: usize,
+    /// Runs of pixels in a row of the patch.
+    runs: usize,
+    /// Staged columns.
+    columns: usize,
+}
+
+impl Geometry {
+    /// Bytes of a staged pixel: one line more than its channels, so that 16 pixels do not lie in the same set of the
+    /// first-level cache.
+    fn pixel(&self) -> usize {
+        self.chunks * PARTS + 64
+    }
+
+    /// Bytes of a staged patch.
+    fn staged(&self) -> usize {
+        ((HEIGHT - 1) * self.stride + self.reach) * self.columns * self.pixel()
+    }
+
+    /// Values of a staged row before they are taken apart.
+    fn line(&self) -> usize {
+        self.columns * STAGED_CHANNELS.min(self.chunks * DEPTH)
+    }
+
+    /// Bytes of all scratch: the staged patch, a row before it is taken apart, the results of two rows.
+    fn scratch(&self) -> usize {
+        self.staged() + (self.line() + 2 * self.runs * RUN * COLUMNS) * 4
+    }
+}
+
+struct Patch<'a> {
+    view: View,
+    sink: Sink<'a>,
+    geometry: Geometry,
+    phases: &'a [Phase],
+    packed: Shared,
+    panel_size: usize,
+    panels: usize,
+    /// The panels of this task.
+    group: std::ops::Range<usize>,
+    scratch: Shared,
+    top: usize,
+    left: usize,
+    partials: PartialsWriter,
+    part: usize,
+}
+
+impl TileOp for Patch<'_> {
+    #[inline(always)]
+    fn run(self, amx: Amx) {
+        // SAFETY: the scratch holds what `Geometry` says; `packed` holds all panels.
+        unsafe {
+            self.stage(amx);
+            for phase in 0..self.phases.len() {
+                self.phase(amx, phase);
+            }
+        }
+    }
+}
+
+impl Patch<'_> {
+    /// Output rows and columns.
+    #[inline(always)]
+    fn size(&self) -> [usize; 2] {
+        let g = self.geometry;
+        [HEIGHT.min(g.grid[0] - self.top), (g.runs * RUN).min(g.grid[1] - self.left)]
+    }
+
+    /// Brings the inputs of this patch into the scratch, taken apart.
+    ///
+    /// # Safety
+    /// The scratch holds what `Geometry` says.
+    #[inline(always)]
+    unsafe fn stage(&self, amx: Amx) {
+        let g = self.geometry;
+        let pitch = STAGED_CHANNELS.min(g.chunks * DEPTH);
+        let rows = (self.size()[0] - 1) * g.stride + g.reach;
+        // SAFETY: the row behind the patch and every staged pixel lie in the scratch.
+        unsafe {
+            let staged = self.scratch.get().cast::<u8>();
+            let line = staged.add(g.staged()).cast::<f32>();
+            // Channels that only fill up the last chunk stay zero.
+            line.write_bytes(0, g.line());
+            for row in 0..rows {
+                for first in (0..self.view.stride).step_by(pitch) {
+                    let channels = pitch.min(self.view.stride - first);
+                    let window = Window {
+                        top: (self.top * g.stride + row) as isize - g.padding[0] as isize,
+                        left: (self.left * g.stride) as isize - g.padding[1] as isize,
+                        rows: 1,
+                        columns: g.columns,
+                        first,
+                        channels,
+                        pitch,
+                    };
+                    self.view.stage(amx.vectors, window, line);
+                    for column in 0..g.columns {
+                        let from = line.add(column * pitch);
+                        let to = staged.add((row * g.columns + column) * g.pixel() + first * 4);
+                        for c in (0..channels).step_by(DEPTH) {
+                            let pair = [0, 16].map(|half| amx.vectors.load(from.add(c + half)));
+                            amx.split(pair, to.add(c * 4));
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Computes and writes one phase of the patch.
+    ///
+    /// # Safety
+    /// As for `stage`, which has run; `packed` holds all panels.
+    #[inline(always)]
+    unsafe fn phase(&self, amx: Amx, index: usize) {
+        let g = self.geometry;
+        let phase = &self.phases[index];
+        let [height, width] = self.size();
+        let taps = &phase.taps;
+        let in_row = taps.iter().filter(|tap| tap.y == taps[0].y).count();
+        let runs = width.div_ceil(RUN);
+        // Where a run of the patch reads for the first tap.
+        let pixel = |run: usize| {
+            let (row, column) = (run / runs * g.stride + taps[0].y, run % runs * RUN * g.stride + taps[0].x);
+            (row * g.columns + column) * g.pixel()
+        };
+        // SAFETY: runs lie in the staged patch, whose columns reach to the end of the last run; results behind it.
+        unsafe {
+            let staged = self.scratch.get().cast::<u8>();
+            let results = staged.add(g.staged()).cast::<f32>().add(g.line());
+            for panel in self.group.clone() {
+                let b = self.packed.get().cast::<u8>().add((index * self.panels + panel) * self.panel_size);
+                let mut products = 0;
+                // As many rows as whole products make.
+                let rows_at_once = 1 + runs % 2;
+                for top in (0..height).step_by(rows_at_once) {
+                    let rows = rows_at_once.min(height - top);
+                    for run in (0..rows * runs).step_by(2) {
+                        let (first, other) = (top * runs + run, top * runs + (run + 1).min(rows * runs - 1));
+                        let mut groups = [std::ptr::null(); 3];
+                        let groups = &mut groups[..taps.len() / in_row];
+                        for (row, group) in groups.iter_mut().enumerate() {
+                            *group = staged.add(pixel(first) + row * g.columns * g.pixel()).cast_const();
+                        }
+                        let product = Product::new(
+                            groups,
+                            [g.chunks, in_row],
+                            [g.stride * g.pixel(), g.pixel()],
+                            pixel(other) as isize - pixel(first) as isize,
+                        );
+                        // The next panel comes in while the first few products of this one are computed.
+                        let ahead = products % (STEP / AHEAD) * product.steps() * AHEAD;
+                        let to = results.add(run * RUN * COLUMNS);
+                        amx.product(&product, b.cast_const(), to, b.wrapping_add(self.panel_size + ahead));
+                        products += 1;
+                    }
+                    for row in 0..rows {
+                        let line = ((self.top + top + row) * g.upsample + phase.y) * self.sink.width
+                            + self.left * g.upsample
+                            + phase.x;
+                        let begin = panel * COLUMNS;
+                        for c in (begin..(begin + COLUMNS).min(self.sink.stride)).step_by(16) {
+                            write_column(
+                                amx.vectors,
+                                &self.sink,
+                                results.add(row * runs * RUN * COLUMNS + c - begin),
+                                COLUMNS,
+                                width,
+                                |i| line + i * g.upsample,
+                                c,
+                                (&self.partials, self.part + index, ((top + row) * width) as u32),
+                            );
+                        }
+                    }
+                }
+            }
+            // SAFETY: this task's own part; every group of channels states the same number.
+            self.partials.set_count(self.part + index, (height * width) as u32);
+        }
+    }
+}
