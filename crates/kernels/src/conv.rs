@@ -8,6 +8,7 @@ use crate::few_outputs;
 use crate::norm::{Affine, GroupNorm};
 use crate::plan::{self, Algorithm, Kinds, Plan};
 use crate::pointwise;
+use crate::simd::amx::Amx;
 use crate::sink::Sink;
 use crate::source::{Edge, Source};
 use crate::weights::WeightView;
@@ -152,7 +153,8 @@ impl Conv2d<'_> {
         assert!(self.kernel == 1 && self.stride == 1 && self.padding == [0; 4]);
         let affine = affine(&x, Pre::default());
         let (bias, unit) = output_unit(context, &self.kernel(), &x, affine.as_ref(), None);
-        pointwise::run(context, self, x, &bias, unit)
+        let amx = (self.plan_with(context, &x, affine.as_ref()).algorithm == Algorithm::Tiles).then(Amx::new).flatten();
+        pointwise::run(context, self, amx, x, &bias, unit)
     }
 
     /// Prepares the output and runs a kernel.

@@ -5,7 +5,6 @@
 //! is every tap's channels in turn. No image is ever unfolded.
 
 mod causal;
-#[cfg(target_arch = "x86_64")]
 mod tiles;
 
 use crate::arena::OutOfMemory;
@@ -19,9 +18,6 @@ use crate::source::{View, Window};
 use crate::weights::WeightView;
 
 pub(crate) use causal::run as run_causal;
-#[cfg(not(target_arch = "x86_64"))]
-pub(crate) use run as run_in_tiles;
-#[cfg(target_arch = "x86_64")]
 pub(crate) use tiles::run as run_in_tiles;
 
 /// Output rows and columns of a patch: its staged inputs stay in the second-level cache for 128 channels. With stride 2
@@ -43,6 +39,13 @@ struct Phase {
     /// First output row and column.
     y: usize,
     x: usize,
+}
+
+impl Phase {
+    /// Taps in a row.
+    fn in_row(&self) -> usize {
+        self.taps.iter().filter(|tap| tap.y == self.taps[0].y).count()
+    }
 }
 
 /// Runs `job`; `upsample` is 1, or 2 for a nearest upsampling of the input before a 3×3 convolution.

@@ -26,6 +26,7 @@ mod schedule;
 mod simd;
 mod sink;
 mod source;
+mod tiles;
 mod watch;
 mod weights;
 mod winograd;

@@ -11,9 +11,11 @@ use crate::features::Features;
 use crate::gemm::{NO_PREFETCH, Tile};
 use crate::norm::Affine;
 use crate::pool::Shared;
+use crate::simd::amx::{Amx, COLUMNS, DEPTH, Product, ROWS, TileOp};
 use crate::simd::{Op, Simd};
 use crate::sink::{Partials, PartialsWriter, Sink};
 use crate::source::{Edge, Source, View, Window};
+use crate::tiles::{self, RUN, line_size, panel_size, row_size, stage_row};
 
 /// Pixels of a block.
 const PIXELS: usize = 96;
@@ -28,36 +30,39 @@ struct Block {
     offset: usize,
 }
 
-/// Runs a 1×1 convolution; `bias` and `unit` are the output's, padded.
+/// Runs a 1×1 convolution, in bf16 tiles if there is an `amx`; `bias` and `unit` are the output's, padded.
 pub(crate) fn run(
     context: &Context,
     conv: &Conv2d<'_>,
+    amx: Option<Amx>,
     x: Features,
     bias: &[f32],
     unit: Vec<f32>,
 ) -> Result<Features, OutOfMemory> {
-    let (mr, nr) = context.isa.tile_shape();
+    let (mr, nr) = if amx.is_some() { (ROWS, COLUMNS) } else { context.isa.tile_shape() };
     let out_stride = unit.len();
     let (depth, panels) = (x.stride, out_stride.div_ceil(nr));
-    let packed = context.arena.take(panels * depth * nr * 4)?;
+    let chunks = depth.div_ceil(DEPTH);
+    let size = if amx.is_some() { panel_size(chunks, 1) / 4 } else { depth * nr };
+    let packed = context.arena.take(panels * size * 4)?;
     let packed_ptr = Shared::new(packed.ptr().cast::<f32>());
     context.pool.run(panels, |_, panel| {
-        let size = depth * nr;
+        let shape = [conv.out_channels, conv.in_channels, 1];
         // SAFETY: the buffer has room for every panel, and each task writes its own.
         let out = unsafe { std::slice::from_raw_parts_mut(packed_ptr.get().add(panel * size), size) };
-        pack_panel(
-            conv.weight,
-            [conv.out_channels, conv.in_channels, 1],
-            panel * nr,
-            nr,
-            depth,
-            &[&[0]],
-            out,
-        );
+        if amx.is_some() {
+            // SAFETY: the same bytes.
+            let out = unsafe { std::slice::from_raw_parts_mut(out.as_mut_ptr().cast(), size * 4) };
+            tiles::pack_panel(conv.weight, shape, panel * nr, &[&[0]], 1, out);
+        } else {
+            pack_panel(conv.weight, shape, panel * nr, nr, depth, &[&[0]], out);
+        }
     });
     let rows = PIXELS.next_multiple_of(mr);
+    let staged =
+        if amx.is_some() { rows * row_size(chunks) / 4 + line_size(PIXELS, chunks) } else { rows * depth };
     let scratch = (0..context.pool.threads())
-        .map(|_| context.arena.take(rows * (depth + nr) * 4))
+        .map(|_| context.arena.take((staged + rows * nr) * 4))
         .collect::<Result<Vec<_>, _>>()?;
     let scratch: Vec<Shared> = scratch.iter().map(|b| Shared::new(b.ptr().cast())).collect();
 
@@ -113,7 +118,7 @@ pub(crate) fn run(
         };
         context.pool.run(end - begin, |worker, index| {
             let block = blocks[begin + index];
-            context.isa.run(Work {
+            let work = Work {
                 view: source.view(block.image).flat(),
                 sink: sinks[block.image],
                 block,
@@ -124,7 +129,11 @@ pub(crate) fn run(
                 rows,
                 partials: writer,
                 part: begin + index,
-            });
+            };
+            match amx {
+                Some(amx) => amx.run(InTiles(work)),
+                None => context.isa.run(work),
+            }
         });
         begin = end;
     }
@@ -188,21 +197,68 @@ impl Op for Work<'_> {
                         prefetch: NO_PREFETCH,
                     });
                 }
-                let begin = panel * S::NR;
-                for c in (begin..(begin + S::NR).min(w.sink.stride)).step_by(S::LANES) {
-                    write_column(
-                        simd,
-                        &w.sink,
-                        results.add(c - begin),
-                        S::NR,
-                        count,
-                        |i| first + i,
-                        c,
-                        (&w.partials, w.part, 0),
-                    );
-                }
+                w.write(simd, panel * S::NR, S::NR, results);
             }
             w.partials.set_count(w.part, count as u32);
+        }
+    }
+}
+
+/// The same in bf16 tiles.
+struct InTiles<'a>(Work<'a>);
+
+impl TileOp for InTiles<'_> {
+    #[inline(always)]
+    fn run(self, amx: Amx) {
+        let w = &self.0;
+        let Block { first, count, .. } = w.block;
+        let chunks = w.depth.div_ceil(DEPTH);
+        // SAFETY: the scratch holds the block's rows, taken apart, a line and the results; the block's pixels lie inside
+        // the image, and the whole block is staged before any of its outputs is written.
+        unsafe {
+            let staged = w.scratch.get().cast::<u8>();
+            let line = staged.add(w.rows * row_size(chunks)).cast::<f32>();
+            let results = line.add(line_size(PIXELS, chunks));
+            stage_row(amx, &w.view, [0, first as isize], count, line, staged);
+            for panel in 0..w.panels {
+                let b = w.packed.get().cast::<u8>().add(panel * panel_size(chunks, 1)).cast_const();
+                for row in (0..count).step_by(ROWS) {
+                    let groups = [staged.add(row * row_size(chunks)).cast_const()];
+                    let product =
+                        Product::new(&groups, [chunks, 1], [row_size(chunks), 0], (RUN * row_size(chunks)) as isize);
+                    let ahead = b.wrapping_add(panel_size(chunks, 1));
+                    amx.product(&product, b, results.add(row * COLUMNS), ahead);
+                }
+                w.write(amx.vectors(), panel * COLUMNS, COLUMNS, results);
+            }
+            w.partials.set_count(w.part, count as u32);
+        }
+    }
+}
+
+impl Work<'_> {
+    /// Writes the results of a panel of `columns` channels from `begin` on.
+    ///
+    /// # Safety
+    /// `results` holds them for all pixels, `columns` values apart; the channels are this task's own.
+    #[inline(always)]
+    unsafe fn write<S: Simd>(&self, simd: S, begin: usize, columns: usize, results: *mut f32) {
+        let Block { first, count, .. } = self.block;
+        for c in (begin..(begin + columns).min(self.sink.stride)).step_by(S::LANES) {
+            let results = results.wrapping_add(c - begin);
+            // SAFETY: by the caller's promise.
+            unsafe {
+                write_column(
+                    simd,
+                    &self.sink,
+                    results,
+                    columns,
+                    count,
+                    |i| first + i,
+                    c,
+                    (&self.partials, self.part, 0),
+                );
+            }
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The two passes over a block of positions: its keys and values; its queries and everything else.
 
-use super::KEYS;
+use super::vectors::KEYS;
 use crate::direct::write_column;
 use crate::gemm::{NO_PREFETCH, Tile};
 use crate::pool::Shared;

@@ -8,23 +8,22 @@
 //! away again; that of the values passes through it unchanged, as its weights sum to one, and joins the output's.
 
 mod block;
+mod tiles;
+mod vectors;
 
 use crate::arena::{Buffer, OutOfMemory};
-use crate::context::Context;
+use crate::context::{Context, Numerics};
 use crate::conv::unit_for;
-use crate::direct::pack_panel;
 use crate::features::{Features, Storage};
 use crate::norm::{Affine, GroupNorm};
-use crate::pool::Shared;
-use crate::sink::{Partials, Sink};
-use crate::source::{Edge, Source};
+use crate::simd::Isa;
+use crate::simd::amx::Amx;
+use crate::sink::Sink;
+use crate::source::{Edge, Source, View};
 use crate::watch::{Stopped, Watched};
 use crate::weights::WeightView;
-use block::{KeysAndValues, Queries, Work};
-
-/// Queries of a block, and positions of a block of keys.
-const QUERIES: usize = 96;
-const KEYS: usize = 256;
+use tiles::Tiles;
+use vectors::Vectors;
 
 /// The weights of an attention block: linear layers `[C, C]` with biases `[C]` or empty.
 #[derive(Clone, Copy)]
@@ -39,6 +38,18 @@ pub struct Attention<'a> {
     pub to_v: (WeightView<'a>, &'a [f32]),
     /// Output weights.
     pub to_out: (WeightView<'a>, &'a [f32]),
+}
+
+/// One image: what is read, where results go, and what all ways of computing them share.
+struct Image<'a> {
+    /// All positions as one row.
+    view: View,
+    sink: Sink<'a>,
+    /// Positions that see each other; they see those before them too.
+    area: usize,
+    bias_q: &'a [f32],
+    /// 1 / sqrt(C)
+    factor: f32,
 }
 
 impl Attention<'_> {
@@ -63,94 +74,50 @@ impl Attention<'_> {
         area: usize,
         watched: &mut Watched<'_>,
     ) -> Result<Features, Stopped> {
-        let (mr, nr) = context.isa.tile_shape();
         let channels = x.channels;
-        let stride = x.stride;
-        let tokens = x.height * x.width;
         let affine = Affine::group_norm(&x, self.norm);
-
-        // Weights: panels for products over positions, plain rows for the keys, which are made transposed.
-        let panels = stride.div_ceil(nr);
-        let panel_size = stride * nr;
-        let packed = context.arena.take(3 * panels * panel_size * 4)?;
-        let packed_ptr = Shared::new(packed.ptr().cast());
-        let sources = [self.to_q.0, self.to_v.0, self.to_out.0];
-        context.pool.run(3 * panels, |_, index| {
-            // SAFETY: the buffer has room for every panel, and each task writes its own.
-            let out = unsafe {
-                std::slice::from_raw_parts_mut(packed_ptr.get().add(index * panel_size), panel_size)
-            };
-            let first = index % panels * nr;
-            pack_panel(sources[index / panels], [channels, channels, 1], first, nr, stride, &[&[0]], out);
-        });
-        let key_rows = stride.next_multiple_of(mr);
-        let mut key_weights = vec![0.0f32; key_rows * stride];
-        for (c, row) in key_weights.chunks_exact_mut(stride).enumerate().take(channels) {
-            self.to_k.0.read(c * channels, &mut row[..channels]);
-        }
-        let (bias_q, bias_out) = self.biases(channels, stride);
+        let (bias_q, bias_out) = self.biases(channels, x.stride);
         let unit = self.unit(context, &x, &affine, &bias_out);
         let inverse_unit: Vec<f32> = unit.iter().map(|u| 1.0 / u).collect();
-
-        // Keys as [panel of nr positions][channel][nr], values as [panel of nr channels][position][nr].
-        let token_panels = tokens.div_ceil(nr);
-        let padded = (token_panels * nr).next_multiple_of(mr) + mr;
-        let keys = context.arena.take(token_panels * key_rows * nr * 4)?;
-        let values = context.arena.take(panels * padded * nr * 4)?;
-        let queries = QUERIES.next_multiple_of(mr).next_multiple_of(nr);
-        let scratch_size = 2 * queries * panels * nr + queries * KEYS + queries * nr + queries * 2;
-        let scratch = (0..context.pool.threads())
-            .map(|_| context.arena.take(scratch_size * 4))
-            .collect::<Result<Vec<_>, _>>()?;
-        let scratch: Vec<Shared> = scratch.iter().map(|b| Shared::new(b.ptr().cast())).collect();
-        let blocks = tokens.div_ceil(queries);
-
         let mut y = Features {
             batch: x.batch,
             height: x.height,
             width: x.width,
             channels,
-            stride,
+            stride: x.stride,
             storage: x.storage,
             unit,
             stats: Vec::new(),
             buffer: Buffer::alias(&x.buffer),
         };
         let source = Source { x: &x, affine: Some(&affine), silu: false, edge: Edge::Zero };
+        let amx = Amx::new().filter(|_| context.isa == Isa::Amx && context.numerics == Numerics::Fast);
+        let mut tiles = amx.map(|amx| Tiles::new(amx, context, self, &x)).transpose()?;
+        let mut vectors = None;
         for image in 0..x.batch {
-            let mut partials = Partials::new(blocks, stride);
-            let writer = partials.writer();
-            let sink = Sink::new(&y, image, &bias_out, Some(&x.unit), &inverse_unit);
-            let work = |worker: usize, block: usize| Work {
+            let job = Image {
                 view: source.view(image).flat(),
-                sink,
-                first: block * queries,
-                count: queries.min(tokens - block * queries),
-                tokens,
+                sink: Sink::new(&y, image, &bias_out, Some(&x.unit), &inverse_unit),
                 area,
-                padded,
-                queries,
-                stride,
-                panels,
-                key_rows,
-                key_weights: &key_weights,
-                packed: packed_ptr,
                 bias_q: &bias_q,
                 factor: 1.0 / (channels as f32).sqrt(),
-                keys: Shared::new(keys.ptr().cast()),
-                values: Shared::new(values.ptr().cast()),
-                scratch: scratch[worker],
-                partials: writer,
-                part: block,
             };
-            context.pool.run(blocks, |worker, block| {
-                context.isa.run(KeysAndValues(work(worker, block)));
-            });
-            let per_block = 2 * queries * tokens * stride;
-            watched.run(&context.pool, blocks, per_block, |worker, block| {
-                context.isa.run(Queries(work(worker, block)));
-            })?;
-            y.stats.push(partials.merge(0..blocks));
+            let in_tiles = match &tiles {
+                Some(tiles) => tiles.image(context, &job, watched)?,
+                None => None,
+            };
+            let stats = match in_tiles {
+                Some(stats) => stats,
+                None => {
+                    tiles = None;
+                    let vectors = match &vectors {
+                        Some(vectors) => vectors,
+                        None => vectors.insert(Vectors::new(context, self, &x)?),
+                    };
+                    vectors.image(context, &job, watched)?
+                }
+            };
+            y.stats.push(stats);
         }
         y.buffer = x.buffer;
         Ok(y)

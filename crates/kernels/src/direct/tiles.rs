@@ -8,19 +8,14 @@ use super::{Phase, phases, taps_reach, write_column};
 use crate::arena::OutOfMemory;
 use crate::conv::{Conv2d, Job, Ready};
 use crate::pool::Shared;
-use crate::simd::Simd;
-use crate::simd::amx::{AHEAD, Amx, COLUMNS, DEPTH, PARTS, Product, ROWS, STEP, TileOp};
+use crate::simd::amx::{AHEAD, Amx, COLUMNS, DEPTH, Product, STEP, TileOp};
 use crate::sink::{Partials, PartialsWriter, Sink};
-use crate::source::{View, Window};
-use crate::weights::WeightView;
+use crate::source::View;
+use crate::tiles::{RUN, line_size, pack_panel, panel_size, row_size, stage_row};
 
-/// Output pixels in a row that half a product takes.
-const RUN: usize = ROWS / 2;
 /// Output rows of a patch, and runs in each: its staged inputs stay in the second-level cache, 1.3 MB for 512 channels.
 const HEIGHT: usize = 16;
 const RUNS: usize = 2;
-/// Channels of a row that are staged together before they are taken apart.
-const STAGED_CHANNELS: usize = 128;
 /// Fewer tasks than this for each worker are cut further, into groups of channels: each stages the patch anew.
 const FEW_TASKS: usize = 4;
 
@@ -32,7 +27,7 @@ pub(crate) fn run(job: &mut Job<'_>, conv: &Conv2d<'_>, upsample: usize) -> Resu
     let phases = phases(conv.kernel, upsample);
     let chunks = x.stride.div_ceil(DEPTH);
     let panels = y.stride.div_ceil(COLUMNS);
-    let panel_size = phases[0].taps.len() * chunks * STEP;
+    let panel_size = panel_size(chunks, phases[0].taps.len());
 
     let packed = context.arena.take(phases.len() * panels * panel_size)?;
     let packed_ptr = Shared::new(packed.ptr().cast());
@@ -42,7 +37,9 @@ pub(crate) fn run(job: &mut Job<'_>, conv: &Conv2d<'_>, upsample: usize) -> Resu
             std::slice::from_raw_parts_mut(packed_ptr.get().cast::<u8>().add(index * panel_size), panel_size)
         };
         let shape = [conv.out_channels, conv.in_channels, conv.kernel * conv.kernel];
-        pack_panel(conv.weight, shape, index % panels * COLUMNS, &phases[index / panels], chunks, out);
+        let phase = &phases[index / panels];
+        let taps: Vec<&[usize]> = phase.taps.iter().map(|t| t.sources.as_slice()).collect();
+        pack_panel(conv.weight, shape, index % panels * COLUMNS, &taps, phase.in_row(), out);
     });
 
     // A phase's own grid of outputs: step 1, or 2 behind an upsampling.
@@ -99,36 +96,6 @@ pub(crate) fn run(job: &mut Job<'_>, conv: &Conv2d<'_>, upsample: usize) -> Resu
     Ok(Ready { stats })
 }
 
-/// Packs output channels `first..first + 32` of `[out, in, taps]` weights for one phase: a [`STEP`] for each row of taps,
-/// chunk of channels and tap in it, with zeros where there is no channel.
-fn pack_panel(
-    weight: WeightView<'_>,
-    [out_channels, in_channels, weight_taps]: [usize; 3],
-    first: usize,
-    phase: &Phase,
-    chunks: usize,
-    out: &mut [u8],
-) {
-    out.fill(0);
-    let in_row = phase.taps.iter().filter(|tap| tap.y == phase.taps[0].y).count();
-    let mut row = vec![0.0f32; in_channels * weight_taps];
-    for lane in 0..COLUMNS.min(out_channels.saturating_sub(first)) {
-        weight.read((first + lane) * row.len(), &mut row);
-        for (index, tap) in phase.taps.iter().enumerate() {
-            for (c, values) in row.chunks_exact(weight_taps).enumerate() {
-                let value: f32 = tap.sources.iter().map(|&s| values[s]).sum();
-                let high = half::bf16::from_f32(value);
-                let low = half::bf16::from_f32(value - high.to_f32());
-                let step = (index / in_row * chunks + c / DEPTH) * in_row + index % in_row;
-                let k = c % DEPTH;
-                let at = step * STEP + lane / 16 * 1024 + k / 2 * 64 + lane % 16 * 4 + k % 2 * 2;
-                out[at..at + 2].copy_from_slice(&high.to_le_bytes());
-                out[at + STEP / 2..at + STEP / 2 + 2].copy_from_slice(&low.to_le_bytes());
-            }
-        }
-    }
-}
-
 #[derive(Clone, Copy)]
 struct Geometry {
     stride: usize,
@@ -146,25 +113,14 @@ struct Geometry {
 }
 
 impl Geometry {
-    /// Bytes of a staged pixel: one line more than its channels, so that 16 pixels do not lie in the same set of the
-    /// first-level cache.
-    fn pixel(&self) -> usize {
-        self.chunks * PARTS + 64
-    }
-
     /// Bytes of a staged patch.
     fn staged(&self) -> usize {
-        ((HEIGHT - 1) * self.stride + self.reach) * self.columns * self.pixel()
-    }
-
-    /// Values of a staged row before they are taken apart.
-    fn line(&self) -> usize {
-        self.columns * STAGED_CHANNELS.min(self.chunks * DEPTH)
+        ((HEIGHT - 1) * self.stride + self.reach) * self.columns * row_size(self.chunks)
     }
 
     /// Bytes of all scratch: the staged patch, a row before it is taken apart, the results of two rows.
     fn scratch(&self) -> usize {
-        self.staged() + (self.line() + 2 * self.runs * RUN * COLUMNS) * 4
+        self.staged() + (line_size(self.columns, self.chunks) + 2 * self.runs * RUN * COLUMNS) * 4
     }
 }
 
@@ -213,37 +169,15 @@ impl Patch<'_> {
     #[inline(always)]
     unsafe fn stage(&self, amx: Amx) {
         let g = self.geometry;
-        let pitch = STAGED_CHANNELS.min(g.chunks * DEPTH);
         let rows = (self.size()[0] - 1) * g.stride + g.reach;
-        // SAFETY: the row behind the patch and every staged pixel lie in the scratch.
-        unsafe {
-            let staged = self.scratch.get().cast::<u8>();
-            let line = staged.add(g.staged()).cast::<f32>();
-            // Channels that only fill up the last chunk stay zero.
-            line.write_bytes(0, g.line());
-            for row in 0..rows {
-                for first in (0..self.view.stride).step_by(pitch) {
-                    let channels = pitch.min(self.view.stride - first);
-                    let window = Window {
-                        top: (self.top * g.stride + row) as isize - g.padding[0] as isize,
-                        left: (self.left * g.stride) as isize - g.padding[1] as isize,
-                        rows: 1,
-                        columns: g.columns,
-                        first,
-                        channels,
-                        pitch,
-                    };
-                    self.view.stage(amx.vectors, window, line);
-                    for column in 0..g.columns {
-                        let from = line.add(column * pitch);
-                        let to = staged.add((row * g.columns + column) * g.pixel() + first * 4);
-                        for c in (0..channels).step_by(DEPTH) {
-                            let pair = [0, 16].map(|half| amx.vectors.load(from.add(c + half)));
-                            amx.split(pair, to.add(c * 4));
-                        }
-                    }
-                }
-            }
+        let staged = self.scratch.get().cast::<u8>();
+        let line = staged.wrapping_add(g.staged()).cast::<f32>();
+        for row in 0..rows {
+            let top = (self.top * g.stride + row) as isize - g.padding[0] as isize;
+            let left = (self.left * g.stride) as isize - g.padding[1] as isize;
+            let to = staged.wrapping_add(row * g.columns * row_size(g.chunks));
+            // SAFETY: the line behind the patch and every staged pixel lie in the scratch.
+            unsafe { stage_row(amx, &self.view, [top, left], g.columns, line, to) };
         }
     }
 
@@ -257,17 +191,17 @@ impl Patch<'_> {
         let phase = &self.phases[index];
         let [height, width] = self.size();
         let taps = &phase.taps;
-        let in_row = taps.iter().filter(|tap| tap.y == taps[0].y).count();
+        let in_row = phase.in_row();
         let runs = width.div_ceil(RUN);
         // Where a run of the patch reads for the first tap.
         let pixel = |run: usize| {
             let (row, column) = (run / runs * g.stride + taps[0].y, run % runs * RUN * g.stride + taps[0].x);
-            (row * g.columns + column) * g.pixel()
+            (row * g.columns + column) * row_size(g.chunks)
         };
         // SAFETY: runs lie in the staged patch, whose columns reach to the end of the last run; results behind it.
         unsafe {
             let staged = self.scratch.get().cast::<u8>();
-            let results = staged.add(g.staged()).cast::<f32>().add(g.line());
+            let results = staged.add(g.staged()).cast::<f32>().add(line_size(g.columns, g.chunks));
             for panel in self.group.clone() {
                 let b = self.packed.get().cast::<u8>().add((index * self.panels + panel) * self.panel_size);
                 let mut products = 0;
@@ -280,12 +214,12 @@ impl Patch<'_> {
                         let mut groups = [std::ptr::null(); 3];
                         let groups = &mut groups[..taps.len() / in_row];
                         for (row, group) in groups.iter_mut().enumerate() {
-                            *group = staged.add(pixel(first) + row * g.columns * g.pixel()).cast_const();
+                            *group = staged.add(pixel(first) + row * g.columns * row_size(g.chunks)).cast_const();
                         }
                         let product = Product::new(
                             groups,
                             [g.chunks, in_row],
-                            [g.stride * g.pixel(), g.pixel()],
+                            [g.stride * row_size(g.chunks), row_size(g.chunks)],
                             pixel(other) as isize - pixel(first) as isize,
                         );
                         // The next panel comes in while the first few products of this one are computed.
@@ -301,7 +235,7 @@ impl Patch<'_> {
                         let begin = panel * COLUMNS;
                         for c in (begin..(begin + COLUMNS).min(self.sink.stride)).step_by(16) {
                             write_column(
-                                amx.vectors,
+                                amx.vectors(),
                                 &self.sink,
                                 results.add(row * runs * RUN * COLUMNS + c - begin),
                                 COLUMNS,

@@ -15,9 +15,7 @@ use super::avx512::Avx512;
 
 /// The proof that the processor has AMX for bf16, and that the system lets this process use it.
 #[derive(Clone, Copy)]
-pub(crate) struct Amx {
-    pub(crate) vectors: Avx512,
-}
+pub(crate) struct Amx(Avx512);
 
 /// A computation with tile registers; `run` is marked `#[inline(always)]`.
 pub(crate) trait TileOp {
@@ -79,7 +77,13 @@ impl Amx {
         static USABLE: OnceLock<bool> = OnceLock::new();
         let vectors = Avx512::new()?;
         USABLE.get_or_init(|| is_x86_feature_detected!("avx512bf16") && has_tiles() && may_use_tiles())
-            .then_some(Self { vectors })
+            .then_some(Self(vectors))
+    }
+
+    /// For everything but products.
+    #[inline(always)]
+    pub(crate) fn vectors(self) -> Avx512 {
+        self.0
     }
 
     /// Runs an op with tile registers of full size.

@@ -39,7 +39,6 @@ impl Isa {
             Isa::Avx2 => super::avx2::Avx2::new().is_some(),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => super::avx512::Avx512::new().is_some(),
-            #[cfg(target_arch = "x86_64")]
             Isa::Amx => super::amx::Amx::new().is_some(),
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => super::neon::Neon::new().is_some(),

@@ -21,9 +21,7 @@ mod filter;
 mod layout;
 mod phases;
 mod scheme;
-#[cfg(target_arch = "x86_64")]
 mod tile_filters;
-#[cfg(target_arch = "x86_64")]
 mod tiles;
 
 use crate::arena::OutOfMemory;
@@ -35,10 +33,7 @@ pub(crate) use causal::run as run_causal;
 use filter::{Filters, TransformPanel};
 use layout::{Grid, Layout};
 use phases::{Phase, phases, products};
-#[cfg(not(target_arch = "x86_64"))]
-pub(crate) use run as run_in_tiles;
 pub(crate) use scheme::{F4x3, F5x2, F6x3, F7x2, Near4x3, Near5x2, Scheme};
-#[cfg(target_arch = "x86_64")]
 pub(crate) use tiles::run as run_in_tiles;
 
 /// Output channels of one product: `M` of a block stays in the second-level cache.

@@ -32,7 +32,7 @@ pub(super) struct Panel<'a, C: Scheme> {
 impl<C: Scheme> TileOp for Panel<'_, C> {
     #[inline(always)]
     fn run(self, amx: Amx) {
-        let simd = amx.vectors;
+        let simd = amx.vectors();
         let [out_channels, in_channels] = self.channels;
         // [in][tap][out] of a chunk, zero where there is no channel.
         let mut transposed = vec![0.0f32; DEPTH * 9 * COLUMNS];

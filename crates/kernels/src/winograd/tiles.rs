@@ -20,12 +20,11 @@ use crate::arena::OutOfMemory;
 use crate::conv::{Job, Ready};
 use crate::pool::Shared;
 use crate::simd::Simd;
-use crate::simd::amx::{AHEAD, Amx, COLUMNS, DEPTH, PARTS, Product, STEP, TileOp};
+use crate::simd::amx::{AHEAD, Amx, COLUMNS, DEPTH, Product, STEP, TileOp};
 use crate::sink::{Partials, PartialsWriter, Sink};
 use crate::source::{View, Window};
+use crate::tiles::{RUN, row_size};
 
-/// Pixels in a row that half a product takes.
-const RUN: usize = crate::simd::amx::ROWS / 2;
 /// Tile rows of a patch and runs of pixels in each, the best first: large patches use each filter more often.
 const SHAPES: [[usize; 2]; 4] = [[4, 4], [4, 2], [2, 2], [2, 1]];
 /// Tasks for each worker that a smaller shape is taken for.
@@ -127,12 +126,6 @@ struct Geometry {
 }
 
 impl Geometry {
-    /// Bytes of a pixel of V: one line more than its channels, so that 16 pixels do not lie in the same set of the
-    /// first-level cache.
-    fn pixel(&self) -> usize {
-        self.chunks * PARTS + 64
-    }
-
     /// Columns of V: one more to each side.
     fn columns(&self) -> usize {
         self.runs * RUN + 2
@@ -140,7 +133,7 @@ impl Geometry {
 
     /// Bytes of V.
     fn v<C: Scheme>(&self) -> usize {
-        C::N * self.rows * self.columns() * self.pixel()
+        C::N * self.rows * self.columns() * row_size(self.chunks)
     }
 
     /// Values of one chunk's channels of the patch before they are transformed.
@@ -192,7 +185,7 @@ impl<C: Scheme> TileOp for Patch<'_, C> {
             for phase in Phase::all::<C>() {
                 self.product(amx, phase);
                 for panel in self.group.clone() {
-                    self.output(amx.vectors, phase, panel);
+                    self.output(amx.vectors(), phase, panel);
                 }
             }
         }
@@ -218,7 +211,7 @@ impl<C: Scheme> Patch<'_, C> {
     /// Where V has a pixel.
     #[inline(always)]
     fn v_at(&self, point: usize, row: usize, column: usize) -> usize {
-        ((point * self.rows + row) * self.geometry.columns() + column) * self.geometry.pixel()
+        ((point * self.rows + row) * self.geometry.columns() + column) * row_size(self.geometry.chunks)
     }
 
     /// Step 1.
@@ -227,7 +220,7 @@ impl<C: Scheme> Patch<'_, C> {
     /// The scratch holds what `Geometry` says.
     #[inline(always)]
     unsafe fn input(&self, amx: Amx) {
-        let simd = amx.vectors;
+        let simd = amx.vectors();
         let (v, staged, _) = self.scratch();
         let columns = self.runs() * RUN + 2;
         for first in (0..self.view.stride).step_by(DEPTH) {
@@ -276,7 +269,7 @@ impl<C: Scheme> Patch<'_, C> {
     unsafe fn product(&self, amx: Amx, phase: Phase) {
         let (v, _, m) = self.scratch();
         let runs = self.runs();
-        let pixel = self.geometry.pixel();
+        let pixel = row_size(self.geometry.chunks);
         for point in 0..C::N {
             // Where a run reads for the first tap; an odd phase's taps begin one pixel later.
             let at = |run: usize| self.v_at(point, run / runs, run % runs * RUN + phase.px);
