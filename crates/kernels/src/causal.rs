@@ -189,7 +189,9 @@ impl<'a> CausalConv3d<'a> {
             (Algorithm::Winograd4, false) => winograd::run_causal(&job, &schedule, winograd::F4x3, watched),
             (Algorithm::Winograd6, true) => winograd::run_causal(&job, &schedule, winograd::F7x2, watched),
             (Algorithm::Winograd4, true) => winograd::run_causal(&job, &schedule, winograd::F5x2, watched),
-            (Algorithm::Direct | Algorithm::Tiles | Algorithm::WinogradTiles, _) => direct::run_causal(&job, &schedule, upsample, space, watched),
+            (Algorithm::Direct | Algorithm::Tiles | Algorithm::WinogradTiles, _) => {
+                direct::run_causal(&job, &schedule, upsample, space, watched)
+            }
         }?;
         y.stats = vec![stats];
         Ok(Clip { frames: y })

@@ -8,10 +8,10 @@ use crate::simd::Isa;
 /// How exact convolutions have to be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Numerics {
-    /// Winograd's filtering wherever its error bound holds.
+    /// Winograd's filtering, and products of bf16 parts on processors with AMX, wherever their error bounds hold.
     #[default]
     Fast,
-    /// Direct convolution everywhere.
+    /// Direct convolution in f32 everywhere.
     Strict,
 }
 

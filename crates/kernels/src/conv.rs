@@ -153,7 +153,9 @@ impl Conv2d<'_> {
         assert!(self.kernel == 1 && self.stride == 1 && self.padding == [0; 4]);
         let affine = affine(&x, Pre::default());
         let (bias, unit) = output_unit(context, &self.kernel(), &x, affine.as_ref(), None);
-        let amx = (self.plan_with(context, &x, affine.as_ref()).algorithm == Algorithm::Tiles).then(Amx::new).flatten();
+        let amx = (self.plan_with(context, &x, affine.as_ref()).algorithm == Algorithm::Tiles)
+            .then(Amx::new)
+            .flatten();
         pointwise::run(context, self, amx, x, &bias, unit)
     }
 

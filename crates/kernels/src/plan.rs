@@ -9,7 +9,8 @@
 //! of the output's deviation, with `n_c` the squared norm of the weights that read channel `c`, `max_c` the largest
 //! magnitude in it and `var_c` its variance. All of this is known before the layer runs: the layer before has gathered
 //! it. Images with single bright spots or with channels far from zero step down to smaller tiles, then to direct
-//! convolution.
+//! convolution. What two bf16 leave out of each value (see [`mod@crate::simd::amx`]) is a share of it too, so the same bound
+//! holds for convolutions in tile registers, with coefficients of their own.
 
 use crate::context::{Context, Numerics};
 use crate::conv::Kernel;
@@ -70,8 +71,8 @@ const TOLERANCE: f64 = 1e-3;
 const COEFFICIENT_6: f64 = 4.5e-5;
 const COEFFICIENT_4: f64 = 1e-5;
 
-const COEFFICIENT_WINOGRAD_TILES: f64 = 4e-5;
-const COEFFICIENT_TILES: f64 = 1e-5;
+const COEFFICIENT_WINOGRAD_TILES: f64 = 6e-5;
+const COEFFICIENT_TILES: f64 = 2.5e-5;
 
 /// Which algorithms there are for a kind of convolution, besides a direct one.
 #[derive(Clone, Copy)]
@@ -104,13 +105,21 @@ pub(crate) fn choose(
     }
     let peak = peak(context, conv, x, positions, affine);
     if tiles && kinds.winograd && COEFFICIENT_WINOGRAD_TILES * peak <= TOLERANCE {
-        return plan(Algorithm::WinogradTiles, "the processor has bf16 tiles, and two bf16 for each value are exact enough");
+        return plan(Algorithm::WinogradTiles, "two bf16 for each value are exact enough, and the fastest");
     }
     if tiles && COEFFICIENT_TILES * peak <= TOLERANCE {
-        return plan(Algorithm::Tiles, "the processor has bf16 tiles, and two bf16 for each value are exact enough");
+        let reason = if kinds.winograd {
+            "bright spots or offsets in the input: no filtering, but two bf16 for each value are exact enough"
+        } else {
+            "two bf16 for each value are exact enough, and the fastest"
+        };
+        return plan(Algorithm::Tiles, reason);
     }
     if !kinds.winograd {
-        return plan(Algorithm::Direct, "spots or offsets in the input that two bf16 cannot tell exactly enough");
+        return plan(
+            Algorithm::Direct,
+            "bright spots or offsets in the input: two bf16 would not be exact enough",
+        );
     }
     if COEFFICIENT_6 * peak <= TOLERANCE {
         plan(Algorithm::Winograd6, "the fewest multiplications")

@@ -42,6 +42,7 @@ pub(crate) enum IsaArg {
     Scalar,
     Avx2,
     Avx512,
+    Amx,
     Neon,
 }
 
@@ -73,6 +74,7 @@ impl EngineArgs {
                 IsaArg::Scalar => Isa::Scalar,
                 IsaArg::Avx2 => Isa::Avx2,
                 IsaArg::Avx512 => Isa::Avx512,
+                IsaArg::Amx => Isa::Amx,
                 IsaArg::Neon => Isa::Neon,
             }),
             numerics: match self.numerics {
@@ -109,7 +111,9 @@ mod tests {
             (threads, isa, storage, numerics),
             (Some(3), Some(Isa::Scalar), Storage::F16, Numerics::Strict)
         );
-        for (name, isa) in [("avx2", Isa::Avx2), ("avx512", Isa::Avx512), ("neon", Isa::Neon)] {
+        for (name, isa) in
+            [("avx2", Isa::Avx2), ("avx512", Isa::Avx512), ("amx", Isa::Amx), ("neon", Isa::Neon)]
+        {
             assert_eq!(parse(&["--isa", name]).unwrap().isa, Some(isa));
         }
     }

@@ -167,8 +167,8 @@ impl Scratch {
 
     fn new(buffer: &Buffer, chunks: usize) -> Self {
         let mut next = buffer.ptr();
-        let [staged, queries, softmax, line, sums, scores, results, a, b, c, squares] =
-            Self::parts(chunks).map(|size| {
+        let [staged, queries, softmax, line, sums, scores, results, a, b, c, squares] = Self::parts(chunks)
+            .map(|size| {
                 let this = next;
                 next = next.wrapping_add(size);
                 this
@@ -228,7 +228,15 @@ impl Work<'_> {
     /// # Safety
     /// The rows are staged, `b` is a panel of as many steps, and `to` has room for them.
     #[inline(always)]
-    unsafe fn multiply(&self, amx: Amx, rows: *const u8, row: usize, chunks: usize, b: *const u8, to: *mut f32) {
+    unsafe fn multiply(
+        &self,
+        amx: Amx,
+        rows: *const u8,
+        row: usize,
+        chunks: usize,
+        b: *const u8,
+        to: *mut f32,
+    ) {
         for first in (0..self.rows()).step_by(ROWS) {
             let groups = [rows.wrapping_add(first * row)];
             let product = Product::new(&groups, [chunks, 1], [row, 0], (RUN * row) as isize);

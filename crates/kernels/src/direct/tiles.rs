@@ -214,7 +214,8 @@ impl Patch<'_> {
                         let mut groups = [std::ptr::null(); 3];
                         let groups = &mut groups[..taps.len() / in_row];
                         for (row, group) in groups.iter_mut().enumerate() {
-                            *group = staged.add(pixel(first) + row * g.columns * row_size(g.chunks)).cast_const();
+                            *group =
+                                staged.add(pixel(first) + row * g.columns * row_size(g.chunks)).cast_const();
                         }
                         let product = Product::new(
                             groups,

@@ -76,7 +76,8 @@ impl Amx {
     pub(crate) fn new() -> Option<Self> {
         static USABLE: OnceLock<bool> = OnceLock::new();
         let vectors = Avx512::new()?;
-        USABLE.get_or_init(|| is_x86_feature_detected!("avx512bf16") && has_tiles() && may_use_tiles())
+        USABLE
+            .get_or_init(|| is_x86_feature_detected!("avx512bf16") && has_tiles() && may_use_tiles())
             .then_some(Self(vectors))
     }
 
@@ -122,10 +123,7 @@ impl Amx {
             _mm512_storeu_si512(to.cast(), _mm512_or_si512(_mm512_srli_epi32::<16>(high_a), high_b));
             let low_a = rounded(_mm512_sub_ps(a, _mm512_castsi512_ps(high_a)));
             let low_b = rounded(_mm512_sub_ps(b, _mm512_castsi512_ps(high_b)));
-            _mm512_storeu_si512(
-                to.add(low).cast(),
-                _mm512_or_si512(_mm512_srli_epi32::<16>(low_a), low_b),
-            );
+            _mm512_storeu_si512(to.add(low).cast(), _mm512_or_si512(_mm512_srli_epi32::<16>(low_a), low_b));
         }
     }
 

@@ -116,7 +116,11 @@ impl<C: Scheme> Op for TransformPanel<'_, C> {
 
 /// The `R × R` filter that the scheme sees.
 #[inline(always)]
-pub(super) fn effective<S: Simd, C: Scheme>(phase: Phase, simd: S, load: impl Fn(usize) -> S::V) -> [[S::V; 3]; 3] {
+pub(super) fn effective<S: Simd, C: Scheme>(
+    phase: Phase,
+    simd: S,
+    load: impl Fn(usize) -> S::V,
+) -> [[S::V; 3]; 3] {
     let mut g = [[simd.zero(); 3]; 3];
     for y in 0..3 {
         for x in 0..3 {

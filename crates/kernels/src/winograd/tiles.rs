@@ -76,9 +76,8 @@ pub(crate) fn run<C: Scheme>(job: &mut Job<'_>, scheme: C) -> Result<Ready, OutO
         });
     });
 
-    let scratch = (0..threads)
-        .map(|_| context.arena.take(geometry.scratch::<C>()))
-        .collect::<Result<Vec<_>, _>>()?;
+    let scratch =
+        (0..threads).map(|_| context.arena.take(geometry.scratch::<C>())).collect::<Result<Vec<_>, _>>()?;
     let scratch: Vec<Shared> = scratch.iter().map(|b| Shared::new(b.ptr().cast())).collect();
     let parts_per_image = in_image * phases::<C>();
     let mut partials = Partials::new(x.batch * parts_per_image, y.stride);

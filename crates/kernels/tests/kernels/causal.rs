@@ -7,6 +7,7 @@ use kernels::{
 use reference::Image;
 use remote_vae_kernels as kernels;
 
+use crate::attention::scale_and_bound;
 use crate::common::{bytes, check, values};
 
 struct Case {
@@ -196,9 +197,7 @@ fn causal_attention_matches_the_reference() {
             let mut go_on = |_| true;
             let watched = &mut Watched::new(&mut go_on);
             let y = attention.run_causal(&context, clip(&context, shape, &x), watched).expect("memory");
-            let largest = want.data.iter().fold(0.0f64, |m, v| m.max(v.abs()));
-            let (scale, bound) =
-                if context.storage == Storage::F32 { (1.0, 2e-5) } else { (largest, 1.5e-3) };
+            let (scale, bound) = scale_and_bound(&context, &want);
             check(&name, &y.to_cfhw(), &want, scale, bound);
             check_stats(&name, &y, &want, bound * 4.0);
         }

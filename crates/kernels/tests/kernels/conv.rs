@@ -28,6 +28,7 @@ const CASES: &[Case] = &[
     same(1, (64, 3), (20, 50)),
     same(3, (64, 64), (24, 25)),
     same(1, (128, 80), (43, 37)),
+    same(1, (48, 40), (21, 70)),
     Case { batch: 1, channels: (32, 64), size: (10, 9), kernel: 1, stride: 1, padding: [0; 4] },
     Case { batch: 2, channels: (64, 32), size: (37, 29), kernel: 1, stride: 1, padding: [0; 4] },
     Case { batch: 1, channels: (32, 32), size: (14, 18), kernel: 3, stride: 2, padding: [0, 1, 0, 1] },

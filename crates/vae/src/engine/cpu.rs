@@ -217,10 +217,10 @@ impl Engine for CpuEngine {
                 };
             }
         };
-        if conv.spec.kernel == 1 {
+        let plan = conv.kernel().plan(&self.0, x, pre);
+        if conv.spec.kernel == 1 && plan.algorithm == kernels::Algorithm::Direct {
             return Choice { algorithm: "matrix product", reason: "1×1: one product with the weights" };
         }
-        let plan = conv.kernel().plan(&self.0, x, pre);
         Choice { algorithm: plan.algorithm.name(upsampled), reason: plan.reason }
     }
 
