@@ -17,8 +17,9 @@ use crate::conv::Kernel;
 use crate::features::Features;
 use crate::norm::Affine;
 use crate::simd::Isa;
+use crate::simd::amx::Amx;
 
-/// How a 3×3 convolution is done.
+/// How a convolution is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Algorithm {
     /// Winograd with tiles of 8 × 8: `F(6×6, 3×3)`, or `F(7×7, 2×2)` behind an upsampling.
@@ -71,6 +72,7 @@ const TOLERANCE: f64 = 1e-3;
 const COEFFICIENT_6: f64 = 4.5e-5;
 const COEFFICIENT_4: f64 = 1e-5;
 
+/// The same in bf16 tiles.
 const COEFFICIENT_WINOGRAD_TILES: f64 = 6e-5;
 const COEFFICIENT_TILES: f64 = 2.5e-5;
 
@@ -99,11 +101,12 @@ pub(crate) fn choose(
     if conv.out_channels < FEW_CHANNELS || conv.in_channels < FEW_CHANNELS {
         return plan(Algorithm::Direct, "too few channels to gain from fewer multiplications");
     }
-    let tiles = kinds.tiles && context.isa == Isa::Amx;
+    let tiles = kinds.tiles && has_tiles(context);
     if !kinds.winograd && !tiles {
         return plan(Algorithm::Direct, "Winograd's filtering is for 3×3 kernels with stride 1");
     }
-    let peak = peak(context, conv, x, positions, affine);
+    let most = if tiles { COEFFICIENT_WINOGRAD_TILES } else { COEFFICIENT_6 };
+    let peak = peak(x, positions, affine, most, || squared_norms(context, conv));
     if tiles && kinds.winograd && COEFFICIENT_WINOGRAD_TILES * peak <= TOLERANCE {
         return plan(Algorithm::WinogradTiles, "two bf16 for each value are exact enough, and the fastest");
     }
@@ -133,15 +136,31 @@ pub(crate) fn choose(
     }
 }
 
+/// Whether this machine and these numerics have bf16 tiles.
+fn has_tiles(context: &Context) -> bool {
+    context.isa == Isa::Amx && context.numerics == Numerics::Fast && Amx::new().is_some()
+}
+
+/// Whether projections of all channels of `x`, normalised, are exact enough in bf16 tiles.
+pub(crate) fn tiles_are_exact(context: &Context, x: &Features, affine: &Affine) -> bool {
+    let alike = || vec![1.0; x.channels];
+    has_tiles(context)
+        && COEFFICIENT_TILES * peak(x, x.height * x.width, Some(affine), COEFFICIENT_TILES, alike)
+            <= TOLERANCE
+}
+
 /// `sqrt(Σ n_c max_c² / Σ n_c var_c)` of the input as the convolution sees it, for the worst image.
+///
+/// Where `coefficient` times it is within the tolerance for weights that read all channels alike, that is the answer: most layers
+/// are far from the limit whatever their weights are, which saves reading them.
 ///
 /// SiLU is left out: it makes nothing larger, and takes from the deviation at most about as much as from the peak.
 fn peak(
-    context: &Context,
-    conv: &Kernel<'_>,
     x: &Features,
     positions: usize,
     affine: Option<&Affine>,
+    coefficient: f64,
+    norms: impl FnOnce() -> Vec<f64>,
 ) -> f64 {
     let pixels = positions as f64;
     let normed = affine.filter(|a| a.normed);
@@ -173,12 +192,11 @@ fn peak(
         }
         worst
     };
-    // Most layers are far from the limit whatever their weights are, which saves reading them.
     let unweighted = ratio(&|_| 1.0);
-    if COEFFICIENT_6 * unweighted <= TOLERANCE {
+    if coefficient * unweighted <= TOLERANCE {
         return unweighted;
     }
-    let norms = squared_norms(context, conv);
+    let norms = norms();
     ratio(&|c| norms[c])
 }
 

@@ -222,16 +222,11 @@ impl TileOp for InTiles<'_> {
             stage_row(amx, &w.view, [0, first as isize], count, line, staged);
             for panel in 0..w.panels {
                 let b = w.packed.get().cast::<u8>().add(panel * panel_size(chunks, 1)).cast_const();
-                for row in (0..count).step_by(ROWS) {
-                    let groups = [staged.add(row * row_size(chunks)).cast_const()];
-                    let product = Product::new(
-                        &groups,
-                        [chunks, 1],
-                        [row_size(chunks), 0],
-                        (RUN * row_size(chunks)) as isize,
-                    );
-                    let ahead = b.wrapping_add(panel_size(chunks, 1));
-                    amx.product(&product, b, results.add(row * COLUMNS), ahead);
+                for (number, row) in (0..count).step_by(ROWS).enumerate() {
+                    let starts = [staged.add(row * row_size(chunks)).cast_const()];
+                    let second = (RUN * row_size(chunks)) as isize;
+                    let product = Product::new(&starts, [chunks, 1], [row_size(chunks), 0], second);
+                    amx.product(&product, b, results.add(row * COLUMNS), product.ahead(b, number));
                 }
                 w.write(amx.vectors(), panel * COLUMNS, COLUMNS, results);
             }

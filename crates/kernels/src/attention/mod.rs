@@ -12,11 +12,11 @@ mod tiles;
 mod vectors;
 
 use crate::arena::{Buffer, OutOfMemory};
-use crate::context::{Context, Numerics};
+use crate::context::Context;
 use crate::conv::unit_for;
 use crate::features::{Features, Storage};
 use crate::norm::{Affine, GroupNorm};
-use crate::simd::Isa;
+use crate::plan;
 use crate::simd::amx::Amx;
 use crate::sink::Sink;
 use crate::source::{Edge, Source, View};
@@ -91,7 +91,7 @@ impl Attention<'_> {
             buffer: Buffer::alias(&x.buffer),
         };
         let source = Source { x: &x, affine: Some(&affine), silu: false, edge: Edge::Zero };
-        let amx = Amx::new().filter(|_| context.isa == Isa::Amx && context.numerics == Numerics::Fast);
+        let amx = Amx::new().filter(|_| plan::tiles_are_exact(context, &x, &affine));
         let mut tiles = amx.map(|amx| Tiles::new(amx, context, self, &x)).transpose()?;
         let mut vectors = None;
         for image in 0..x.batch {

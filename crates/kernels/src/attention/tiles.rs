@@ -1,10 +1,11 @@
 //! Attention in AMX's tile registers (see [`crate::simd::amx`]).
 //!
-//! As its parent does it, with every operand of a product taken apart into two bf16. What that leaves out of `q k` is at most
-//! 2⁻¹⁶ `|q_i k_i|` for each channel, with random signs; four deviations of their sum are no more than
-//! 2⁻¹⁶ `max |q_i| |k|`, whether the channels are alike or one stands out. The exponential is off by the same as a factor. The
-//! first pass over the positions finds the largest `q_i` and the longest `k`, and where the bound is not small, scores are
-//! made in f32.
+//! As its parent does it, with every operand of a product taken apart into two bf16. What that leaves out of a score is
+//! `Σ e_i q_i k_i / sqrt(C)` with `|e_i|` up to 2⁻¹⁵, 2⁻¹⁸ in the mean, and signs that have nothing to do with each other: hardly
+//! ever more than 2⁻¹⁵ `max |q_i| |k| / sqrt(C)`, whether the channels are alike, where that is some twenty deviations, or
+//! one stands out, where it is the most that there can be. An exponential is off by as much as a factor. The first pass over
+//! the positions finds the largest `q_i` and the longest `k`, and where the bound is not small, the image is done in f32.
+//! So it is, by the planner's rule, where the projections' inputs have spots or offsets.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -16,9 +17,9 @@ use crate::direct::write_column;
 use crate::features::{ChannelStats, Features};
 use crate::pool::Shared;
 use crate::simd::Simd;
-use crate::simd::amx::{AHEAD, Amx, COLUMNS, DEPTH, Product, ROWS, STEP, TileOp};
+use crate::simd::amx::{Amx, COLUMNS, DEPTH, Product, ROWS, STEP, TileOp};
 use crate::sink::{Partials, PartialsWriter};
-use crate::tiles::{RUN, line_size, pack_panel, panel_size, row_size, stage_row};
+use crate::tiles::{RUN, line_size, pack_panel, panel_size, place, row_size, stage_row};
 use crate::watch::{Stopped, Watched};
 
 /// Positions of a block, and of a block of keys.
@@ -26,6 +27,8 @@ const BLOCK: usize = 128;
 const KEYS: usize = 256;
 /// What may be left out of a score.
 const TOLERANCE: f32 = 1e-3;
+// One panel of output channels is one chunk of the next product's depth.
+const _: () = assert!(COLUMNS == DEPTH);
 
 /// Weights, keys, values and scratch.
 pub(super) struct Tiles {
@@ -97,7 +100,7 @@ impl Tiles {
         };
         context.pool.run(blocks, |worker, block| self.amx.run(KeysAndValues(work(worker, block))));
         let [query, key] = [0, 1].map(|i| f32::from_bits(largest[i].load(Ordering::Relaxed)));
-        let left_out = query * key.sqrt() * image.factor / 65536.0;
+        let left_out = query * key.sqrt() * image.factor / 32768.0;
         if left_out.is_nan() || left_out > TOLERANCE {
             return Ok(None);
         }
@@ -238,11 +241,10 @@ impl Work<'_> {
         to: *mut f32,
     ) {
         for first in (0..self.rows()).step_by(ROWS) {
-            let groups = [rows.wrapping_add(first * row)];
-            let product = Product::new(&groups, [chunks, 1], [row, 0], (RUN * row) as isize);
-            let ahead = chunks * STEP + first / ROWS * product.steps() * AHEAD;
+            let starts = [rows.wrapping_add(first * row)];
+            let product = Product::new(&starts, [chunks, 1], [row, 0], (RUN * row) as isize);
             // SAFETY: by the caller's promise.
-            unsafe { amx.product(&product, b, to.add(first * COLUMNS), b.wrapping_add(ahead)) };
+            unsafe { amx.product(&product, b, to.add(first * COLUMNS), product.ahead(b, first / ROWS)) };
         }
     }
 
@@ -307,25 +309,24 @@ impl TileOp for KeysAndValues<'_> {
                     let mut pairs = [0u32; 2 * DEPTH / 2];
                     amx.split(v, pairs.as_mut_ptr().cast());
                     let step = tiles.keys(w.first + row).add(panel * STEP);
-                    let column = row % COLUMNS;
-                    let to = step.add(column / 16 * (STEP / 4) + column % 16 * 4);
                     for (pair, &parts) in pairs.iter().enumerate() {
                         let (part, pair) = (pair / (DEPTH / 2), pair % (DEPTH / 2));
-                        to.add(part * STEP / 2 + pair * 64).cast::<u32>().write(parts);
+                        let to = step.add(part * STEP / 2 + place(2 * pair, row % COLUMNS));
+                        to.cast::<u32>().write(parts);
                     }
                 }
                 w.project(amx, 2, panel);
                 for row in (0..w.rows()).step_by(2) {
                     let (v, below) = (w.row(simd, row, None), w.row(simd, row + 1, None));
-                    let to = tiles.values(panel, w.first + row).add(row % DEPTH / 2 * 64);
+                    let to = tiles.values(panel, w.first + row).add(place(row % DEPTH, 0));
                     amx.split_pairs([v[0], below[0]], to, STEP / 2);
-                    amx.split_pairs([v[1], below[1]], to.add(STEP / 4), STEP / 2);
+                    amx.split_pairs([v[1], below[1]], to.add(place(0, DEPTH / 2)), STEP / 2);
                 }
             }
             let mut longest = 0.0f32;
             for row in 0..w.count {
                 let length = simd.sum(simd.load(s.squares.add(row * DEPTH / 2)));
-                // A NaN must not get lost.
+                // A NaN must not get lost: where there is one in a query, there is one in its key.
                 longest = if length > longest || length.is_nan() { length } else { longest };
             }
             for (all, this) in w.largest.iter().zip([simd.max_lane(largest), longest]) {
@@ -419,8 +420,8 @@ impl TileOp for Queries<'_> {
 
 impl Work<'_> {
     /// Turns a row's scores of the `seen` ones of a block of keys into exponentials relative to the largest so far, taken
-    /// apart, and those of all others of its panels into zeros; brings the row's state up to date. Returns what sums so
-    /// far are to be multiplied with.
+    /// apart, and those of all others of its panels into next to nothing, 1e-38; brings the row's state up to date. Returns
+    /// what sums so far are to be multiplied with.
     ///
     /// # Safety
     /// The row's scores were computed.

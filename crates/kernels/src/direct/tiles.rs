@@ -8,7 +8,7 @@ use super::{Phase, phases, taps_reach, write_column};
 use crate::arena::OutOfMemory;
 use crate::conv::{Conv2d, Job, Ready};
 use crate::pool::Shared;
-use crate::simd::amx::{AHEAD, Amx, COLUMNS, DEPTH, Product, STEP, TileOp};
+use crate::simd::amx::{Amx, COLUMNS, DEPTH, Product, TileOp};
 use crate::sink::{Partials, PartialsWriter, Sink};
 use crate::source::View;
 use crate::tiles::{RUN, line_size, pack_panel, panel_size, row_size, stage_row};
@@ -211,22 +211,20 @@ impl Patch<'_> {
                     let rows = rows_at_once.min(height - top);
                     for run in (0..rows * runs).step_by(2) {
                         let (first, other) = (top * runs + run, top * runs + (run + 1).min(rows * runs - 1));
-                        let mut groups = [std::ptr::null(); 3];
-                        let groups = &mut groups[..taps.len() / in_row];
-                        for (row, group) in groups.iter_mut().enumerate() {
-                            *group =
+                        let mut starts = [std::ptr::null(); 3];
+                        let starts = &mut starts[..taps.len() / in_row];
+                        for (row, start) in starts.iter_mut().enumerate() {
+                            *start =
                                 staged.add(pixel(first) + row * g.columns * row_size(g.chunks)).cast_const();
                         }
                         let product = Product::new(
-                            groups,
+                            starts,
                             [g.chunks, in_row],
                             [g.stride * row_size(g.chunks), row_size(g.chunks)],
                             pixel(other) as isize - pixel(first) as isize,
                         );
-                        // The next panel comes in while the first few products of this one are computed.
-                        let ahead = products % (STEP / AHEAD) * product.steps() * AHEAD;
                         let to = results.add(run * RUN * COLUMNS);
-                        amx.product(&product, b.cast_const(), to, b.wrapping_add(self.panel_size + ahead));
+                        amx.product(&product, b.cast_const(), to, product.ahead(b, products));
                         products += 1;
                     }
                     for row in 0..rows {

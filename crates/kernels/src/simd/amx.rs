@@ -1,11 +1,10 @@
 //! x86-64 with AMX: products of bf16 matrices in tile registers, summed up in f32. Everything else is AVX-512's.
 //!
-//! A value is taken apart into two bf16, `x = high + low`, with 8 bits each, which leaves out 2⁻¹⁸ of it at most. Of the
-//! four products of such parts the one of the two lows is as small and is left out too; the other three are exact in f32.
-//! That makes a multiply-add of nearly f32's precision, five times faster than AVX-512's.
+//! A value is taken apart into two bf16 of 8 bits each, `x = high + low`, which hold 16 bits of it. Of the four products of such
+//! parts the one of the two lows is no larger than what rounding has left out, and is left out too; the other three are exact
+//! in f32. So a multiply-add loses 2⁻¹⁸ of its product in the mean and 2⁻¹⁵ at most, and is five times faster than AVX-512's.
 //!
-//! The intrinsics are not in stable Rust yet, so the instructions are written out. The compiler itself never touches
-//! tile registers.
+//! The intrinsics are not in stable Rust yet, so the instructions are written out. The compiler itself uses no tile registers.
 
 use std::arch::asm;
 use std::arch::x86_64::*;
@@ -17,7 +16,8 @@ use super::avx512::Avx512;
 #[derive(Clone, Copy)]
 pub(crate) struct Amx(Avx512);
 
-/// A computation with tile registers; `run` is marked `#[inline(always)]`.
+/// A computation with tile registers, or with the instructions on bf16 that come with them; `run` is marked
+/// `#[inline(always)]`.
 pub(crate) trait TileOp {
     fn run(self, amx: Amx);
 }
@@ -34,41 +34,50 @@ pub(crate) const STEP: usize = DEPTH * COLUMNS * 4;
 /// Bytes of a tile register.
 const TILE: usize = 1024;
 /// Bytes that each step brings into the second-level cache.
-pub(crate) const AHEAD: usize = STEP / 8;
+const AHEAD: usize = STEP / 8;
 
-/// `C[32 × 32] = Σ A · B`, over `groups`, then over `chunks` of [`DEPTH`] values, then over `taps`.
+/// `C[32 × 32] = Σ A · B`, over `starts`, then over `chunks` of [`DEPTH`] values, then over `taps`.
 ///
 /// # Safety contract of whoever runs it
-/// * for each group `g`, chunk `c`, tap `t` and each of the 16 rows `r` of both halves `h` of the rows, the
-///   [`PARTS`] bytes at `g + c * PARTS + t * tap + h * second + r * row` are readable;
+/// * for each start `s`, chunk `c`, tap `t` and each of the 16 rows `r` of both halves `h` of the rows, the
+///   [`PARTS`] bytes at `s + c * PARTS + t * tap + h * second + r * row` are readable;
 /// * `b` is readable for [`STEP`] bytes for each of these steps;
 /// * `c` is writable for 32 rows of 32 values, by this thread alone.
-#[repr(C)]
 pub(crate) struct Product<'a> {
     chunks: usize,
     taps: usize,
     tap: usize,
     second: isize,
-    /// Not read by the kernel's loop, which has these in registers.
-    pub(crate) groups: &'a [*const u8],
+    starts: &'a [*const u8],
+    /// Behind the last of them.
+    end: *const *const u8,
     row: usize,
 }
 
 impl<'a> Product<'a> {
     /// All strides in bytes: from a row to the next, from a tap to the next, from the first 16 rows to the others.
     pub(crate) fn new(
-        groups: &'a [*const u8],
+        starts: &'a [*const u8],
         [chunks, taps]: [usize; 2],
         [row, tap]: [usize; 2],
         second: isize,
     ) -> Self {
-        assert!(!groups.is_empty() && chunks > 0 && taps > 0);
-        Self { chunks, taps, tap, second, groups, row }
+        assert!(!starts.is_empty() && chunks > 0 && taps > 0);
+        Self { chunks, taps, tap, second, starts, end: starts.as_ptr_range().end, row }
     }
 
-    /// How many steps it takes.
-    pub(crate) fn steps(&self) -> usize {
-        self.groups.len() * self.chunks * self.taps
+    /// Bytes of its right-hand side, a panel.
+    #[inline(always)]
+    fn panel(&self) -> usize {
+        self.starts.len() * self.chunks * self.taps * STEP
+    }
+
+    /// What the `number`th product with the same panel `b` brings into the cache: its share of the panel behind it, so that
+    /// the first few products bring in all of it.
+    #[inline(always)]
+    pub(crate) fn ahead(&self, b: *const u8, number: usize) -> *const u8 {
+        const SHARES: usize = STEP / AHEAD;
+        b.wrapping_add(self.panel() + number % SHARES * (self.panel() / SHARES))
     }
 }
 
@@ -142,9 +151,9 @@ impl Amx {
                 "tilezero tmm1",
                 "tilezero tmm2",
                 "tilezero tmm3",
-                "2:", // groups
-                "mov {chunk}, [{groups}]",
-                "add {groups}, 8",
+                "2:", // starts
+                "mov {chunk}, [{starts}]",
+                "add {starts}, 8",
                 "mov {chunks}, [{product} + {CHUNKS}]",
                 "3:", // chunks
                 "mov {a0}, {chunk}",
@@ -190,16 +199,15 @@ impl Amx {
                 "add {chunk}, {PARTS}",
                 "dec {chunks}",
                 "jnz 3b",
-                "dec {count}",
-                "jnz 2b",
+                "cmp {starts}, [{product} + {END}]",
+                "jne 2b",
                 "shl {line}, 1",
                 "tilestored [{c} + {line} * 1], tmm0",
                 "tilestored [{c} + {line} * 1 + 64], tmm2",
                 "tilestored [{c} + {line} * 1 + 2 * {TILE}], tmm1",
                 "tilestored [{c} + {line} * 1 + 2 * {TILE} + 64], tmm3",
                 product = in(reg) product,
-                groups = inout(reg) product.groups.as_ptr() => _,
-                count = inout(reg) product.groups.len() => _,
+                starts = inout(reg) product.starts.as_ptr() => _,
                 row = in(reg) product.row,
                 b = inout(reg) b => _,
                 c = in(reg) c,
@@ -210,6 +218,15 @@ impl Amx {
                 a0 = out(reg) _,
                 a1 = out(reg) _,
                 taps = out(reg) _,
+                out("tmm0") _,
+                out("tmm1") _,
+                out("tmm2") _,
+                out("tmm3") _,
+                out("tmm4") _,
+                out("tmm5") _,
+                out("tmm6") _,
+                out("tmm7") _,
+                END = const std::mem::offset_of!(Product<'_>, end),
                 CHUNKS = const std::mem::offset_of!(Product<'_>, chunks),
                 TAPS = const std::mem::offset_of!(Product<'_>, taps),
                 TAP = const std::mem::offset_of!(Product<'_>, tap),

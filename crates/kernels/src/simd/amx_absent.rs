@@ -17,7 +17,6 @@ pub(crate) const COLUMNS: usize = 32;
 pub(crate) const DEPTH: usize = 32;
 pub(crate) const PARTS: usize = DEPTH * 4;
 pub(crate) const STEP: usize = DEPTH * COLUMNS * 4;
-pub(crate) const AHEAD: usize = STEP / 8;
 
 /// See the x86-64 module.
 pub(crate) struct Product;
@@ -26,8 +25,8 @@ impl Product {
     pub(crate) fn new(_: &[*const u8], _: [usize; 2], _: [usize; 2], _: isize) -> Self {
         Self
     }
-    pub(crate) fn steps(&self) -> usize {
-        0
+    pub(crate) fn ahead(&self, b: *const u8, _: usize) -> *const u8 {
+        b
     }
 }
 
@@ -38,8 +37,8 @@ impl Amx {
     pub(crate) fn vectors(self) -> Scalar {
         match self {}
     }
-    pub(crate) fn run(self, _: impl TileOp) {
-        match self {}
+    pub(crate) fn run(self, op: impl TileOp) {
+        op.run(self)
     }
     pub(crate) unsafe fn split(self, _: [<Scalar as Simd>::V; 2], _: *mut u8) {
         match self {}

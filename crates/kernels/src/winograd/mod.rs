@@ -56,6 +56,7 @@ const TILES: std::ops::RangeInclusive<usize> = 24..=96;
 
 /// Runs `job` with scheme `C`: a 3×3 convolution, or an upsampling one if `C::R` is 2.
 pub(crate) fn run<C: Scheme>(job: &mut Job<'_>, scheme: C) -> Result<Ready, OutOfMemory> {
+    const { assert!(C::R == 3 || C::G[1][1] == C::G[1][0], "phases share the products at the point 1") };
     let context = job.context;
     let (_, nr) = context.isa.tile_shape();
     let x = job.source.x;

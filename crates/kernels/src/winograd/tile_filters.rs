@@ -5,6 +5,7 @@ use super::phases::Phase;
 use super::scheme::Scheme;
 use crate::simd::Simd;
 use crate::simd::amx::{Amx, COLUMNS, DEPTH, STEP, TileOp};
+use crate::tiles::place;
 use crate::weights::WeightView;
 
 /// Bytes of the filters of a panel of 32 output channels for one point: a [`STEP`] for each chunk of input channels and tap.
@@ -64,7 +65,8 @@ impl<C: Scheme> TileOp for Panel<'_, C> {
                                     *u = simd.fma(g[y][x], simd.splat(C::G[point][y]), *u);
                                 }
                             }
-                            let at = point * self.plane + (chunk * C::R + x) * STEP + half * 1024 + pair * 64;
+                            let step = point * self.plane + (chunk * C::R + x) * STEP;
+                            let at = step + place(2 * pair, 16 * half);
                             // SAFETY: `out` has room for the panel of each point.
                             unsafe { amx.split_pairs(u, self.out.add(at), STEP / 2) };
                         }

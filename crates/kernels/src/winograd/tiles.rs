@@ -1,11 +1,11 @@
 //! 3×3 convolutions in AMX's tile registers (see [`crate::simd::amx`]), by Winograd's filtering along columns only.
 //!
-//! Transformed values are twice as many bytes as the sum of two bf16 needs, and tile registers take them in as fast as the
-//! second-level cache gives them. Along a row the taps therefore stay taps, which read the same pixels one after the other,
-//! and only columns are transformed: with `F(4, 3)` half as many multiplications as a direct convolution, of which each is
-//! a third of the work of one that rounds less.
+//! Operands come from the second-level cache about as fast as tile registers take them in, so what counts is how often a
+//! value that was brought near is used. Along a row the taps therefore stay taps, which read the same pixels one after the
+//! other, and only columns are transformed: with `F(4, 3)` half as many multiplications as a direct convolution makes, for
+//! 1.5 times as many values.
 //!
-//! A worker takes a patch of the output, `ROWS` tiles high:
+//! A worker takes a patch of the output, of one of [`SHAPES`]:
 //!
 //! 1. *input*: reads the patch (normalised and activated), transforms its columns, takes the values apart, and writes
 //!    `V[N][tile row][column][channels]`;
@@ -20,7 +20,7 @@ use crate::arena::OutOfMemory;
 use crate::conv::{Job, Ready};
 use crate::pool::Shared;
 use crate::simd::Simd;
-use crate::simd::amx::{AHEAD, Amx, COLUMNS, DEPTH, Product, STEP, TileOp};
+use crate::simd::amx::{Amx, COLUMNS, DEPTH, Product, TileOp};
 use crate::sink::{Partials, PartialsWriter, Sink};
 use crate::source::{View, Window};
 use crate::tiles::{RUN, row_size};
@@ -32,7 +32,8 @@ const FEW_TASKS: usize = 4;
 
 /// Runs `job` with scheme `C`: a 3×3 convolution, or an upsampling one if `C::R` is 2.
 pub(crate) fn run<C: Scheme>(job: &mut Job<'_>, scheme: C) -> Result<Ready, OutOfMemory> {
-    let Some(amx) = Amx::new() else { return super::run(job, scheme) };
+    // Other kernels share products between phases, which some schemes for tiles do not have.
+    let Some(amx) = Amx::new() else { unreachable!("the planner asks for tiles first") };
     let context = job.context;
     let (x, y) = (job.source.x, job.y);
     let threads = context.pool.threads();
@@ -274,18 +275,16 @@ impl<C: Scheme> Patch<'_, C> {
             let at = |run: usize| self.v_at(point, run / runs, run % runs * RUN + phase.px);
             for panel in self.group.clone() {
                 let index = (phase.index() * C::N + point) * self.panels + panel;
-                let b = self.u.get().cast::<u8>().wrapping_add(index * self.panel_size);
+                let b = self.u.get().cast::<u8>().wrapping_add(index * self.panel_size).cast_const();
                 for (number, run) in (0..self.rows * runs).step_by(2).enumerate() {
                     let other = (run + 1).min(self.rows * runs - 1);
                     // SAFETY: runs and their taps lie in V; M has room for two runs at each even one.
                     unsafe {
-                        let groups = [v.add(at(run)).cast_const()];
+                        let starts = [v.add(at(run)).cast_const()];
                         let second = at(other) as isize - at(run) as isize;
-                        let product = Product::new(&groups, [self.geometry.chunks, C::R], [pixel; 2], second);
-                        // The next panel comes in while the first few products of this one are computed.
-                        let ahead = self.panel_size + number % (STEP / AHEAD) * product.steps() * AHEAD;
+                        let product = Product::new(&starts, [self.geometry.chunks, C::R], [pixel; 2], second);
                         let c = m.add(self.m_at(point, panel) + run * RUN * COLUMNS);
-                        amx.product(&product, b.cast_const(), c, b.wrapping_add(ahead));
+                        amx.product(&product, b, c, product.ahead(b, number));
                     }
                 }
             }

@@ -218,8 +218,12 @@ impl Engine for CpuEngine {
             }
         };
         let plan = conv.kernel().plan(&self.0, x, pre);
-        if conv.spec.kernel == 1 && plan.algorithm == kernels::Algorithm::Direct {
-            return Choice { algorithm: "matrix product", reason: "1×1: one product with the weights" };
+        if conv.spec.kernel == 1 {
+            let algorithm = match plan.algorithm {
+                kernels::Algorithm::Tiles => "matrix product, in bf16 tiles",
+                _ => "matrix product",
+            };
+            return Choice { algorithm, reason: "1×1: one product with the weights" };
         }
         Choice { algorithm: plan.algorithm.name(upsampled), reason: plan.reason }
     }
