@@ -72,7 +72,9 @@ def test_predictions_hold_for_the_process(model, side, options, tmp_path):
         engine = figure(figures, "remote_vae_work_memory_bytes_sum", model=model.name)
         print(f"{model.name} {side} {options}: predicted {predicted / MIB:.0f} MiB, engine {engine / MIB:.0f}, process {real / MIB:.0f}")
         assert predicted == pytest.approx(engine, rel=0.15)
-        assert predicted == pytest.approx(real, rel=0.15)
+        # What is not the engine's: pixels in float32, in tiles and as a whole, and a layer's weights, which are mapped.
+        outside = 2 * 3 * side**2 * 4 + 512 * 512 * 9 * 4
+        assert predicted + outside == pytest.approx(real, rel=0.15)
         assert answer.headers["x-decode-mode"] == ("tile" if options else "exact")
 
 
