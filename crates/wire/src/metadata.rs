@@ -1,6 +1,6 @@
 //! The parameters of a request, wherever they stand: a query string or a JSON object.
 
-use std::fmt::Display;
+use std::fmt::{Debug, Display};
 use std::str::FromStr;
 
 use serde_json::Value;
@@ -87,19 +87,24 @@ impl Metadata {
     /// When it cannot be read as `T`, or lies outside of `range`.
     pub fn number<T>(&self, key: &str, range: impl std::ops::RangeBounds<T>) -> Result<Option<T>, WireError>
     where
-        T: FromStr + PartialOrd + Display,
+        T: FromStr + PartialOrd + Display + Debug,
     {
         let Some(text) = self.text(key)? else { return Ok(None) };
+        // More digits than any integer has are those of a float like 3.4028235e38, which only `Debug` writes so.
+        let shown = |bound: &T| {
+            let digits = bound.to_string();
+            if digits.len() > 20 { format!("{bound:?}") } else { digits }
+        };
         match text.parse() {
             Ok(value) if range.contains(&value) => Ok(Some(value)),
             _ => {
                 use std::ops::Bound::{Excluded, Included, Unbounded};
                 let from = match range.start_bound() {
-                    Included(bound) | Excluded(bound) => format!(" from {bound}"),
+                    Included(bound) | Excluded(bound) => format!(" from {}", shown(bound)),
                     Unbounded => String::new(),
                 };
                 let to = match range.end_bound() {
-                    Included(bound) | Excluded(bound) => format!(" to {bound}"),
+                    Included(bound) | Excluded(bound) => format!(" to {}", shown(bound)),
                     Unbounded => String::new(),
                 };
                 let kind =
