@@ -27,8 +27,11 @@ PLAY = """async () => {
 DRAW = """async time => {
     const video = document.querySelector('video')
     const seeked = new Promise(resolve => video.addEventListener('seeked', resolve, {once: true}))
+    // The frame may come to the screen only after that; where it is there already, none comes.
+    const shown = new Promise(resolve => video.requestVideoFrameCallback(resolve))
     video.currentTime = time
     await seeked
+    await Promise.race([shown, new Promise(resolve => setTimeout(resolve, 1000))])
     const canvas = new OffscreenCanvas(video.videoWidth, video.videoHeight)
     const context = canvas.getContext('2d')
     context.drawImage(video, 0, 0)
