@@ -14,7 +14,7 @@ pub(crate) struct EngineArgs {
     /// Instruction set, for tests and comparisons [default: the best that this machine has]
     #[arg(long, value_name = "ISA")]
     pub(crate) isa: Option<IsaArg>,
-    /// Convolutions by fewer multiplications (fast), or term by term as they are defined (strict)
+    /// Convolutions by fewer multiplications, on AMX of pairs of bf16 (fast), or term by term in float32 (strict)
     #[arg(long, value_name = "HOW", default_value = "fast")]
     pub(crate) numerics: NumericsArg,
     /// How values lie in memory between layers: f16 takes half of the memory and rounds them
