@@ -15,12 +15,13 @@ ROOT = Path(__file__).resolve().parents[2]
 # Our own crates that each crate may depend on. A crate that is not here has no place in the house yet.
 ALLOWED = {
     "kernels": set(),
-    "vae": {"kernels"},
+    "torchfile": set(),
+    "vae": {"kernels", "torchfile"},
     "media": set(),
     "wire": set(),
     "server": {"wire", "vae", "media"},
     "client": {"wire"},
-    "latents": {"wire"},
+    "latents": {"wire", "torchfile"},
     "hub": set(),
     "cli": {"kernels", "vae", "media", "wire", "server", "client", "latents", "hub"},
 }
@@ -30,6 +31,7 @@ ASYNC_AND_HTTP = {"tokio", "hyper", "axum", "reqwest", "tower", "http", "ureq", 
 CODECS = {"png", "jpeg-encoder", "image", "image-webp", "libjpeg-turbo-rs", "webp", "zune-jpeg"}
 FORBIDDEN = {
     "kernels": ASYNC_AND_HTTP | CODECS | {"safetensors", "serde", "serde_json"},
+    "torchfile": ASYNC_AND_HTTP | CODECS | {"safetensors", "serde", "serde_json"},
     "vae": ASYNC_AND_HTTP | CODECS,
     "media": ASYNC_AND_HTTP | {"safetensors"},
     "wire": (ASYNC_AND_HTTP - {"http"}) | CODECS | {"safetensors"},
@@ -42,6 +44,7 @@ FORBIDDEN = {
 FAMILIES = r"AutoencoderKL|HunyuanVideo|\bsdxl\b|\bflux\b|stable[_ -]diffusion"
 UNSPOKEN = {
     "kernels": FAMILIES + r"|up_blocks|mid_block|safetensors::|config\.json",
+    "torchfile": FAMILIES,
     "server": FAMILIES + r"|avx2|avx512|\bneon\b|is_x86_feature_detected",
     "wire": FAMILIES,
     "hub": FAMILIES,

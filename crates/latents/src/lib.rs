@@ -3,15 +3,13 @@
 #![forbid(unsafe_code)]
 
 mod npy;
-mod pickle;
 mod pt;
 mod safetensors;
-mod strided;
-mod zip;
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
+use torchfile::{TorchFile, Zip};
 use wire::Tensor;
 
 /// A file that cannot be read as latents: which one, and what is wrong with it.
@@ -54,8 +52,8 @@ pub struct LatentsFile {
 enum Format {
     Safetensors(safetensors::File),
     Npy,
-    Npz(zip::Zip),
-    Pt(pt::File),
+    Npz(Zip),
+    Pt(TorchFile),
 }
 
 impl LatentsFile {
@@ -77,8 +75,8 @@ impl LatentsFile {
         let format = match ending {
             "safetensors" => safetensors::File::open(file).map(Format::Safetensors),
             "npy" => Ok(Format::Npy),
-            "npz" => zip::Zip::open(file).context("it is no .npz file").map(Format::Npz),
-            _ => pt::File::open(file).map(Format::Pt),
+            "npz" => Zip::open(file).context("it is no .npz file").map(Format::Npz),
+            _ => TorchFile::open(file).map_err(Into::into).map(Format::Pt),
         };
         let format = format.with_context(|| taking_from(path))?;
         Ok(Self { path: path.to_owned(), format })
@@ -92,7 +90,7 @@ impl LatentsFile {
             Format::Npz(zip) => {
                 zip.names().filter_map(|name| name.strip_suffix(".npy")).map(str::to_owned).collect()
             }
-            Format::Pt(file) => file.names(),
+            Format::Pt(file) => file.tensors().iter().map(|(name, _)| name.clone()).collect(),
         }
     }
 
@@ -113,7 +111,7 @@ impl LatentsFile {
             Format::Safetensors(file) => file.read(name),
             Format::Npy => npy::read(&std::fs::read(&self.path)?),
             Format::Npz(zip) => npy::read(&zip.read(&format!("{name}.npy"))?),
-            Format::Pt(file) => file.read(name),
+            Format::Pt(file) => pt::read(file, name),
         }
     }
 }

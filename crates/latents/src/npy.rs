@@ -3,9 +3,8 @@
 //! the header as a Python dictionary, the values.
 
 use anyhow::{Context, bail, ensure};
+use torchfile::{contiguous, gather};
 use wire::{DType, Tensor};
-
-use super::strided::{contiguous, gather};
 
 const MAGIC: &[u8] = b"\x93NUMPY";
 

@@ -2,8 +2,13 @@
 
 use anyhow::{Context, ensure};
 
+use crate::Error;
+
 /// The strides of a tensor in C order, in elements.
-pub(super) fn contiguous(shape: &[usize]) -> anyhow::Result<Vec<usize>> {
+///
+/// # Errors
+/// A shape with more elements than there can be.
+pub fn contiguous(shape: &[usize]) -> Result<Vec<usize>, Error> {
     let mut strides = vec![1usize; shape.len()];
     for axis in (1..shape.len()).rev() {
         strides[axis - 1] = strides[axis].checked_mul(shape[axis]).context("its shape is impossible")?;
@@ -15,7 +20,17 @@ pub(super) fn contiguous(shape: &[usize]) -> anyhow::Result<Vec<usize>> {
 ///
 /// # Errors
 /// A tensor that reaches beyond its data, or one that repeats elements: it may be of any size.
-pub(super) fn gather(
+pub fn gather(
+    data: &[u8],
+    size: usize,
+    offset: usize,
+    shape: &[usize],
+    strides: &[usize],
+) -> Result<Vec<u8>, Error> {
+    Ok(gathered(data, size, offset, shape, strides)?)
+}
+
+fn gathered(
     data: &[u8],
     size: usize,
     offset: usize,

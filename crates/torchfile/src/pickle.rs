@@ -12,12 +12,12 @@ use std::collections::HashMap;
 use anyhow::{Context, bail, ensure};
 
 /// Names a value in a [`Pickle`].
-pub(super) type Id = usize;
+pub(crate) type Id = usize;
 
 /// What the machine builds. Lists and dictionaries grow after they are first referred to, so values refer to each
 /// other by [`Id`].
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Value {
+pub(crate) enum Value {
     Int(i64),
     Text(String),
     Tuple(Vec<Id>),
@@ -38,18 +38,18 @@ const MAX_VALUES: usize = 4_000_000;
 
 /// What a pickle has built.
 #[derive(Debug)]
-pub(super) struct Pickle {
+pub(crate) struct Pickle {
     values: Vec<Value>,
-    pub(super) root: Id,
+    pub(crate) root: Id,
 }
 
 impl Pickle {
-    pub(super) fn value(&self, id: Id) -> &Value {
+    pub(crate) fn value(&self, id: Id) -> &Value {
         self.values.get(id).unwrap_or(&Value::Other)
     }
 
     /// Reads a pickle to its end.
-    pub(super) fn read(bytes: &[u8]) -> anyhow::Result<Self> {
+    pub(crate) fn read(bytes: &[u8]) -> anyhow::Result<Self> {
         let mut machine = Machine { bytes, ..Machine::default() };
         loop {
             ensure!(machine.values.len() < MAX_VALUES, "its pickle holds more than {MAX_VALUES} values");
