@@ -28,7 +28,7 @@ ALLOWED = {
 
 # Foreign crates that must not be reachable from a crate at all, however indirectly.
 ASYNC_AND_HTTP = {"tokio", "hyper", "axum", "reqwest", "tower", "http", "ureq", "futures-util"}
-CODECS = {"png", "jpeg-encoder", "image", "image-webp", "libjpeg-turbo-rs", "webp", "zune-jpeg"}
+CODECS = {"png", "jpeg-encoder", "image", "image-webp", "mozjpeg", "webp", "zune-jpeg"}
 FORBIDDEN = {
     "kernels": ASYNC_AND_HTTP | CODECS | {"safetensors", "serde", "serde_json"},
     "torchfile": ASYNC_AND_HTTP | CODECS | {"safetensors", "serde", "serde_json"},

@@ -39,6 +39,20 @@ pub enum MediaError {
     /// The file is in no format that can be read.
     #[error("this is no picture file that can be read: it must be a PNG, JPEG or WebP file")]
     UnknownFormat,
+    /// The file ends before its picture does.
+    #[error("the {format} file is cut off, it ends before its picture does: copy or download it again")]
+    CutOff {
+        /// Name of the format.
+        format: &'static str,
+    },
+    /// The decoder panicked.
+    #[error(
+        "this file made the {format} decoder fail: save it anew with another program, and please report it"
+    )]
+    DecoderPanic {
+        /// Name of the format.
+        format: &'static str,
+    },
     /// The file begins like one of its format, and then does not follow it.
     #[error("the {format} file cannot be read, it may be damaged: {message}")]
     Decoder {

@@ -4,15 +4,16 @@
 //! 16 bits the upper eight count, except that grey is cut at 255 (as Pillow's mode `I;16` is converted); an animation
 //! is its first frame.
 //!
-//! What the camera says of its orientation is followed, as diffusers' `load_image` does (`ImageOps.exif_transpose`).
+//! What the camera says of its orientation is followed, as diffusers' `load_image` does (`ImageOps.exif_transpose`). And
+//! as with Pillow, a file that is cut off is an error: a picture of which a part is grey would pass for a whole one.
 
 mod jpeg;
 mod orientation;
 mod png;
 mod webp;
 
-use self::orientation::Orientation;
-use crate::MediaError;
+use self::orientation::{Metadata, Orientation};
+use crate::{MediaError, guard};
 
 /// Pixels `[height, width, 3]`, C order.
 #[derive(Clone, PartialEq, Eq)]
@@ -37,6 +38,16 @@ enum Format {
     Png,
     Jpeg,
     WebP,
+}
+
+impl Format {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Png => "PNG",
+            Self::Jpeg => "JPEG",
+            Self::WebP => "WebP",
+        }
+    }
 }
 
 /// What a file says of itself before its pixels.
@@ -70,11 +81,11 @@ impl<'a> ImageFile<'a> {
         } else {
             return Err(MediaError::UnknownFormat);
         };
-        let Header { width, height, orientation } = match format {
-            Format::Png => png::header(file)?,
-            Format::Jpeg => jpeg::header(file)?,
-            Format::WebP => webp::header(file)?,
-        };
+        let Header { width, height, orientation } = guard::decoder(format.name(), || match format {
+            Format::Png => png::header(file),
+            Format::Jpeg => jpeg::header(file),
+            Format::WebP => webp::header(file),
+        })?;
         Ok(Self { file, format, stored: (width, height), orientation })
     }
 
@@ -89,11 +100,11 @@ impl<'a> ImageFile<'a> {
     /// # Errors
     /// A damaged file.
     pub fn decode(&self) -> Result<RgbImage, MediaError> {
-        let pixels = match self.format {
-            Format::Png => png::pixels(self.file)?,
-            Format::Jpeg => jpeg::pixels(self.file)?,
-            Format::WebP => webp::pixels(self.file)?,
-        };
+        let pixels = guard::decoder(self.format.name(), || match self.format {
+            Format::Png => png::pixels(self.file),
+            Format::Jpeg => jpeg::pixels(self.file),
+            Format::WebP => webp::pixels(self.file),
+        })?;
         let (width, height) = self.stored;
         if pixels.len() != width * height * 3 {
             return Err(MediaError::PixelCount {

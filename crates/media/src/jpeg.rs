@@ -14,12 +14,13 @@ use jpeg_encoder::{
 };
 
 use crate::error::{MediaError, check_size};
+use crate::guard;
 
 /// The quality that Pillow uses when none is given.
 pub const DEFAULT_QUALITY: u8 = 75;
 
-/// The longest side that libjpeg writes (`JPEG_MAX_DIMENSION`).
-const MAX_SIDE: usize = 65_500;
+/// The longest side of a JPEG picture, in pixels: libjpeg's, and so Pillow's (`JPEG_MAX_DIMENSION` of jmorecfg.h).
+pub const JPEG_MAX_SIDE: usize = 65_500;
 
 /// Pixels along a side of a coded unit: two luma blocks, one chroma block.
 const UNIT: usize = 16;
@@ -33,7 +34,12 @@ const BLOCK: usize = 8;
 /// # Errors
 /// When `rgb` has not `height * width * 3` bytes, or a side is 0 or more than 65,500 pixels.
 pub fn encode_jpeg(rgb: &[u8], width: usize, height: usize, quality: u8) -> Result<Vec<u8>, MediaError> {
-    check_size("JPEG", rgb, width, height, MAX_SIDE)?;
+    check_size("JPEG", rgb, width, height, JPEG_MAX_SIDE)?;
+    guard::encoder("JPEG", || encode(rgb, width, height, quality))
+}
+
+/// [`encode_jpeg`] of a picture that fits the format.
+fn encode(rgb: &[u8], width: usize, height: usize, quality: u8) -> Result<Vec<u8>, MediaError> {
     let failed = |message: String| MediaError::Encoder { format: "JPEG", message };
     // Photographs at quality 75 take about one byte in fifteen of the pixels.
     let mut file = Vec::with_capacity(1024 + rgb.len() / 8);

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod error;
+mod guard;
 mod image;
 mod jpeg;
 mod mp4;
@@ -15,9 +16,9 @@ mod webp;
 
 pub use error::MediaError;
 pub use image::{ImageFile, RgbImage};
-pub use jpeg::{DEFAULT_QUALITY, encode_jpeg};
+pub use jpeg::{DEFAULT_QUALITY, JPEG_MAX_SIDE, encode_jpeg};
 pub use mp4::{DEFAULT_FPS, MP4_MAX_SIZE, Mp4Options, encode_mp4};
 pub use pixels::{f16_bytes, model_range, planes_from_rgb, rgb_from_planes, round8, unit_range};
-pub use png::encode_png;
+pub use png::{PNG_MAX_SIDE, encode_png};
 pub use resize::{resize_lanczos, resize_nearest};
-pub use webp::{DEFAULT_WEBP_QUALITY, encode_webp};
+pub use webp::{DEFAULT_WEBP_QUALITY, WEBP_MAX_SIDE, encode_webp};

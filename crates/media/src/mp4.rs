@@ -11,6 +11,7 @@ use rusty_h264_common::Profile;
 use rusty_h264_encoder::{EncodeError, Encoder, EncoderConfig, Preset};
 
 use crate::error::{MediaError, check_size};
+use crate::guard;
 use container::Sample;
 use yuv::Yuv;
 
@@ -70,6 +71,16 @@ pub fn encode_mp4<T: AsRef<[u8]>>(
     if frames.is_empty() {
         return Err(failed("there is no frame"));
     }
+    guard::encoder("mp4", || encode(frames, width, height, options))
+}
+
+/// [`encode_mp4`] of frames that fit the format.
+fn encode<T: AsRef<[u8]>>(
+    frames: &[T],
+    width: usize,
+    height: usize,
+    options: &Mp4Options,
+) -> Result<Vec<u8>, MediaError> {
     let fps = options.fps.unwrap_or(DEFAULT_FPS).max(1);
     let mut yuv = Yuv::new(width, height);
     let mut encoder = Encoder::new(config(yuv.size(), fps, options.quality)).map_err(broken)?;

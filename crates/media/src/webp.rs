@@ -3,12 +3,13 @@
 use webp::{Encoder, PixelLayout, WebPConfig};
 
 use crate::error::{MediaError, check_size};
+use crate::guard;
 
 /// The quality that Pillow uses when none is given.
 pub const DEFAULT_WEBP_QUALITY: u8 = 80;
 
-/// The longest side of a WebP picture (`WEBP_MAX_DIMENSION`).
-const MAX_SIDE: usize = 16_383;
+/// The longest side of a WebP picture, in pixels (`WEBP_MAX_DIMENSION` of libwebp's encode.h).
+pub const WEBP_MAX_SIDE: usize = 16_383;
 
 /// Encodes `rgb` (`[height, width, 3]`, C order) as a lossy WebP file.
 ///
@@ -17,7 +18,12 @@ const MAX_SIDE: usize = 16_383;
 /// # Errors
 /// When `rgb` has not `height * width * 3` bytes, or a side is 0 or more than 16,383 pixels.
 pub fn encode_webp(rgb: &[u8], width: usize, height: usize, quality: u8) -> Result<Vec<u8>, MediaError> {
-    check_size("WebP", rgb, width, height, MAX_SIDE)?;
+    check_size("WebP", rgb, width, height, WEBP_MAX_SIDE)?;
+    guard::encoder("WebP", || encode(rgb, width, height, quality))
+}
+
+/// [`encode_webp`] of a picture that fits the format.
+fn encode(rgb: &[u8], width: usize, height: usize, quality: u8) -> Result<Vec<u8>, MediaError> {
     let failed = |message: String| MediaError::Encoder { format: "WebP", message };
     let mut config = WebPConfig::new().map_err(|()| failed("it refused its own defaults".to_owned()))?;
     config.quality = f32::from(quality.clamp(1, 100));
