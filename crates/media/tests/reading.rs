@@ -10,6 +10,9 @@ use serde::Deserialize;
 #[derive(Deserialize)]
 struct Manifest {
     files: BTreeMap<String, (usize, usize)>,
+    /// Ranges of lengths, both ends included.
+    cuts: BTreeMap<String, Vec<(usize, usize)>>,
+    refused: Vec<String>,
     resize: Vec<Resize>,
     nearest: Vec<Nearest>,
 }
@@ -44,7 +47,7 @@ fn manifest() -> Manifest {
 #[test]
 fn every_kind_of_file_has_pillows_pixels() {
     let manifest = manifest();
-    assert!(manifest.files.len() >= 39);
+    assert!(manifest.files.len() >= 113);
     for (name, (width, height)) in manifest.files {
         let file = read(format!("images/{name}"));
         let image = ImageFile::open(&file).unwrap();
@@ -55,6 +58,104 @@ fn every_kind_of_file_has_pillows_pixels() {
         assert_eq!(image.pixels.len(), expected.len(), "{name}");
         let worst = image.pixels.iter().zip(&expected).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
         assert_eq!(worst, 0, "{name}");
+    }
+}
+
+/// A picture of which a part is missing would pass for a whole one. A PNG may lack a part of the checksum that ends its
+/// pixels; there our decoder may want one byte more than Pillow's.
+#[test]
+fn every_file_is_cut_off_where_it_is_for_pillow() {
+    let manifest = manifest();
+    assert_eq!(manifest.cuts.len(), manifest.files.len());
+    for (name, ranges) in manifest.cuts {
+        let file = read(format!("images/{name}"));
+        let expected = read(format!("images/{name}.rgb"));
+        let mut read: Vec<(usize, usize)> = Vec::new();
+        for length in 0..=file.len() {
+            if ImageFile::open(&file[..length]).and_then(|image| image.decode()).is_ok() {
+                match read.last_mut() {
+                    Some((_, to)) if *to + 1 == length => *to = length,
+                    _ => read.push((length, length)),
+                }
+            }
+        }
+        let mut strict = ranges.clone();
+        strict[0].0 += 1;
+        assert!(
+            read == ranges || name.ends_with(".png") && read == strict,
+            "{name}: {read:?}, Pillow {ranges:?}"
+        );
+        let whole = ImageFile::open(&file).unwrap().decode().unwrap();
+        assert!(whole.pixels == expected, "{name}");
+    }
+}
+
+#[test]
+fn a_file_that_is_cut_off_is_called_so() {
+    for name in [
+        "420.jpg",
+        "progressive.jpg",
+        "arithmetic.jpg",
+        "ycck.jpg",
+        "rgb.png",
+        "interlaced.png",
+        "lossy.webp",
+    ] {
+        let file = read(format!("images/{name}"));
+        for part in [40, 70, 90, 97] {
+            let error = ImageFile::open(&file[..file.len() * part / 100])
+                .and_then(|image| image.decode())
+                .expect_err(name)
+                .to_string();
+            assert!(error.contains("is cut off"), "{name} to {part} %: {error}");
+        }
+    }
+}
+
+#[test]
+fn whole_files_that_pillow_refuses_are_refused() {
+    let refused = manifest().refused;
+    assert_eq!(refused.len(), 4);
+    for name in refused {
+        let file = read(format!("images/{name}"));
+        assert!(ImageFile::open(&file).and_then(|image| image.decode()).is_err(), "{name}");
+    }
+}
+
+/// A few bytes may ask for any number of passes over the pixels.
+#[test]
+fn a_jpeg_has_a_bounded_number_of_scans() {
+    let file = read("images/progressive.jpg");
+    let last = file.windows(2).rposition(|marker| marker == [0xFF, 0xDA]).unwrap();
+    let (rest, end) = file.split_at(file.len() - 2);
+    let scan = &rest[last..];
+    let with = |more: usize| [rest, &scan.repeat(more), end].concat();
+    assert!(ImageFile::open(&with(3)).unwrap().decode().is_ok());
+    let error = ImageFile::open(&with(600)).unwrap().decode().unwrap_err().to_string();
+    assert_eq!(error, "the JPEG file cannot be read, it may be damaged: it has more than 500 scans");
+}
+
+/// The size is what limits are compared with, so it must be read, however large it is.
+#[test]
+fn the_largest_sizes_are_read_from_headers() {
+    let mut png = read("images/rgb.png");
+    png[16..24].copy_from_slice(&[0x7F, 0xFF, 0xFF, 0xFF, 0x7F, 0xFF, 0xFF, 0xFF]);
+    assert_eq!(ImageFile::open(&png).unwrap().size(), (2_147_483_647, 2_147_483_647));
+    png[16] = 0x80;
+    let error = ImageFile::open(&png).err().unwrap().to_string();
+    assert!(error.contains("its size is 2164260863 x 2147483647"), "{error}");
+
+    let mut webp = read("images/xmp.webp");
+    webp[24..30].fill(0xFF);
+    assert_eq!(ImageFile::open(&webp).unwrap().size(), (16_777_216, 16_777_216));
+
+    let mut jpeg = read("images/420.jpg");
+    let frame = jpeg.windows(2).position(|marker| marker == [0xFF, 0xC0]).unwrap();
+    jpeg[frame + 5..frame + 9].fill(0xFF);
+    assert_eq!(ImageFile::open(&jpeg).unwrap().size(), (65_535, 65_535));
+    // Each of them lies about its size, so there are no such pixels.
+    for file in [png, webp, jpeg] {
+        assert!(file.len() < 10_000);
     }
 }
 

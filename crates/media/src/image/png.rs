@@ -4,7 +4,7 @@ mod chunks;
 
 use std::io::Cursor;
 
-use png::{BitDepth, ColorType, Decoder, DecodingError};
+use png::{BitDepth, ColorType, Decoder, DecodingError, Info, InterlaceInfo, Reader, expand_interlaced_row};
 
 use super::{Header, to_rgb};
 use crate::MediaError;
@@ -23,29 +23,67 @@ pub(super) fn pixels(file: &[u8]) -> Result<Vec<u8>, MediaError> {
     let mut decoder = Decoder::new(Cursor::new(file));
     decoder.set_ignore_text_chunk(true);
     decoder.set_ignore_iccp_chunk(true);
-    let mut reader = decoder.read_info().map_err(failed)?;
-    let length = reader.output_buffer_size().ok_or_else(|| failed("its size cannot be counted"))?;
-    let mut samples = vec![0; length];
-    let frame = reader.next_frame(&mut samples).map_err(|error| match error {
-        DecodingError::IoError(_) => MediaError::CutOff { format: "PNG" },
-        error => failed(error),
-    })?;
-    samples.truncate(frame.buffer_size());
-    let grey = frame.color_type == ColorType::Grayscale;
-    let bits = frame.bit_depth as u8;
-    let samples = match frame.bit_depth {
+    let mut reader = decoder.read_info().map_err(unreadable)?;
+    let (samples, line) = samples(&mut reader)?;
+    let Info { color_type, bit_depth, width, .. } = reader.info();
+    let grey = *color_type == ColorType::Grayscale;
+    let samples = match bit_depth {
         BitDepth::Eight => samples,
         BitDepth::Sixteen => from_sixteen_bits(&samples, grey),
-        _ => from_few_bits(&samples, frame.line_size, frame.width as usize, bits, grey),
+        _ => from_few_bits(&samples, line, *width as usize, *bit_depth as u8, grey),
     };
-    if frame.color_type != ColorType::Indexed {
-        return Ok(to_rgb(samples, frame.color_type.samples()));
+    if *color_type != ColorType::Indexed {
+        return Ok(to_rgb(samples, color_type.samples()));
     }
     let palette = reader.info().palette.as_deref().ok_or_else(|| failed("it has no palette"))?;
     let palette = palette.as_chunks::<3>().0;
-    // Pillow's palettes are shades of grey before a file's colours are put into them.
-    let colour = |&index: &u8| palette.get(usize::from(index)).copied().unwrap_or([index; 3]);
+    // What lies beyond the palette is black, as for Pillow.
+    let colour = |&index: &u8| palette.get(usize::from(index)).copied().unwrap_or_default();
     Ok(samples.iter().flat_map(colour).collect())
+}
+
+/// The samples as the file has them, row by row, and the bytes of a row.
+fn samples(reader: &mut Reader<Cursor<&[u8]>>) -> Result<(Vec<u8>, usize), MediaError> {
+    let too_large = || failed("its size cannot be counted");
+    let length = reader.output_buffer_size().ok_or_else(too_large)?;
+    let &Info { width, height, interlaced, .. } = reader.info();
+    let line = reader.output_line_size(width).ok_or_else(too_large)?;
+    let (color_type, bit_depth) = reader.output_color_type();
+    let bits = color_type.samples() as u8 * bit_depth as u8;
+    let mut samples = vec![0; length];
+    let mut row = vec![0; line];
+    let rows = if interlaced { adam7_rows(width, height) } else { height };
+    for index in 0..rows as usize {
+        match reader.read_row(&mut row).map_err(unreadable)? {
+            Some(InterlaceInfo::Adam7(part)) => expand_interlaced_row(&mut samples, line, &row, &part, bits),
+            Some(InterlaceInfo::Null(_)) => samples[index * line..(index + 1) * line].copy_from_slice(&row),
+            None => return Err(failed("it has too few rows")),
+        }
+    }
+    // What follows is a checksum: it may be missing, but not be wrong.
+    match reader.read_row(&mut row) {
+        Ok(_) | Err(DecodingError::IoError(_)) => Ok((samples, line)),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+fn unreadable(error: DecodingError) -> MediaError {
+    match error {
+        DecodingError::IoError(_) => MediaError::CutOff { format: "PNG" },
+        error => failed(error),
+    }
+}
+
+/// How many rows the seven passes of an interlaced picture have together (PNG specification, 8.2).
+fn adam7_rows(width: u32, height: u32) -> u32 {
+    // The first column and row of a pass, and its steps to the next ones.
+    const PASSES: [[u32; 4]; 7] =
+        [[0, 0, 8, 8], [4, 0, 8, 8], [0, 4, 4, 8], [2, 0, 4, 4], [0, 2, 2, 4], [1, 0, 2, 2], [0, 1, 1, 2]];
+    let rows = |[column, row, _, step]: [u32; 4]| match width > column {
+        true => height.saturating_sub(row).div_ceil(step),
+        false => 0,
+    };
+    PASSES.into_iter().map(rows).sum()
 }
 
 /// Samples of 16 bits, big-endian, as Pillow has them in eight. Grey is its mode `I;16`, whose conversion cuts at 255; all
