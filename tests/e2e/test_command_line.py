@@ -1,5 +1,6 @@
 """The commands, as a person types them."""
 
+import io
 import subprocess
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 from compare import assert_bytes, assert_floats, pixels, psnr, round8
 from models import FLUX, SD_V1
+from PIL import Image
 from place import PHOTOGRAPH, PHOTOGRAPH_PSNR, PHOTOGRAPH_LATENTS, binary, clean_environment
 from safetensors.torch import load_file, save_file
 
@@ -68,6 +70,34 @@ def test_decode_a_real_model(way, tmp_path):
     assert psnr(pixels((tmp_path / "out.jpg").read_bytes(), "JPEG"), round8(reference)[0]) > 20
 
 
+def test_quality_is_that_of_pillow(way, demo, tmp_path):
+    np.save(tmp_path / "in.npy", demo.latents(1, 16, 20).numpy())
+    arguments = ["decode", tmp_path / "in.npy", *way(demo)]
+    run(*arguments, "-o", tmp_path / "exact.png")
+    exact = Image.open(tmp_path / "exact.png").convert("RGB")
+    for quality in (30, 90):
+        for ending, name in (("jpg", "JPEG"), ("webp", "WEBP")):
+            out = tmp_path / f"{quality}.{ending}"
+            run(*arguments, "-o", out, "--quality", quality)
+            file = io.BytesIO()
+            exact.save(file, name, quality=quality)
+            if name == "JPEG":
+                assert Image.open(out).quantization == Image.open(file).quantization
+            assert 0.98 < out.stat().st_size / len(file.getvalue()) < 1.02
+
+
+def test_a_tensor_has_the_type_that_is_wanted(way, demo, tmp_path):
+    latents = demo.latents(1, 3, 5)
+    np.save(tmp_path / "in.npy", latents.numpy())
+    for name in ("float16", "bfloat16", "float32"):
+        out = tmp_path / f"{name}.safetensors"
+        run("decode", tmp_path / "in.npy", "-o", out, "--out-dtype", name, *way(demo))
+        (tensor,) = load_file(out).values()
+        assert tensor.dtype == getattr(torch, name)
+        if name != "bfloat16":
+            assert_floats(tensor, demo.decoded(demo.unscaled(latents)))
+
+
 def test_decode_packed_and_scaled_latents(way, tmp_path):
     latents = FLUX.latents(1, 4, 6, seed=21)
     packed = latents.view(1, 16, 2, 2, 3, 2).permute(0, 2, 4, 1, 3, 5).reshape(1, 6, 64)
@@ -93,6 +123,7 @@ def test_flags_as_variables(demo, tmp_path):
 # What is typed -> words that must be in the one line of complaint.
 MISTAKES = {
     "no such file": (["decode", "missing.npy", "-o", "out.png"], ["missing.npy"]),
+    "no such format": (["decode", "good.npy", "-o", "out.gif"], [".jpg, .png or .webp"]),
     "no latents": (["decode", "text.npy", "-o", "out.png"], ["text.npy"]),
     "no server": (["decode", "good.npy", "-o", "out.png", "--endpoint", "http://127.0.0.1:9"], ["127.0.0.1:9"]),
     "no such model": (["decode", "good.npy", "-o", "out.png", "--model", "missing"], ["missing"]),

@@ -50,7 +50,7 @@ def test_the_snippet(folder, server):
 
 def test_serving_a_real_checkpoint(tmp_path):
     """The command with the folder and the port of this test in it."""
-    (command,) = [line for block in blocks("sh") for line in block.splitlines() if "--model sdxl=" in line]
+    (command,) = [line for block in blocks("sh") for line in block.splitlines() if "serve sdxl=" in line]
     program, serve, *rest = shlex.split(command)
     assert (ROOT / program).name == binary().name
     assert serve == "serve"

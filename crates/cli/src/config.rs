@@ -20,6 +20,10 @@ const COMMANDS: [&str; 2] = ["serve", "config"];
 /// The flag that names the file; it is not a setting itself.
 const CONFIG: &str = "config";
 
+/// The models, and those that stand on the command line without their flag.
+const MODELS: &str = "models";
+const SOURCES: &str = "sources";
+
 /// Settings of which only the names are shown.
 const SECRET: &str = "api_keys";
 
@@ -52,9 +56,13 @@ impl Arguments {
         let mut from_file = Vec::new();
         for (key, value) in &table {
             let arg = setting(&command, key).with_context(|| format!("in {}", path.display()))?;
-            let said = matches.value_source(arg.get_id().as_str());
             let arguments = arguments(arg, value).with_context(|| format!("{key} in {}", path.display()))?;
-            if !matches!(said, Some(ValueSource::CommandLine | ValueSource::EnvVariable)) {
+            let said = |id: &str| {
+                let source = matches.value_source(id);
+                matches!(source, Some(ValueSource::CommandLine | ValueSource::EnvVariable))
+            };
+            let id = arg.get_id().as_str();
+            if !said(id) && !(id == MODELS && said(SOURCES)) {
                 from_file.extend(arguments);
             }
         }
@@ -131,7 +139,13 @@ pub(crate) fn print(matches: &ArgMatches, arguments: &Arguments) {
 /// `key = value`, and where the value comes from.
 fn line(arg: &Arg, matches: &ArgMatches, file: Option<&(PathBuf, Table)>) -> (String, String) {
     let (id, key) = (arg.get_id().as_str(), arg.get_long().unwrap_or_default());
+    let raw = |id: &str| -> Vec<String> {
+        let values = matches.get_raw(id).unwrap_or_default();
+        values.map(|value| value.to_string_lossy().into_owned()).collect()
+    };
+    let sources = if id == MODELS { raw(SOURCES) } else { Vec::new() };
     let origin = match matches.value_source(id) {
+        _ if !sources.is_empty() => "SOURCE".to_owned(),
         Some(ValueSource::EnvVariable) => arg.get_env().unwrap_or_default().to_string_lossy().into_owned(),
         // What the file said went the way of the command line, which would have gone first.
         Some(ValueSource::CommandLine) => match file {
@@ -142,10 +156,8 @@ fn line(arg: &Arg, matches: &ArgMatches, file: Option<&(PathBuf, Table)>) -> (St
     };
     let values: Vec<String> = match arg.get_action() {
         ArgAction::SetTrue => vec![matches.get_flag(id).to_string()],
-        _ => matches
-            .get_raw(id)
-            .map(|values| values.map(|value| value.to_string_lossy().into_owned()).collect())
-            .unwrap_or_default(),
+        _ if !sources.is_empty() && matches.value_source(id) != Some(ValueSource::CommandLine) => sources,
+        _ => [sources, raw(id)].concat(),
     };
     let values: Vec<String> = values.iter().map(|value| shown(id, value)).collect();
     let value = match (arg.get_action(), values.as_slice()) {

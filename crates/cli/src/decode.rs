@@ -4,17 +4,20 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::Context;
-use clap::ValueEnum;
-use client::{DecodeOptions, Decoded, ImageFormat, OutputType, Tensor};
+use clap::{ValueEnum, ValueHint, value_parser};
+use client::{DType, DecodeOptions, Decoded, ImageFormat, OutputType, Tensor};
 use latents::LatentsFile;
+use vae::Silent;
 
 use crate::args::batch::BatchArgs;
-use crate::args::options::{PieceArgs, ScalingArgs, TensorFileArgs};
+use crate::args::heading;
+use crate::args::options::{DTypeArg, PieceArgs, ScalingArgs, TensorFileArgs};
 use crate::args::place::PlaceArgs;
 use crate::batch::{self, Made, Report, inputs};
 use crate::output;
 use crate::place::Place;
 use crate::preview::Terminal;
+use crate::progress::{self, Work};
 use crate::provenance::Provenance;
 
 /// Decode latents to pictures or tensors, with a server or without one
@@ -34,16 +37,16 @@ use crate::provenance::Provenance;
 pub(crate) struct DecodeArgs {
     /// Files with latents: .safetensors, .npy, .npz, .pt (or PATH:NAME for one of the tensors in a file). Also folders,
     /// patterns such as 'a/**/*.pt', and - for a list on stdin, one a line
-    #[arg(required = true)]
+    #[arg(required = true, value_hint = ValueHint::AnyPath)]
     pub(crate) latents: Vec<String>,
-    /// File to write. Its ending says what: .jpg, .png, .webp, or for a tensor .safetensors, .npy. For many files a folder,
-    /// which is made if it is not there
-    #[arg(short, long)]
+    /// File to write. Its ending says what: .jpg, .png or .webp, .mp4 for a video, .safetensors or .npy for a tensor. For
+    /// many files a folder, which is made if it is not there
+    #[arg(short, long, display_order = 1)]
     pub(crate) out: PathBuf,
     #[command(flatten)]
-    pub(crate) file: TensorFileArgs,
-    #[command(flatten)]
     pub(crate) options: OptionArgs,
+    #[command(flatten)]
+    pub(crate) file: TensorFileArgs,
     #[command(flatten)]
     pub(crate) batch: BatchArgs,
     #[command(flatten)]
@@ -52,31 +55,34 @@ pub(crate) struct DecodeArgs {
 
 /// The options of `remote_decode`, under its names.
 #[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Options of remote_decode")]
+#[command(next_help_heading = heading::OUTPUT)]
 pub(crate) struct OptionArgs {
-    #[command(flatten)]
-    pub(crate) scaling: ScalingArgs,
     /// A picture (pil), a tensor (pt) or a video (mp4) [default: what the ending of OUT says]
     #[arg(long, value_name = "TYPE")]
     pub(crate) output_type: Option<OutputTypeArg>,
     /// Format of a picture [default: what the ending of OUT says, else jpg]
     #[arg(long, value_name = "FORMAT")]
     pub(crate) image_format: Option<ImageFormatArg>,
-    /// Tensor of bytes that are ready to show, [B, H, W, 3], instead of float16 [B, 3, H, W]
+    /// Quality of a JPEG, a WebP or a video, from 1 to 100 [default: 75, 80 and 65]
+    #[arg(long, value_name = "N", value_parser = value_parser!(u8).range(1..=100))]
+    pub(crate) quality: Option<u8>,
+    /// Frames a second of a video, from 1 to 240 [default: 15]
+    #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(1..=240))]
+    pub(crate) fps: Option<u16>,
+    /// Type of a tensor's values [default: float16]
+    #[arg(long, value_name = "TYPE")]
+    pub(crate) out_dtype: Option<DTypeArg>,
+    /// Tensor of bytes that are ready to show, [B, H, W, 3], instead of [B, 3, H, W]
     #[arg(long)]
     pub(crate) partial_postprocess: bool,
+    #[command(flatten)]
+    pub(crate) scaling: ScalingArgs,
     /// Height of the picture in pixels; packed latents need it
-    #[arg(long, value_name = "H")]
+    #[arg(long, value_name = "H", help_heading = heading::LATENTS)]
     pub(crate) height: Option<usize>,
     /// Width of the picture in pixels; packed latents need it
-    #[arg(long, value_name = "W")]
+    #[arg(long, value_name = "W", help_heading = heading::LATENTS)]
     pub(crate) width: Option<usize>,
-    /// Frames a second of a video [default: 15]
-    #[arg(long, value_name = "N")]
-    pub(crate) fps: Option<u16>,
-    /// Quality of a video, from 1 to 100 [default: 65]
-    #[arg(long, value_name = "N")]
-    pub(crate) quality: Option<u8>,
     #[command(flatten)]
     pub(crate) pieces: PieceArgs,
 }
@@ -143,6 +149,7 @@ impl OptionArgs {
             .width(self.width)
             .fps(self.fps)
             .quality(self.quality)
+            .dtype(self.out_dtype.map(DType::from))
             .tiling(self.pieces.tiling)
             .framewise(self.pieces.framewise)
     }
@@ -161,9 +168,11 @@ fn one(args: &DecodeArgs) -> anyhow::Result<()> {
     let (path, tensor) = latents::split(input);
     let item = batch::Item { path, tensor: tensor.map(str::to_owned), out: args.out.clone() };
     let latents = LatentsFile::open(&item.path)?.read(tensor)?;
-    let place = Place::open(&args.place, Box::new(|_, _| {}))?;
+    let place = Place::open(&args.place, progress::on_retry())?;
     let start = Instant::now();
-    let decoded = place.decode(&latents, &options)?;
+    let mut work = Work::begin(format!("decoding by {}", place.name()));
+    let decoded = work.follow(&place, |work| place.decode(&latents, &options, work))?;
+    drop(work);
     let time = start.elapsed();
     let provenance = provenance(args, &place, &options, &latents);
     output::write(&args.out, &decoded, provenance.as_ref())?;
@@ -188,7 +197,7 @@ fn many(args: &DecodeArgs) -> anyhow::Result<()> {
         let latents = LatentsFile::open(&item.path)
             .and_then(|file| file.read(item.tensor.as_deref()))
             .map_err(|error| batch::Failure::Item(error.into()))?;
-        let decoded = place.decode(&latents, &options).map_err(batch::Failure::of_work)?;
+        let decoded = place.decode(&latents, &options, &mut Silent).map_err(batch::Failure::of_work)?;
         let provenance = provenance(args, &place, &options, &latents);
         // If one file cannot be written, the next one cannot either.
         output::write(&item.out, &decoded, provenance.as_ref()).map_err(batch::Failure::All)?;

@@ -4,18 +4,21 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::Context;
-use clap::ValueEnum;
-use client::{DType, EncodeOptions, Image, Picture, SampleMode, Tensor};
+use clap::{ValueEnum, ValueHint};
+use client::{EncodeOptions, Image, Picture, SampleMode, Tensor};
 use latents::LatentsFile;
 use media::ImageFile;
+use vae::Silent;
 
 use crate::args::batch::BatchArgs;
-use crate::args::options::{PieceArgs, ScalingArgs, TensorFileArgs};
+use crate::args::heading;
+use crate::args::options::{DTypeArg, PieceArgs, ScalingArgs, TensorFileArgs};
 use crate::args::place::PlaceArgs;
 use crate::batch::{self, Made, Report, inputs};
 use crate::output;
 use crate::place::Place;
 use crate::preview::Terminal;
+use crate::progress::{self, Work};
 use crate::provenance::Provenance;
 
 /// Encode pictures to latents, with a server or without one
@@ -34,15 +37,15 @@ pub(crate) struct EncodeArgs {
     /// Picture files: PNG, JPEG, WebP; pixels as a tensor, [B, 3, H, W] or of a video [B, 3, F, H, W], in .safetensors,
     /// .npy, .npz, .pt (or PATH:NAME for one of the tensors in a file). Also folders, of which the pictures are taken,
     /// patterns such as 'a/**/*.png', and - for a list on stdin, one a line
-    #[arg(required = true)]
+    #[arg(required = true, value_hint = ValueHint::AnyPath)]
     images: Vec<String>,
     /// File to write: .safetensors or .npy. For many files a folder, which is made if it is not there
-    #[arg(short, long)]
+    #[arg(short, long, display_order = 1)]
     out: PathBuf,
     #[command(flatten)]
-    file: TensorFileArgs,
-    #[command(flatten)]
     options: EncodeOptionArgs,
+    #[command(flatten)]
+    file: TensorFileArgs,
     #[command(flatten)]
     batch: BatchArgs,
     #[command(flatten)]
@@ -51,7 +54,7 @@ pub(crate) struct EncodeArgs {
 
 /// The options of an encode, under diffusers' names.
 #[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Options of remote_encode")]
+#[command(next_help_heading = heading::LATENTS)]
 pub(crate) struct EncodeOptionArgs {
     #[command(flatten)]
     scaling: ScalingArgs,
@@ -61,9 +64,9 @@ pub(crate) struct EncodeOptionArgs {
     /// What the sample's noise is made of: the same seed gives the same latents [default: another each time]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// Type of the latents
-    #[arg(long, value_name = "TYPE", default_value = "float16")]
-    dtype: DTypeArg,
+    /// Type of the latents' values
+    #[arg(long, visible_alias = "dtype", value_name = "TYPE", default_value = "float16", help_heading = heading::OUTPUT)]
+    out_dtype: DTypeArg,
     #[command(flatten)]
     pieces: PieceArgs,
 }
@@ -73,14 +76,6 @@ pub(crate) struct EncodeOptionArgs {
 enum SampleModeArg {
     Sample,
     Argmax,
-}
-
-/// `--dtype`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum DTypeArg {
-    Float16,
-    Bfloat16,
-    Float32,
 }
 
 impl EncodeOptionArgs {
@@ -93,11 +88,7 @@ impl EncodeOptionArgs {
                 SampleModeArg::Sample => SampleMode::Sample { seed: self.seed },
                 SampleModeArg::Argmax => SampleMode::Argmax,
             })
-            .dtype(match self.dtype {
-                DTypeArg::Float16 => DType::Float16,
-                DTypeArg::Bfloat16 => DType::BFloat16,
-                DTypeArg::Float32 => DType::Float32,
-            })
+            .dtype(self.out_dtype.into())
             .tiling(self.pieces.tiling)
             .framewise(self.pieces.framewise)
     }
@@ -114,9 +105,11 @@ fn one(args: &EncodeArgs) -> anyhow::Result<()> {
     let (path, tensor) = latents::split(input);
     let item = batch::Item { path, tensor: tensor.map(str::to_owned), out: args.out.clone() };
     let picture = read(&item)?;
-    let place = Place::open(&args.place, Box::new(|_, _| {}))?;
+    let place = Place::open(&args.place, progress::on_retry())?;
     let start = Instant::now();
-    let (latents, seed) = place.encode(&picture, &options)?;
+    let mut work = Work::begin(format!("encoding by {}", place.name()));
+    let (latents, seed) = work.follow(&place, |work| place.encode(&picture, &options, work))?;
+    drop(work);
     let time = start.elapsed();
     output::write_latents(&args.out, &latents, provenance(args, &place, &options, seed).as_ref())?;
     let made = made(&picture, &latents, seed, args.batch.terminal());
@@ -137,7 +130,8 @@ fn many(args: &EncodeArgs) -> anyhow::Result<()> {
     let terminal = args.batch.terminal();
     batch::run(&items, &args.batch, &report, |item| {
         let picture = read(item).map_err(batch::Failure::Item)?;
-        let (latents, seed) = place.encode(&picture, &options).map_err(batch::Failure::of_work)?;
+        let (latents, seed) =
+            place.encode(&picture, &options, &mut Silent).map_err(batch::Failure::of_work)?;
         let provenance = provenance(args, &place, &options, seed);
         // If one file cannot be written, the next one cannot either.
         output::write_latents(&item.out, &latents, provenance.as_ref()).map_err(batch::Failure::All)?;
@@ -147,8 +141,7 @@ fn many(args: &EncodeArgs) -> anyhow::Result<()> {
 
 /// Whether a file may hold a picture, by its name.
 fn is_image_file(path: &Path) -> bool {
-    let ending = path.extension().unwrap_or_default().to_ascii_lowercase();
-    ["png", "jpg", "jpeg", "webp"].iter().any(|known| ending == *known)
+    matches!(output::Ending::of(path), output::Ending::Image(_))
 }
 
 /// What is to be encoded: a picture file, or a tensor of pixels.

@@ -16,6 +16,7 @@ macro_rules! say {
 mod args;
 mod batch;
 mod bench;
+mod completions;
 mod config;
 mod decode;
 mod demo;
@@ -27,6 +28,7 @@ mod otel;
 mod output;
 mod place;
 mod preview;
+mod progress;
 mod provenance;
 mod quickstart;
 mod roundtrip;
@@ -68,6 +70,7 @@ fn main() -> ExitCode {
         Command::Quickstart(args) => quickstart::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Models(args) => models::run(&args),
+        Command::Completions(args) => completions::run(&args),
     };
     #[cfg(feature = "otel")]
     if let Some(traces) = traces {
@@ -88,7 +91,7 @@ fn failed(error: &anyhow::Error) -> ExitCode {
 
 /// Log lines, on stderr, so that what a command prints stays its own.
 fn log(filter: Targets, format: LogFormat) -> impl Layer<Registry> {
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt::layer().with_writer(|| progress::Stderr);
     let lines = match format {
         LogFormat::Text => {
             let colors = anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never;

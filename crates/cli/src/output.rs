@@ -11,7 +11,7 @@ use anyhow::{Context, bail, ensure};
 use client::{DType, Decoded, ImageFormat, OutputType, Tensor};
 use safetensors::tensor::{Dtype, TensorView};
 
-use crate::args::options::TensorFormatArg;
+use crate::args::options::{DTypeArg, TensorFormatArg};
 use crate::decode::{ImageFormatArg, OptionArgs, OutputTypeArg};
 use crate::provenance::Provenance;
 
@@ -24,25 +24,35 @@ const LATENTS: &str = "latents";
 const PART_PREFIX: &str = ".remote-vae-";
 const PART_SUFFIX: &str = ".part";
 
+/// The endings that can be written, for messages.
+const ENDINGS: &str =
+    ".jpg, .png or .webp for a picture, .mp4 for a video, .safetensors or .npy for a tensor";
+
 /// What the ending of a file's name says of it.
-enum Ending {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// As Pillow takes them for these formats.
     Image(ImageFormatArg),
     Safetensors,
     Npy,
     Mp4,
-    Other,
+    /// There is none.
+    Missing,
+    /// It means nothing here.
+    Unknown,
 }
 
 impl Ending {
-    fn of(path: &Path) -> Self {
+    pub(crate) fn of(path: &Path) -> Self {
         match path.extension().unwrap_or_default().to_ascii_lowercase().to_str() {
-            Some("jpg" | "jpeg") => Self::Image(ImageFormatArg::Jpg),
+            Some("jpg" | "jpeg" | "jpe" | "jfif") => Self::Image(ImageFormatArg::Jpg),
             Some("png") => Self::Image(ImageFormatArg::Png),
             Some("webp") => Self::Image(ImageFormatArg::Webp),
-            Some("safetensors") => Self::Safetensors,
+            Some("safetensors" | "sft") => Self::Safetensors,
             Some("npy") => Self::Npy,
             Some("mp4") => Self::Mp4,
-            _ => Self::Other,
+            Some("") => Self::Missing,
+            _ => Self::Unknown,
         }
     }
 }
@@ -54,16 +64,24 @@ impl Ending {
 pub(crate) fn plan(out: &Path, args: &OptionArgs) -> anyhow::Result<(OutputType, ImageFormat)> {
     check_place(out)?;
     let ending = Ending::of(out);
+    let no_ending = matches!(ending, Ending::Missing | Ending::Unknown);
     let by_name = match ending {
         Ending::Safetensors | Ending::Npy => OutputTypeArg::Pt,
         Ending::Mp4 => OutputTypeArg::Mp4,
-        Ending::Other if args.partial_postprocess => OutputTypeArg::Pt,
-        Ending::Image(_) | Ending::Other => OutputTypeArg::Pil,
+        Ending::Missing | Ending::Unknown if args.partial_postprocess => OutputTypeArg::Pt,
+        Ending::Image(_) | Ending::Missing | Ending::Unknown => OutputTypeArg::Pil,
     };
     let output_type = args.output_type.unwrap_or(by_name);
+    if output_type == OutputTypeArg::Pil && no_ending && args.image_format.is_none() && !is_device(out) {
+        let (out, folder) = (out.display(), "add a / if it is a folder");
+        match ending {
+            Ending::Missing => bail!("{out} has no ending, which says what to write: {ENDINGS}; {folder}"),
+            _ => bail!("the ending of {out} is none that can be written: {ENDINGS}; {folder}"),
+        }
+    }
     let out = out.display();
     match (output_type, &ending) {
-        (OutputTypeArg::Mp4, Ending::Mp4 | Ending::Other) if args.partial_postprocess => {
+        (OutputTypeArg::Mp4, Ending::Mp4 | Ending::Missing | Ending::Unknown) if args.partial_postprocess => {
             bail!("--partial-postprocess gives a tensor: name it .safetensors or .npy, not {out}")
         }
         (OutputTypeArg::Mp4, Ending::Image(_) | Ending::Safetensors | Ending::Npy) => {
@@ -72,7 +90,7 @@ pub(crate) fn plan(out: &Path, args: &OptionArgs) -> anyhow::Result<(OutputType,
         (OutputTypeArg::Pil, Ending::Mp4) => {
             bail!("--output-type pil gives a picture: name it .jpg, .png or .webp, not {out}")
         }
-        (OutputTypeArg::Pt, Ending::Image(_) | Ending::Mp4 | Ending::Other) => {
+        (OutputTypeArg::Pt, Ending::Image(_) | Ending::Mp4 | Ending::Missing | Ending::Unknown) => {
             bail!(
                 "--output-type pt and --partial-postprocess give a tensor: name it .safetensors or .npy, not {out}"
             )
@@ -84,6 +102,13 @@ pub(crate) fn plan(out: &Path, args: &OptionArgs) -> anyhow::Result<(OutputType,
             bail!("--partial-postprocess gives a tensor: name it .safetensors or .npy, not {out}")
         }
         _ => {}
+    }
+    ensure!(
+        args.image_format.is_none() || output_type == OutputTypeArg::Pil,
+        "--image-format is of a picture, and {out} is none: drop the flag, or change the name"
+    );
+    if ending == Ending::Npy && args.out_dtype == Some(DTypeArg::Bfloat16) {
+        bail!("NumPy has no bfloat16: name the file .safetensors, not {out}");
     }
     let image_format = match (args.image_format, ending) {
         (Some(asked), Ending::Image(named)) if asked != named => {
@@ -101,6 +126,11 @@ fn check_place(out: &Path) -> anyhow::Result<()> {
     ensure!(folder.is_dir(), "cannot write {}: there is no folder {}", out.display(), folder.display());
     ensure!(!out.is_dir(), "cannot write {}: it is a folder", out.display());
     Ok(())
+}
+
+/// Whether it is a pipe or a device, which takes what comes and has no ending: `/dev/stdout`.
+fn is_device(out: &Path) -> bool {
+    out.exists() && !out.is_file() && !out.is_dir()
 }
 
 /// Checks that latents of this type can be written to `out`: better now than after the work.
@@ -122,14 +152,14 @@ pub(crate) fn plan_many_latents(out: &Path, format: TensorFormatArg, dtype: DTyp
 }
 
 /// Checks that `out` can be the folder of many files.
-fn check_folder(out: &Path) -> anyhow::Result<()> {
+pub(crate) fn check_folder(out: &Path) -> anyhow::Result<()> {
     ensure!(
         !out.exists() || out.is_dir(),
         "{} is a file, but what comes of many files goes into a folder",
         out.display()
     );
     ensure!(
-        out.is_dir() || matches!(Ending::of(out), Ending::Other),
+        out.is_dir() || matches!(Ending::of(out), Ending::Missing | Ending::Unknown),
         "{} looks like one file, but many files go into a folder; add a / if it is one",
         out.display()
     );
@@ -195,8 +225,8 @@ fn tensor_file(
 /// Writes a file that nobody ever sees half written, whatever happens in the middle: beside its place first.
 fn write_whole(out: &Path, content: &[u8]) -> std::io::Result<()> {
     static NUMBER: AtomicUsize = AtomicUsize::new(0);
-    if out.exists() && !out.is_file() {
-        // A pipe or a device, which cannot be replaced.
+    if is_device(out) {
+        // It cannot be replaced.
         return fs::write(out, content);
     }
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -287,8 +317,16 @@ mod tests {
             ("a.JPEG", &[], (Pil, JPG)),
             ("a.png", &[], (Pil, ImageFormat::Png)),
             ("a.png", &["--image-format=png", "--output-type=pil"], (Pil, ImageFormat::Png)),
-            ("a", &[], (Pil, JPG)),
+            ("a.JPG", &[], (Pil, JPG)),
+            ("a.jpe", &[], (Pil, JPG)),
+            ("a.jfif", &[], (Pil, JPG)),
+            ("a.WebP", &[], (Pil, ImageFormat::WebP { quality: None })),
+            ("a", &["--image-format", "jpg"], (Pil, JPG)),
             ("a.out", &["--image-format", "png"], (Pil, ImageFormat::Png)),
+            ("a.out", &["--output-type", "mp4"], (OutputType::Mp4, JPG)),
+            ("/dev/null", &[], (Pil, JPG)),
+            ("a.sft", &[], (Pt, JPG)),
+            ("a.sft", &["--out-dtype=bfloat16"], (Pt, JPG)),
             ("a.npy", &[], (Pt, JPG)),
             ("a.safetensors", &["--output-type", "pt"], (Pt, JPG)),
             ("a.npy", &["--partial-postprocess"], (Pt, JPG)),
@@ -312,6 +350,16 @@ mod tests {
             ("a.mp4", &["--output-type=pt"], ".safetensors or .npy"),
             ("a.mp4", &["--partial-postprocess"], ".safetensors or .npy"),
             ("a.npy", &["--output-type=mp4"], "name it .mp4"),
+            ("a.gif", &[], ".jpg, .png or .webp for a picture"),
+            ("a.tiff", &[], "the ending of a.tiff is none that can be written"),
+            ("a.bmp", &["--output-type=pil"], ".mp4 for a video"),
+            ("a.pt", &[], ".safetensors or .npy for a tensor"),
+            ("a.jpg.part", &[], "none that can be written"),
+            ("a", &[], "a has no ending"),
+            ("a.", &[], "a. has no ending"),
+            ("a.npy", &["--image-format=png"], "--image-format is of a picture"),
+            ("a.mp4", &["--image-format=png"], "--image-format is of a picture"),
+            ("a.npy", &["--out-dtype=bfloat16"], "NumPy has no bfloat16"),
             ("no/such/folder/a.png", &[], "there is no folder no/such/folder"),
             ("/", &[], "it is a folder"),
         ] {

@@ -7,17 +7,18 @@ use std::time::Duration;
 
 use client::blocking::RemoteVae;
 use client::{DecodeOptions, Decoded, EncodeOptions, Image, Picture, Tensor};
-use vae::Vae;
+use vae::{Observer, Vae};
 use wire::{DecodeRequest, EncodeRequest, Limits};
 
 use crate::args::place::PlaceArgs;
+use crate::progress::Work;
 
 /// Told of pauses before a request is sent again.
 pub(crate) type OnRetry = Box<dyn Fn(&client::Error, Duration) + Send + Sync>;
 
 /// Who does it. It may be shared by threads.
 pub(crate) enum Place {
-    There { vae: RemoteVae, model: Option<String> },
+    There { vae: RemoteVae, model: Option<String>, single: bool },
     Here { vae: Mutex<Box<dyn Vae>>, name: String, model: Option<String> },
 }
 
@@ -41,7 +42,10 @@ impl Place {
                 name.split(' ').next().unwrap_or_default()
             };
             let model = Path::new(path).file_name().map(|name| name.to_string_lossy().into_owned());
-            let vae = source.load(args.engine.engine()?)?;
+            let fetched = source.fetch()?;
+            let loading = Work::begin(format!("loading {name}"));
+            let vae = fetched.load(args.engine.engine()?)?;
+            drop(loading);
             return Ok(Self::Here { vae: Mutex::new(vae), name, model });
         }
         let [first, others @ ..] = args.endpoint.as_slice() else { anyhow::bail!("there is no endpoint") };
@@ -60,7 +64,15 @@ impl Place {
                 let (_, path) = rest.split_once('/')?;
                 path.split('/').find(|part| !part.is_empty() && *part != "predict").map(str::to_owned)
             });
-        Ok(Self::There { vae, model })
+        Ok(Self::There { vae, model, single: others.is_empty() })
+    }
+
+    /// The server that does it, where there is one and no choice of several.
+    pub(crate) fn server(&self) -> Option<&RemoteVae> {
+        match self {
+            Self::There { vae, single: true, .. } => Some(vae),
+            Self::There { .. } | Self::Here { .. } => None,
+        }
     }
 
     /// For people.
@@ -77,25 +89,33 @@ impl Place {
         model.as_deref()
     }
 
-    pub(crate) fn decode(&self, latents: &Tensor, options: &DecodeOptions) -> anyhow::Result<Decoded> {
+    /// What is decoded here, `observer` watches.
+    pub(crate) fn decode(
+        &self,
+        latents: &Tensor,
+        options: &DecodeOptions,
+        observer: &mut dyn Observer,
+    ) -> anyhow::Result<Decoded> {
         let vae = match self {
             Self::There { vae, .. } => return Ok(vae.decode(latents, options)?),
             Self::Here { vae, .. } => vae,
         };
         let request = DecodeRequest { latents: latents.clone(), params: options.params()? };
         let mut vae = vae.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(match server::decode(vae.as_mut(), request, &NO_LIMITS)? {
+        Ok(match server::decode(vae.as_mut(), request, &NO_LIMITS, observer)? {
             server::Decoded::Tensor(tensor) => Decoded::Tensor(tensor),
             server::Decoded::Video(file) => Decoded::Video(file),
             server::Decoded::Image(file) => Decoded::Image(Image::from_bytes(file)?),
         })
     }
 
-    /// The latents, and the seed that they were sampled with, if they were and it is known.
+    /// The latents, and the seed that they were sampled with, if they were and it is known. What is encoded here,
+    /// `observer` watches.
     pub(crate) fn encode(
         &self,
         picture: &Picture,
         options: &EncodeOptions,
+        observer: &mut dyn Observer,
     ) -> anyhow::Result<(Tensor, Option<u64>)> {
         let vae = match self {
             Self::There { vae, .. } => {
@@ -106,7 +126,7 @@ impl Place {
         };
         let request = EncodeRequest { picture: picture.clone(), params: options.params()? };
         let mut vae = vae.lock().unwrap_or_else(PoisonError::into_inner);
-        let encoded = server::encode(vae.as_mut(), request, &NO_LIMITS)?;
+        let encoded = server::encode(vae.as_mut(), request, &NO_LIMITS, observer)?;
         Ok((encoded.latents, encoded.seed))
     }
 }

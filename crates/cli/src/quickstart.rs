@@ -34,6 +34,7 @@ pub(crate) struct QuickstartArgs {
 
 pub(crate) fn run(args: QuickstartArgs) -> anyhow::Result<()> {
     let out = args.out;
+    output::check_folder(&out)?;
     std::fs::create_dir_all(&out).with_context(|| format!("cannot make the folder {}", out.display()))?;
     let latents = latents::from_safetensors(demo::LATENTS, None)?;
     tokio::runtime::Runtime::new().context("cannot start the event loop")?.block_on(show(

@@ -8,8 +8,10 @@ use client::{DType, DecodeOptions, EncodeOptions, ImageFormat, Picture, SampleMo
 use media::{ImageFile, RgbImage, encode_png, resize_lanczos};
 use serde_json::json;
 
+use crate::args::heading;
 use crate::args::place::PlaceArgs;
 use crate::place::Place;
+use crate::progress::{self, Work};
 use crate::{encode, output, similarity};
 
 /// Pixels between the pictures.
@@ -30,14 +32,14 @@ const AMPLIFICATION: u8 = 8;
 pub(crate) struct RoundtripArgs {
     /// Picture file: PNG, JPEG or WebP
     image: PathBuf,
-    /// PNG file to write [default: roundtrip.png]
-    #[arg(short, long, default_value = "roundtrip.png")]
+    /// PNG file to write
+    #[arg(short, long, default_value = "roundtrip.png", display_order = 1)]
     out: PathBuf,
     /// Decode a sample with this seed, instead of the mean of the distribution that the encoder finds
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", help_heading = heading::LATENTS)]
     seed: Option<u64>,
     /// Print JSON instead of lines for people
-    #[arg(long)]
+    #[arg(long, help_heading = heading::OUTPUT)]
     json: bool,
     #[command(flatten)]
     pub(crate) place: PlaceArgs,
@@ -53,17 +55,22 @@ pub(crate) fn run(args: RoundtripArgs) -> anyhow::Result<()> {
         .with_context(|| format!("cannot read {}", args.image.display()))?;
     let (width, height) = (original.width, original.height);
 
-    let place = Place::open(&args.place, Box::new(|_, _| {}))?;
+    let place = Place::open(&args.place, progress::on_retry())?;
     let sample_mode = match args.seed {
         Some(seed) => SampleMode::Sample { seed: Some(seed) },
         None => SampleMode::Argmax,
     };
     let start = Instant::now();
-    let (latents, _) =
-        place.encode(&picture, &EncodeOptions::new().sample_mode(sample_mode).dtype(DType::Float32))?;
+    let options = EncodeOptions::new().sample_mode(sample_mode).dtype(DType::Float32);
+    let mut work = Work::begin(format!("encoding by {}", place.name()));
+    let (latents, _) = work.follow(&place, |work| place.encode(&picture, &options, work))?;
+    drop(work);
     let encoded = start.elapsed();
     let start = Instant::now();
-    let decoded = place.decode(&latents, &DecodeOptions::new().image_format(ImageFormat::Png))?;
+    let options = DecodeOptions::new().image_format(ImageFormat::Png);
+    let mut work = Work::begin(format!("decoding by {}", place.name()));
+    let decoded = work.follow(&place, |work| place.decode(&latents, &options, work))?;
+    drop(work);
     let decoded_in = start.elapsed();
     let decoded = decoded.into_image().context("a video model brings no picture back")?;
     let decoded = ImageFile::open(&decoded.bytes).and_then(|image| image.decode())?;

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use clap::builder::styling::Style;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, ValueHint};
 use server::{Config, Model, ServeError, Server};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tracing::warn;
@@ -23,21 +25,25 @@ use crate::source::{ModelArg, ModelArgs};
     when the requests that it has accepted are answered.\n\nExamples:\n  \
     remote-vae serve\n      \
       the embedded demonstration model\n  \
-    remote-vae serve --model sdxl --model flux=./ae.safetensors\n      \
+    remote-vae serve sdxl flux=./ae.safetensors\n      \
       two models: sdxl, from the hub, at / and /sdxl; flux, from a file, at /flux\n  \
     REMOTE_VAE_HOST=0.0.0.0 REMOTE_VAE_MODEL=sd=/models/sd,sdxl=/models/sdxl remote-vae serve\n      \
       the same by environment, for containers"
 )]
 pub(crate) struct ServeArgs {
-    /// File with settings, in TOML: the flags here without their dashes, such as max-queue = 64. The command line and the
-    /// environment go before it; `remote-vae config` shows what is in force
-    #[arg(long, value_name = "FILE")]
-    pub(crate) config: Option<PathBuf>,
+    /// Models to serve, as --model takes them
+    #[arg(value_name = "SOURCE", value_hint = ValueHint::AnyPath)]
+    pub(crate) sources: Vec<ModelArgs>,
     /// A model to serve, as often as wanted; in the variable, separated by commas. SOURCE is a name that `remote-vae
     /// models` lists; a folder as diffusers saves it, of an autoencoder or of a pipeline; a .safetensors file, of an
     /// autoencoder or of a full checkpoint; or OWNER/NAME[:PATH][@REVISION] on the Hugging Face hub. Factors may follow:
     /// SOURCE,scaling_factor=0.13025,shift_factor=0
-    #[arg(long = "model", value_name = "NAME=SOURCE", default_value = "demo=demo")]
+    #[arg(
+        long = "model",
+        value_name = "NAME=SOURCE",
+        default_value = "demo=demo",
+        value_hint = ValueHint::AnyPath
+    )]
     pub(crate) models: Vec<ModelArgs>,
     /// Load each model when it is first asked for, and put those away that were not used for longest where memory gets
     /// short, instead of loading all at the start
@@ -49,12 +55,31 @@ pub(crate) struct ServeArgs {
     /// Port to listen on; 0 takes a free one
     #[arg(long, default_value_t = 8080)]
     pub(crate) port: u16,
-    #[command(flatten)]
-    pub(crate) limits: LimitArgs,
+    /// File with settings, in TOML: the flags here without their dashes, such as max-queue = 64. The command line and the
+    /// environment go before it; `remote-vae config` shows what is in force
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) doors: DoorArgs,
     #[command(flatten)]
+    pub(crate) limits: LimitArgs,
+    #[command(flatten)]
     pub(crate) engine: EngineArgs,
+}
+
+impl ServeArgs {
+    /// Makes one list of the models that are named with and without `--model`. Like every argument of the command line,
+    /// those without go before what the environment or a file says.
+    pub(crate) fn settle(&mut self, matches: &ArgMatches) {
+        if self.sources.is_empty() {
+            return;
+        }
+        let mut models = std::mem::take(&mut self.sources);
+        if matches.value_source("models") == Some(ValueSource::CommandLine) {
+            models.append(&mut self.models);
+        }
+        self.models = models;
+    }
 }
 
 pub(crate) fn run(args: ServeArgs) -> anyhow::Result<()> {

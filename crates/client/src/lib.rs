@@ -36,6 +36,7 @@
 //! A client keeps its connections, so make one and use it often. It is cheap to clone.
 #![forbid(unsafe_code)]
 
+mod activity;
 mod answer;
 mod balance;
 pub mod blocking;
@@ -52,6 +53,7 @@ use std::sync::Arc;
 
 pub use wire::{DType, ImageFormat, Picture, SampleMode, Tensor, TensorHead};
 
+pub use crate::activity::Activity;
 pub use crate::answer::{Decoded, Image};
 use crate::balance::Balance;
 pub use crate::builder::Builder;

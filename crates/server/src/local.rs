@@ -1,7 +1,7 @@
 //! Decoding and encoding without the server: the same rooms, without HTTP, queue and thread.
 
 use bytes::Bytes;
-use vae::{HostTensor, Silent, Vae};
+use vae::{HostTensor, Observer, Vae};
 use wire::{Answer, DecodeRequest, EncodeRequest, Limits, Request, Tensor};
 
 use crate::admission::{Admission, OnLarge};
@@ -41,13 +41,19 @@ impl From<ApiError> for Refused {
     }
 }
 
-/// Decodes with a model that is at hand, to the very bytes that a server with this model would answer with.
+/// Decodes with a model that is at hand, to the very bytes that a server with this model would answer with; `observer`
+/// watches.
 ///
 /// # Errors
 /// Everything that the server would refuse, and an answer that needs HTTP: several files in one body.
-pub fn decode(vae: &mut dyn Vae, request: DecodeRequest, limits: &Limits) -> Result<Decoded, Refused> {
+pub fn decode(
+    vae: &mut dyn Vae,
+    request: DecodeRequest,
+    limits: &Limits,
+    observer: &mut dyn Observer,
+) -> Result<Decoded, Refused> {
     let answer = request.params.answer;
-    let (pixels, _) = run(vae, Request::Decode(request), limits)?;
+    let (pixels, _) = run(vae, Request::Decode(request), limits, observer)?;
     match answer {
         Answer::Tensor { values, dtype, .. } => {
             Ok(Decoded::Tensor(postprocess::tensor(pixels, values, dtype).map_err(ApiError::from)?))
@@ -64,13 +70,19 @@ pub fn decode(vae: &mut dyn Vae, request: DecodeRequest, limits: &Limits) -> Res
     }
 }
 
-/// Encodes with a model that is at hand, to the very latents that a server with this model would answer with.
+/// Encodes with a model that is at hand, to the very latents that a server with this model would answer with; `observer`
+/// watches.
 ///
 /// # Errors
 /// Everything that the server would refuse.
-pub fn encode(vae: &mut dyn Vae, request: EncodeRequest, limits: &Limits) -> Result<Encoded, Refused> {
+pub fn encode(
+    vae: &mut dyn Vae,
+    request: EncodeRequest,
+    limits: &Limits,
+    observer: &mut dyn Observer,
+) -> Result<Encoded, Refused> {
     let dtype = request.params.dtype;
-    let (latents, reply) = run(vae, Request::Encode(request), limits)?;
+    let (latents, reply) = run(vae, Request::Encode(request), limits, observer)?;
     let seed = match reply {
         Reply::Latents { seed, .. } => seed,
         Reply::Pictures(_) => None,
@@ -78,7 +90,12 @@ pub fn encode(vae: &mut dyn Vae, request: EncodeRequest, limits: &Limits) -> Res
     Ok(Encoded { latents: respond::latents(latents, dtype)?, seed })
 }
 
-fn run(vae: &mut dyn Vae, request: Request, limits: &Limits) -> Result<(HostTensor, Reply), ApiError> {
+fn run(
+    vae: &mut dyn Vae,
+    request: Request,
+    limits: &Limits,
+    observer: &mut dyn Observer,
+) -> Result<(HostTensor, Reply), ApiError> {
     let house = House {
         info: vae.info(),
         limits,
@@ -88,5 +105,5 @@ fn run(vae: &mut dyn Vae, request: Request, limits: &Limits) -> Result<(HostTens
         at_rest: 0,
     };
     let (_, Job { work, reply, .. }) = job(request, &house)?;
-    Ok((work(vae, &mut Silent)?, reply))
+    Ok((work(vae, observer)?, reply))
 }

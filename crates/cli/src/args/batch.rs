@@ -1,10 +1,11 @@
 //! The flags of commands that work through many files.
 
+use super::heading;
 use crate::preview::Terminal;
 
 /// How many files are worked through.
 #[derive(Clone, Debug, clap::Args)]
-#[command(next_help_heading = "Many files")]
+#[command(next_help_heading = heading::MANY)]
 pub(crate) struct BatchArgs {
     /// Files at a time: 2 keep a server busy while answers travel, more help with several servers
     #[arg(long, value_name = "N", default_value = "4", value_parser = jobs)]

@@ -4,9 +4,11 @@ use std::path::PathBuf;
 
 use server::{AccessConfig, ApiKey, RateLimit};
 
+use super::heading;
+
 /// Who may come in.
 #[derive(Clone, Debug, clap::Args)]
-#[command(next_help_heading = "Doors")]
+#[command(next_help_heading = heading::ACCESS)]
 pub(crate) struct DoorArgs {
     /// Keys that let clients in, SECRET or NAME:SECRET, separated by commas. Without keys everybody is let in. Rather
     /// the variable or the file than the flag: everybody on this machine can read command lines

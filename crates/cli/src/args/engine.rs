@@ -4,9 +4,11 @@ use clap::ValueEnum;
 use vae::EngineError;
 use vae::engine::cpu::{CpuEngine, CpuOptions, Isa, Numerics, Storage};
 
+use super::heading;
+
 /// How the processor is used.
 #[derive(Clone, Copy, Debug, clap::Args)]
-#[command(next_help_heading = "Engine")]
+#[command(next_help_heading = heading::ENGINE)]
 pub(crate) struct EngineArgs {
     /// Threads that compute [default: as many as the process may use]
     #[arg(long, value_name = "N", value_parser = threads)]

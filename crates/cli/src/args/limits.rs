@@ -2,19 +2,18 @@
 
 use std::time::Duration;
 
-use bytesize::ByteSize;
 use clap::ValueEnum;
 use server::{Config, OnLarge};
 use wire::Limits;
 
+use super::heading;
+use super::size::Size;
+
 /// How much one request, and all together, may ask for.
 #[derive(Clone, Debug, clap::Args)]
-#[command(next_help_heading = "Limits")]
+#[command(next_help_heading = heading::REQUESTS)]
 pub(crate) struct LimitArgs {
-    /// Requests that may wait while another is worked on; one more is told to come back later
-    #[arg(long, value_name = "N", default_value_t = Config::default().max_queue)]
-    max_queue: usize,
-    /// Pixels of one picture or frame
+    /// Pixels of one picture or frame; 4194304 are 2048 x 2048
     #[arg(long, value_name = "N", default_value_t = Limits::default().max_pixels)]
     max_pixels: usize,
     /// Pixels of a whole request, batch and frames together [default: 16777216, or --max-pixels if that is more]
@@ -23,40 +22,43 @@ pub(crate) struct LimitArgs {
     /// Pictures or videos of one request
     #[arg(long, value_name = "N", default_value_t = Limits::default().max_batch)]
     max_batch: usize,
-    /// Memory that the server may have while it works, such as 8GiB; what does not fit is done as --on-large says
-    /// [default: nine tenths of the machine's, or of what the container may have]
-    #[arg(long, value_name = "SIZE")]
-    memory_limit: Option<ByteSize>,
-    /// How far to go from the exact decode where that does not fit into memory
-    #[arg(long, value_name = "HOW", default_value = "lean")]
-    on_large: OnLargeArg,
-    /// After how long without work the server gives back memory that it keeps for the next request, which then takes a
-    /// little longer
-    #[arg(long, value_name = "TIME", value_parser = time, default_value = "1m")]
-    idle_release: Duration,
     /// Size of the tensor or picture that a request sends, such as 64MiB
-    #[arg(long, value_name = "SIZE", default_value_t = size(Limits::default().max_body_bytes))]
-    max_body: ByteSize,
+    #[arg(long, value_name = "SIZE", default_value_t = Size(Limits::default().max_body_bytes))]
+    max_body: Size,
     /// Size of all bodies together that may be on their way or wait, such as 512MiB
-    #[arg(long, value_name = "SIZE", default_value_t = size(Config::default().max_pending_bytes))]
-    max_pending: ByteSize,
+    #[arg(long, value_name = "SIZE", default_value_t = Size(Config::default().max_pending_bytes))]
+    max_pending: Size,
+    /// Requests that may wait while another is worked on; one more is told to come back later
+    #[arg(long, value_name = "N", default_value_t = Config::default().max_queue)]
+    max_queue: usize,
     /// Connections that may be open together; more wait to be accepted
     #[arg(long, value_name = "N", default_value_t = Config::default().max_connections)]
     max_connections: usize,
+    /// Memory that the server may have while it works, such as 8GiB; what does not fit is done as --on-large says
+    /// [default: nine tenths of the machine's, or of what the container may have]
+    #[arg(long, value_name = "SIZE", help_heading = heading::MEMORY)]
+    memory_limit: Option<Size>,
+    /// How far to go from the exact decode where that does not fit into memory
+    #[arg(long, value_name = "HOW", default_value = "lean", help_heading = heading::MEMORY)]
+    on_large: OnLargeArg,
+    /// After how long without work the server gives back memory that it keeps for the next request, which then takes a
+    /// little longer
+    #[arg(long, value_name = "TIME", value_parser = time, default_value = "1m", help_heading = heading::MEMORY)]
+    idle_release: Duration,
     /// How long a request may take in all, such as 90s or 10m; clients may ask for less by `x-request-timeout`
-    #[arg(long, value_name = "TIME", value_parser = time, default_value = "1h")]
+    #[arg(long, value_name = "TIME", value_parser = time, default_value = "1h", help_heading = heading::TIME)]
     timeout: Duration,
     /// How long a client may take to send its request's head
-    #[arg(long, value_name = "TIME", value_parser = time, default_value = "30s")]
+    #[arg(long, value_name = "TIME", value_parser = time, default_value = "30s", help_heading = heading::TIME)]
     header_timeout: Duration,
     /// How long a client may take to send its request's body
-    #[arg(long, value_name = "TIME", value_parser = time, default_value = "1m")]
+    #[arg(long, value_name = "TIME", value_parser = time, default_value = "1m", help_heading = heading::TIME)]
     body_timeout: Duration,
     /// How long a client may take nothing of its answer
-    #[arg(long, value_name = "TIME", value_parser = time, default_value = "1m")]
+    #[arg(long, value_name = "TIME", value_parser = time, default_value = "1m", help_heading = heading::TIME)]
     write_timeout: Duration,
     /// After a stop signal: how long accepted requests may take to be finished
-    #[arg(long, value_name = "TIME", value_parser = time, default_value = "5m")]
+    #[arg(long, value_name = "TIME", value_parser = time, default_value = "5m", help_heading = heading::TIME)]
     drain_timeout: Duration,
 }
 
@@ -77,7 +79,7 @@ impl LimitArgs {
     /// The configuration that these flags say; what they do not say is as it was in `config`.
     pub(crate) fn apply(&self, config: Config) -> Config {
         let limits = Limits {
-            max_body_bytes: bytes(self.max_body),
+            max_body_bytes: self.max_body.0,
             max_batch: self.max_batch,
             max_pixels: self.max_pixels,
             max_total_pixels: self
@@ -87,7 +89,7 @@ impl LimitArgs {
         Config {
             limits,
             max_queue: self.max_queue,
-            memory_limit: self.memory_limit.map(bytes).or(config.memory_limit),
+            memory_limit: self.memory_limit.map(|size| size.0).or(config.memory_limit),
             on_large: match self.on_large {
                 OnLargeArg::Exact => OnLarge::Exact,
                 OnLargeArg::Lean => OnLarge::Lean,
@@ -95,7 +97,7 @@ impl LimitArgs {
                 OnLargeArg::Refuse => OnLarge::Refuse,
             },
             idle_release: self.idle_release,
-            max_pending_bytes: bytes(self.max_pending),
+            max_pending_bytes: self.max_pending.0,
             max_connections: self.max_connections,
             timeout: self.timeout,
             header_timeout: self.header_timeout,
@@ -105,15 +107,6 @@ impl LimitArgs {
             ..config
         }
     }
-}
-
-/// A number of bytes for people.
-fn size(bytes: usize) -> ByteSize {
-    ByteSize::b(u64::try_from(bytes).unwrap_or(u64::MAX))
-}
-
-fn bytes(size: ByteSize) -> usize {
-    usize::try_from(size.as_u64()).unwrap_or(usize::MAX)
 }
 
 /// A time with its unit, above 0.
@@ -147,10 +140,23 @@ mod tests {
         let config = parse(&["--max-body=3MiB", "--max-pending=1GB", "--timeout=1m 30s"]).unwrap();
         assert_eq!((config.limits.max_body_bytes, config.max_pending_bytes), (3 << 20, 1_000_000_000));
         assert_eq!(config.timeout, Duration::from_secs(90));
-        for nonsense in
-            ["--timeout=0s", "--timeout=90", "--timeout=-1s", "--max-body=much", "--max-pixels=-1"]
-        {
+        for nonsense in [
+            "--timeout=0s",
+            "--timeout=90",
+            "--timeout=-1s",
+            "--max-body=much",
+            "--max-pixels=-1",
+            "--idle-release=5",
+        ] {
             assert!(parse(&[nonsense]).is_err(), "{nonsense}");
+        }
+    }
+
+    #[test]
+    fn a_number_without_a_unit_is_refused_wherever_a_size_is_meant() {
+        for flag in ["--memory-limit", "--max-body", "--max-pending"] {
+            let error = parse(&[&format!("{flag}=8")]).unwrap_err();
+            assert!(error.contains(flag) && error.contains("it has no unit: write 8GiB or 8MiB"), "{error}");
         }
     }
 

@@ -4,15 +4,18 @@
 pub(crate) mod batch;
 pub(crate) mod doors;
 pub(crate) mod engine;
+pub(crate) mod heading;
 pub(crate) mod limits;
 pub(crate) mod options;
 pub(crate) mod place;
+pub(crate) mod size;
 
 use clap::builder::BoolishValueParser;
 use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::filter::Targets;
 
 use crate::bench::BenchArgs;
+use crate::completions::CompletionsArgs;
 use crate::config::{self, Arguments};
 use crate::decode::DecodeArgs;
 use crate::encode::EncodeArgs;
@@ -31,10 +34,10 @@ use crate::serve::ServeArgs;
 )]
 pub(crate) struct Args {
     /// What to log on stderr: error, warn, info, debug or trace [default: info for serve, else warn]
-    #[arg(long, global = true, value_name = "LEVEL")]
+    #[arg(long, global = true, value_name = "LEVEL", help_heading = heading::LOG)]
     pub(crate) log: Option<Targets>,
     /// How log lines are written
-    #[arg(long, global = true, value_name = "FORMAT", default_value = "text")]
+    #[arg(long, global = true, value_name = "FORMAT", default_value = "text", help_heading = heading::LOG)]
     pub(crate) log_format: LogFormat,
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -65,6 +68,7 @@ pub(crate) enum Command {
     Quickstart(QuickstartArgs),
     Bench(BenchArgs),
     Models(ModelsArgs),
+    Completions(CompletionsArgs),
 }
 
 /// The command line with its variables: every flag is also one, `--port` is `REMOTE_VAE_PORT`, where yes and no may
@@ -107,20 +111,13 @@ impl Args {
 
     fn from_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
         let mut args = Self::from_arg_matches(matches).map_err(|error| error.format(&mut command()))?;
-        let place = match &mut args.command {
-            Command::Decode(args) => &mut args.place,
-            Command::Encode(args) => &mut args.place,
-            Command::Roundtrip(args) => &mut args.place,
-            Command::Serve(_)
-            | Command::Config(_)
-            | Command::Quickstart(_)
-            | Command::Bench(_)
-            | Command::Models(_) => {
-                return Ok(args);
-            }
-        };
-        if let Some((_, matches)) = matches.subcommand() {
-            place.settle(matches)?;
+        let Some((_, matches)) = matches.subcommand() else { return Ok(args) };
+        match &mut args.command {
+            Command::Decode(args) => args.place.settle(matches)?,
+            Command::Encode(args) => args.place.settle(matches)?,
+            Command::Roundtrip(args) => args.place.settle(matches)?,
+            Command::Serve(args) | Command::Config(args) => args.settle(matches),
+            Command::Quickstart(_) | Command::Bench(_) | Command::Models(_) | Command::Completions(_) => {}
         }
         Ok(args)
     }
@@ -146,6 +143,99 @@ mod tests {
             let error = parse(&["--endpoint=http://localhost", flag]).unwrap_err();
             assert!(error.contains("drop one of them"), "{flag}: {error}");
         }
+    }
+
+    #[test]
+    fn what_people_want_first_stands_first() {
+        for (name, first, groups) in [
+            (
+                "serve",
+                &["--model", "--lazy", "--host", "--port", "--config"][..],
+                &[
+                    "Arguments",
+                    "Options",
+                    heading::ACCESS,
+                    heading::REQUESTS,
+                    heading::MEMORY,
+                    heading::TIME,
+                    heading::ENGINE,
+                    heading::LOG,
+                ][..],
+            ),
+            (
+                "decode",
+                &["-o, --out", "--model", "--endpoint"],
+                &[
+                    "Arguments",
+                    "Options",
+                    heading::OUTPUT,
+                    heading::LATENTS,
+                    heading::MEMORY,
+                    heading::MANY,
+                    heading::SERVER,
+                    heading::ENGINE,
+                    heading::LOG,
+                ],
+            ),
+            (
+                "encode",
+                &["-o, --out", "--model", "--endpoint"],
+                &[
+                    "Arguments",
+                    "Options",
+                    heading::LATENTS,
+                    heading::OUTPUT,
+                    heading::MEMORY,
+                    heading::MANY,
+                    heading::SERVER,
+                    heading::ENGINE,
+                    heading::LOG,
+                ],
+            ),
+        ] {
+            let mut command = command();
+            command.build();
+            let help = command.find_subcommand_mut(name).unwrap().render_long_help().to_string();
+            let found: Vec<_> = help
+                .lines()
+                .filter(|line| !line.starts_with([' ', 'E']))
+                .filter_map(|line| line.strip_suffix(':'))
+                .collect();
+            assert_eq!(found, groups, "{help}");
+            let options = help.split("\nOptions:\n").nth(1).unwrap();
+            let places: Vec<_> = first.iter().map(|flag| options.find(flag).unwrap()).collect();
+            assert!(places.is_sorted() && options[..places[0]].trim().is_empty(), "{help}");
+        }
+    }
+
+    #[test]
+    fn defaults_are_printed_as_they_are_written() {
+        let mut command = command();
+        command.build();
+        let help = command.find_subcommand_mut("serve").unwrap().render_long_help().to_string();
+        for default in ["[default: 64MiB]", "[default: 512MiB]", "[default: 1h]", "[default: 30s]"] {
+            assert!(help.contains(default), "{default} is missing in\n{help}");
+        }
+    }
+
+    #[test]
+    fn models_are_named_with_and_without_a_flag() {
+        let models = |arguments: &[&str]| {
+            let arguments = [&["remote-vae", "serve"], arguments].concat();
+            let matches = command()
+                .mut_subcommand("serve", |serve| serve.mut_arg("models", |arg| arg.env(None::<&str>)));
+            let Command::Serve(args) =
+                Args::from_matches(&matches.get_matches_from(arguments)).unwrap().command
+            else {
+                unreachable!()
+            };
+            let models = args.models.iter().flat_map(|models| &models.0);
+            models.map(|model| model.name().unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(models(&[]), ["demo"]);
+        assert_eq!(models(&["sdxl", "a=demo"]), ["sdxl", "a"]);
+        assert_eq!(models(&["--model", "flux"]), ["flux"]);
+        assert_eq!(models(&["--model", "flux", "sdxl"]), ["sdxl", "flux"]);
     }
 
     #[test]

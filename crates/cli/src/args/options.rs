@@ -3,9 +3,13 @@
 
 use clap::builder::BoolishValueParser;
 use clap::{ArgAction, ValueEnum};
+use client::DType;
+
+use super::heading;
 
 /// How latents are scaled.
 #[derive(Clone, Copy, Debug, clap::Args)]
+#[command(next_help_heading = heading::LATENTS)]
 pub(crate) struct ScalingArgs {
     /// Decoding divides the latents by this, encoding multiplies them with it (SD v1: 0.18215, SDXL: 0.13025, Flux:
     /// 0.3611) [default: the model's own]
@@ -21,6 +25,7 @@ pub(crate) struct ScalingArgs {
 
 /// In how many pieces the work is done.
 #[derive(Clone, Copy, Debug, clap::Args)]
+#[command(next_help_heading = heading::MEMORY)]
 pub(crate) struct PieceArgs {
     /// In overlapping tiles, as diffusers does after enable_tiling(): less memory, faint seams
     #[arg(long)]
@@ -38,6 +43,7 @@ pub(crate) struct PieceArgs {
 
 /// How tensors are written.
 #[derive(Clone, Copy, Debug, clap::Args)]
+#[command(next_help_heading = heading::OUTPUT)]
 pub(crate) struct TensorFileArgs {
     /// Format of tensors, where -o names a folder
     #[arg(long, value_name = "FORMAT", default_value = "safetensors")]
@@ -45,6 +51,24 @@ pub(crate) struct TensorFileArgs {
     /// Do not write into PNG and .safetensors files which model and factors they were made with
     #[arg(long)]
     pub(crate) no_metadata: bool,
+}
+
+/// `--out-dtype`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DTypeArg {
+    Float16,
+    Bfloat16,
+    Float32,
+}
+
+impl From<DTypeArg> for DType {
+    fn from(arg: DTypeArg) -> Self {
+        match arg {
+            DTypeArg::Float16 => Self::Float16,
+            DTypeArg::Bfloat16 => Self::BFloat16,
+            DTypeArg::Float32 => Self::Float32,
+        }
+    }
 }
 
 /// `--tensor-format`.

@@ -4,24 +4,32 @@ use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
-use clap::{ArgMatches, CommandFactory};
+use clap::{ArgMatches, CommandFactory, ValueHint};
 use client::Retry;
 
 use super::Args;
 use super::engine::{EngineArgs, FLAGS as ENGINE_FLAGS};
+use super::heading;
 use super::limits::time;
 use crate::source::{ModelArgs, Source};
 
 /// The flags that say where.
 #[derive(Debug, clap::Args)]
 pub(crate) struct PlaceArgs {
+    /// Work here, without a server: a SOURCE as in `remote-vae serve --help` [default: demo, if no --endpoint]
+    #[arg(long, value_name = "SOURCE", help_heading = None::<&str>, display_order = 2, value_hint = ValueHint::AnyPath)]
+    pub(crate) model: Option<ModelArgs>,
     /// URL of a server, ours or any other that diffusers' client works with; of several, each file goes to the least
     /// busy one
-    #[arg(long, value_name = "URL", value_delimiter = ',')]
+    #[arg(
+        long,
+        value_name = "URL",
+        value_delimiter = ',',
+        help_heading = None::<&str>,
+        display_order = 3,
+        value_hint = ValueHint::Url
+    )]
     pub(crate) endpoint: Vec<String>,
-    /// Work here, without a server: a SOURCE as in `remote-vae serve --help` [default: demo, if no --endpoint]
-    #[arg(long, value_name = "SOURCE")]
-    pub(crate) model: Option<ModelArgs>,
     #[command(flatten)]
     pub(crate) server: ServerArgs,
     #[command(flatten)]
@@ -30,7 +38,7 @@ pub(crate) struct PlaceArgs {
 
 /// How a server is reached.
 #[derive(Clone, Debug, clap::Args)]
-#[command(next_help_heading = "Server")]
+#[command(next_help_heading = heading::SERVER)]
 pub(crate) struct ServerArgs {
     /// Key for the server, sent as a Bearer token; a key in the URL (https://user:KEY@host/) goes first
     #[arg(long, value_name = "KEY")]

@@ -5,11 +5,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use clap::builder::styling::AnsiColor;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
 use super::{Item, Made, Tally};
 use crate::place::OnRetry;
+use crate::progress;
 
 /// Between two plain lines about the progress.
 const BETWEEN_LINES: Duration = Duration::from_secs(5);
@@ -38,15 +39,14 @@ impl Report {
     /// About `total` items; in JSON on stdout too.
     pub(crate) fn new(total: usize, json: bool) -> Self {
         let live = std::io::stderr().is_terminal();
-        let target = if live { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-        Self::with(ProgressBar::with_draw_target(Some(total as u64), target), live, json, false)
+        Self::with(progress::add(ProgressBar::new(total as u64)), live, json, false)
     }
 
     /// To nobody.
     #[cfg(test)]
     pub(crate) fn silent(total: usize) -> Self {
         Self::with(
-            ProgressBar::with_draw_target(Some(total as u64), ProgressDrawTarget::hidden()),
+            ProgressBar::with_draw_target(Some(total as u64), indicatif::ProgressDrawTarget::hidden()),
             false,
             false,
             true,

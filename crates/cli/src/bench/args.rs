@@ -1,5 +1,7 @@
 //! What `bench` can be told.
 
+use clap::ValueHint;
+
 use crate::args::engine::EngineArgs;
 use crate::source::ModelArgs;
 
@@ -12,7 +14,7 @@ use crate::source::ModelArgs;
 )]
 pub(crate) struct BenchArgs {
     /// The model: a SOURCE as in `remote-vae serve --help`
-    #[arg(long, value_name = "SOURCE", default_value = "demo")]
+    #[arg(long, value_name = "SOURCE", default_value = "demo", value_hint = ValueHint::AnyPath)]
     pub(crate) model: ModelArgs,
     /// Sizes of the pictures in pixels: a side, or HEIGHTxWIDTH [default: 512,1024; for videos 320x512]
     #[arg(

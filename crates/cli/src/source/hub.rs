@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
 use hub::{DEFAULT_ENDPOINT, DEFAULT_REVISION, Hub, HubError, Repo, Settings};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use tracing::info;
 
 use super::HubPath;
+use crate::progress;
 
 /// The model at `place`, on this machine.
 pub(super) fn resolve(place: &HubPath) -> anyhow::Result<vae::Source> {
@@ -109,12 +110,9 @@ fn download(hub: &Hub, repo: &Repo, place: &HubPath) -> Result<(), HubError> {
 
 /// Shown only where stderr is a terminal.
 fn bar(title: &str) -> ProgressBar {
-    let template = "{msg} {wide_bar} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left";
-    let bar = ProgressBar::no_length().with_message(title.to_owned());
-    match ProgressStyle::with_template(template) {
-        Ok(style) => bar.with_style(style),
-        Err(_) => bar,
-    }
+    let bar = progress::add(ProgressBar::no_length().with_message(title.to_owned()));
+    progress::set_style(&bar, "{msg} {wide_bar} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left");
+    bar
 }
 
 /// What Python's `huggingface_hub` would take from this environment.

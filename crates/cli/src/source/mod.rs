@@ -43,6 +43,19 @@ pub(crate) struct HubPath {
     revision: Option<String>,
 }
 
+/// A model that is on this machine.
+pub(crate) struct Fetched {
+    source: vae::Source,
+    factors: Factors,
+}
+
+impl Fetched {
+    /// The model, run by `engine`.
+    pub(crate) fn load(self, engine: CpuEngine) -> anyhow::Result<Box<dyn Vae>> {
+        Ok(vae::load_with(self.source, self.factors, engine)?)
+    }
+}
+
 impl Source {
     /// The embedded demonstration model.
     pub(crate) fn demo() -> Self {
@@ -51,6 +64,11 @@ impl Source {
 
     /// The model, run by `engine`; downloaded first if it is on the hub and not in its cache.
     pub(crate) fn load(self, engine: CpuEngine) -> anyhow::Result<Box<dyn Vae>> {
+        self.fetch()?.load(engine)
+    }
+
+    /// Downloads it, if it is on the hub and not in its cache.
+    pub(crate) fn fetch(self) -> anyhow::Result<Fetched> {
         let mut factors = self.factors;
         let source = match self.place {
             Place::Demo => demo::model(),
@@ -67,7 +85,7 @@ impl Source {
             Place::Path(path) if path.is_file() => vae::Source::File(path),
             Place::Path(path) => vae::Source::Folder(path),
         };
-        Ok(vae::load_with(source, factors, engine)?)
+        Ok(Fetched { source, factors })
     }
 
     /// Where it comes from, as far as it is known beyond this machine.

@@ -31,7 +31,7 @@ fn a_local_encode_gives_the_bytes_of_a_server() {
     let cases: &[&[&str]] = &[
         &["npy", "--sample-mode", "argmax"],
         &["npy", "--sample-mode", "argmax", "--no-scaling"],
-        &["npy", "--sample-mode", "argmax", "--dtype", "float32"],
+        &["npy", "--sample-mode", "argmax", "--out-dtype", "float32"],
         &["safetensors", "--sample-mode", "argmax", "--dtype", "bfloat16"],
         &["npy", "--seed", "7"],
         &["safetensors", "--seed", "7", "--scaling-factor", "0.5", "--shift-factor", "-0.25"],

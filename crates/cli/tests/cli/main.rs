@@ -2,7 +2,9 @@
 
 mod batch;
 mod encode;
+mod flags;
 mod program;
+mod terminal;
 
 use std::io::Read;
 use std::net::TcpListener;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::runtime::{self, Runtime};
 
 pub use self::queue::{DecodeQueue, Decodes, EncodeQueue, Encodes, Queue, Results};
-use crate::{DecodeOptions, Decoded, EncodeOptions, Encoded, Error, Picture, Retry, Tensor};
+use crate::{Activity, DecodeOptions, Decoded, EncodeOptions, Encoded, Error, Picture, Retry, Tensor};
 
 /// A remote VAE. It may be shared by threads, each of which waits for its own answer.
 #[derive(Debug)]
@@ -103,6 +103,14 @@ impl RemoteVae {
     /// The same, and [`Error::BlockingInAsync`] when called from async code.
     pub fn is_ready(&self) -> Result<bool, Error> {
         self.wait(self.client.is_ready())
+    }
+
+    /// As [`crate::RemoteVae::activity`].
+    ///
+    /// # Errors
+    /// The same, and [`Error::BlockingInAsync`] when called from async code.
+    pub fn activity(&self) -> Result<Activity, Error> {
+        self.wait(self.client.activity())
     }
 
     fn wait<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {

@@ -49,8 +49,12 @@ pub struct DecodeOptions {
     pub width: Option<usize>,
     /// Frames a second of [`OutputType::Mp4`], 1 to 240; 15 if nothing is said.
     pub fps: Option<u16>,
-    /// Quality of [`OutputType::Mp4`], 1 to 100.
+    /// Quality of a JPEG or WebP file or of [`OutputType::Mp4`], 1 to 100; 75, 80 and 65 from our server if nothing is
+    /// said.
     pub quality: Option<u8>,
+    /// Type of the values of [`OutputType::Pt`]: float16 if nothing is said, bfloat16 or float32; with
+    /// [`DecodeOptions::partial_postprocess`] always uint8.
+    pub dtype: Option<DType>,
     /// Decode in tiles, as diffusers does after `enable_tiling()`: less memory, faint seams.
     pub tiling: bool,
     /// Decode a video a few frames at a time, as diffusers does by default. `false` is one exact pass, in more memory.
@@ -70,6 +74,7 @@ impl Default for DecodeOptions {
             width: None,
             fps: None,
             quality: None,
+            dtype: None,
             tiling: false,
             framewise: true,
         }
@@ -87,6 +92,7 @@ setters! { DecodeOptions:
     width: impl Into<Option<usize>>,
     fps: impl Into<Option<u16>>,
     quality: impl Into<Option<u8>>,
+    dtype: impl Into<Option<DType>>,
     tiling: bool,
     framewise: bool,
 }
@@ -103,23 +109,57 @@ impl DecodeOptions {
             return wrong("`height` and `width` are needed together");
         }
         let answer = match (self.output_type, self.partial_postprocess) {
-            (OutputType::Pil, false) => Answer::Image(self.image_format),
+            (OutputType::Pil, false) => Answer::Image(self.picture()?),
             (OutputType::Mp4, false) => Answer::Video(VideoFormat { fps: self.fps, quality: self.quality }),
             (OutputType::Pil | OutputType::Mp4, true) => {
                 return wrong("`partial_postprocess` answers with a tensor: it needs `output_type` pt");
             }
             (OutputType::Pt, false) => {
-                Answer::Tensor { values: Values::Raw, dtype: DType::Float16, transfer: Transfer::Binary }
+                let dtype = self.dtype.unwrap_or_default();
+                if dtype == DType::UInt8 {
+                    return wrong("a tensor of uint8 needs `partial_postprocess`");
+                }
+                Answer::Tensor { values: Values::Raw, dtype, transfer: Transfer::Binary }
             }
             (OutputType::Pt, true) => {
+                if self.dtype.is_some_and(|dtype| dtype != DType::UInt8) {
+                    return wrong("`partial_postprocess` answers in uint8: drop it, or the other type");
+                }
                 Answer::Tensor { values: Values::Round8, dtype: DType::UInt8, transfer: Transfer::Binary }
             }
         };
-        if self.output_type != OutputType::Mp4 && (self.fps.is_some() || self.quality.is_some()) {
-            return wrong("`fps` and `quality` are of a video: they need `output_type` mp4");
+        if self.output_type != OutputType::Mp4 && self.fps.is_some() {
+            return wrong("`fps` is of a video: it needs `output_type` mp4");
+        }
+        if self.output_type == OutputType::Pt && self.quality.is_some() {
+            return wrong("`quality` is of a JPEG, WebP or mp4 file: a tensor has none");
+        }
+        if self.output_type != OutputType::Pt && self.dtype.is_some() {
+            return wrong("the type of values is of a tensor: it needs `output_type` pt");
         }
         let Self { height, width, tiling, framewise, .. } = *self;
         Ok(Params { scaling, height, width, tiling, framewise, ..Params::new(answer) })
+    }
+
+    /// The format of a picture, with its quality from wherever it is said.
+    fn picture(&self) -> Result<ImageFormat, Error> {
+        let wrong = |message: &str| Err(Error::Options(message.to_owned()));
+        let Some(quality) = self.quality else { return Ok(self.image_format) };
+        if !(1..=100).contains(&quality) {
+            return wrong("`quality` is from 1 to 100");
+        }
+        match self.image_format {
+            ImageFormat::Jpeg { quality: Some(other) } | ImageFormat::WebP { quality: Some(other) }
+                if other != quality =>
+            {
+                wrong("`quality` and `image_format` name different qualities: drop one of them")
+            }
+            ImageFormat::Jpeg { .. } => Ok(ImageFormat::Jpeg { quality: Some(quality) }),
+            ImageFormat::WebP { .. } => Ok(ImageFormat::WebP { quality: Some(quality) }),
+            ImageFormat::Png => {
+                wrong("`quality` is of a JPEG, WebP or mp4 file: a PNG keeps every pixel as it is")
+            }
+        }
     }
 }
 
@@ -139,6 +179,29 @@ mod tests {
     fn pieces_are_asked_for() {
         let params = DecodeOptions::new().tiling(true).framewise(false).params().unwrap();
         assert_eq!((params.tiling, params.framewise), (true, false));
+    }
+
+    #[test]
+    fn quality_and_type_go_where_the_protocol_has_them() {
+        let answer = |options: DecodeOptions| options.params().unwrap().answer;
+        let options = || DecodeOptions::new().quality(90);
+        for (options, expected) in [
+            (options(), Answer::Image(ImageFormat::Jpeg { quality: Some(90) })),
+            (
+                options().image_format(ImageFormat::WebP { quality: None }),
+                Answer::Image(ImageFormat::WebP { quality: Some(90) }),
+            ),
+            (
+                options().output_type(OutputType::Mp4),
+                Answer::Video(VideoFormat { fps: None, quality: Some(90) }),
+            ),
+        ] {
+            assert_eq!(answer(options), expected);
+        }
+        for dtype in [DType::Float16, DType::BFloat16, DType::Float32] {
+            let tensor = Answer::Tensor { values: Values::Raw, dtype, transfer: Transfer::Binary };
+            assert_eq!(answer(DecodeOptions::new().output_type(OutputType::Pt).dtype(dtype)), tensor);
+        }
     }
 
     #[test]
@@ -162,6 +225,17 @@ mod tests {
             (options().scaling_factor(1.0).do_scaling(false), "no effect"),
             (options().height(8), "together"),
             (options().partial_postprocess(true), "output_type"),
+            (options().quality(90).image_format(ImageFormat::Png), "a PNG keeps"),
+            (options().quality(0), "from 1 to 100"),
+            (options().quality(90).image_format(ImageFormat::WebP { quality: Some(80) }), "drop one"),
+            (options().quality(90).output_type(OutputType::Pt), "a tensor has none"),
+            (options().fps(24), "mp4"),
+            (options().dtype(DType::Float32), "needs `output_type` pt"),
+            (options().dtype(DType::UInt8).output_type(OutputType::Pt), "partial_postprocess"),
+            (
+                options().dtype(DType::Float32).output_type(OutputType::Pt).partial_postprocess(true),
+                "answers in uint8",
+            ),
         ] {
             let error = options.params().unwrap_err();
             assert!(matches!(&error, Error::Options(message) if message.contains(word)), "{error}");

@@ -1,0 +1,30 @@
+//! `remote-vae completions`.
+
+use std::io::{ErrorKind, Write};
+
+use anyhow::Context;
+use clap_complete::Shell;
+
+use crate::args;
+
+/// Print what a shell needs to complete commands, flags and file names
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Into the folder that the shell reads, for example:\n  \
+    remote-vae completions bash > ~/.local/share/bash-completion/completions/remote-vae\n  \
+    remote-vae completions zsh > ~/.zfunc/_remote-vae      (with fpath+=~/.zfunc before compinit in ~/.zshrc)\n  \
+    remote-vae completions fish > ~/.config/fish/completions/remote-vae.fish")]
+pub(crate) struct CompletionsArgs {
+    /// The shell
+    shell: Shell,
+}
+
+pub(crate) fn run(args: &CompletionsArgs) -> anyhow::Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut args::command(), "remote-vae", &mut script);
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(&script).and_then(|()| stdout.flush()) {
+        // Nobody has to read it to its end.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("cannot print the completions"),
+    }
+}
