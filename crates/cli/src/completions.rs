@@ -21,6 +21,10 @@ pub(crate) struct CompletionsArgs {
 pub(crate) fn run(args: &CompletionsArgs) -> anyhow::Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut args::command(), "remote-vae", &mut script);
+    if args.shell == Shell::Bash {
+        // Behind a command it offers nothing where the program's name has a hyphen: clap-rs/clap#6421.
+        script = String::from_utf8(script)?.replace("remote__subcmd__vae", "remote__vae").into_bytes();
+    }
     let mut stdout = std::io::stdout().lock();
     match stdout.write_all(&script).and_then(|()| stdout.flush()) {
         // Nobody has to read it to its end.

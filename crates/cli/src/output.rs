@@ -155,12 +155,13 @@ pub(crate) fn plan_many_latents(out: &Path, format: TensorFormatArg, dtype: DTyp
 pub(crate) fn check_folder(out: &Path) -> anyhow::Result<()> {
     ensure!(
         !out.exists() || out.is_dir(),
-        "{} is a file, but what comes of many files goes into a folder",
+        "{} is a file, but several files are to be written: name a folder",
         out.display()
     );
+    let is_folder = out.is_dir() || out.as_os_str().as_encoded_bytes().ends_with(b"/");
     ensure!(
-        out.is_dir() || matches!(Ending::of(out), Ending::Missing | Ending::Unknown),
-        "{} looks like one file, but many files go into a folder; add a / if it is one",
+        is_folder || matches!(Ending::of(out), Ending::Missing | Ending::Unknown),
+        "{} looks like one file, but several are to be written; add a / if it is a folder",
         out.display()
     );
     Ok(())

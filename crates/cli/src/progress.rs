@@ -63,6 +63,8 @@ impl Work {
     pub(crate) fn begin(what: String) -> Self {
         let bar = add(ProgressBar::no_length().with_message(what));
         set_style(&bar, "{spinner} {msg}, {elapsed}");
+        // What is done before the first tick is shown too.
+        bar.tick();
         bar.enable_steady_tick(TICK);
         Self(bar)
     }

@@ -165,8 +165,8 @@ fn mistakes_are_found_before_the_work() {
     let (folder, latents) = some_latents();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     for (arguments, code, sentence) in [
-        (vec![&latents, "-o", "all.png"], 1, "add a / if it is one"),
-        (vec!["a.npy", "b.npy", "-o", &format!("{latents}/broken.pt")], 1, "goes into a folder"),
+        (vec![&latents, "-o", "all.png"], 1, "add a / if it is a folder"),
+        (vec!["a.npy", "b.npy", "-o", &format!("{latents}/broken.pt")], 1, "several files are to be written"),
         (vec![&path("*.npy"), "-o", &path("out")], 1, "no file fits"),
         (vec![&latents, "-o", &path("out"), "--jobs", "0"], 2, "from 1 to 256"),
         (vec![&latents, "-o", &path("out"), "--retry-for", "soon"], 2, "--retry-for"),

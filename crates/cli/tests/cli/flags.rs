@@ -59,6 +59,8 @@ fn endings_that_cannot_be_written_are_refused_before_any_work() {
     }
     run(&["decode", &latents, &latents, "-o", &path("a.jpe")]).fails(1, "looks like one file");
     run(&["quickstart", "--out", &path("a.png")]).fails(1, "looks like one file");
+    run(&["decode", &latents, "-o", &path("folder.png/")]).ok();
+    assert!(Path::new(&path("folder.png/latents.jpg")).exists(), "what the refusal advises works");
     for name in ["a.JPG", "a.jpe", "a.jfif"] {
         run(&["decode", &latents, "-o", &path(name)]).ok();
         assert!(fs::read(path(name)).unwrap().starts_with(b"\xff\xd8\xff"), "{name}");
@@ -74,7 +76,7 @@ fn quality_and_type_are_those_of_the_protocol() {
     let server = Serving::start(&[], &[]);
     let decode = |name: &str, flags: &[&str]| {
         let out = folder.path().join(name);
-        let arguments = [&["decode", &latents, "-o", out.to_str().unwrap()], flags].concat();
+        let arguments = [&["decode", &latents, "--no-metadata", "-o", out.to_str().unwrap()], flags].concat();
         let files = [["--model", "demo"], ["--endpoint", &server.url]].map(|way| {
             run(&[&arguments[..], &way].concat()).ok();
             fs::read(&out).unwrap()
@@ -127,7 +129,7 @@ fn shells_complete_commands_and_flags() {
     }
     // The script as bash runs it: what does it offer behind `remote-vae serve --max-p`?
     let ask = "eval \"$(\"$1\" completions bash)\"; COMP_WORDS=(remote-vae serve --max-p); COMP_CWORD=2; \
-               _remote-vae remote-vae --max-p serve; printf '%s\\n' \"${COMPREPLY[@]}\"";
+               _remote__vae remote-vae --max-p serve; printf '%s\\n' \"${COMPREPLY[@]}\"";
     let mut bash = Command::new("bash");
     let offered = bash.args(["-c", ask, "bash", env!("CARGO_BIN_EXE_remote-vae")]).output().unwrap();
     let offered = String::from_utf8(offered.stdout).unwrap();

@@ -150,7 +150,11 @@ fn mistakes_are_answered_with_one_clear_sentence() {
         (vec!["serve", "--port", &port], 1, "choose another --port"),
         (vec!["serve", "--port", "0", "--model", &format!("x={}", path("empty"))], 1, &path("empty")),
         (vec!["serve", "--port", "0", "--model", "a=demo", "--model", "a=demo"], 1, "\"a\""),
-        (vec!["quickstart", "--out", &path("broken.npy")], 1, "cannot make the folder"),
+        (
+            vec!["quickstart", "--out", &path("broken.npy")],
+            1,
+            "is a file, but several files are to be written",
+        ),
         (vec![], 2, "Usage"),
     ] {
         run(&arguments).fails(code, sentence);
