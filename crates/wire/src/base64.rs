@@ -6,9 +6,13 @@ use ::base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use bytes::Bytes;
 use schemars::JsonSchema;
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
-use crate::{Tensor, WireError};
+use crate::{Metadata, Tensor, WireError};
+
+/// Bytes of the parameters of a JSON body.
+const MAX_PARAMETERS: usize = 64 << 10;
 
 /// Writes padding and reads with or without it.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -19,11 +23,13 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 /// A tensor as base64, in a request.
 #[derive(Deserialize, JsonSchema)]
 pub struct JsonBody {
-    /// The bytes of the tensor as base64.
+    /// The bytes of the tensor, or of a picture file, as base64; a data URL and line breaks are fine.
     inputs: String,
-    /// With `application/json`: `shape`, `dtype` and what else stands in the query otherwise.
+    /// `shape`, `dtype` and every other parameter of the query. What is here goes before the query, and the query says
+    /// what is not here.
     #[serde(default)]
-    pub(crate) parameters: Map<String, Value>,
+    #[schemars(with = "Map<String, Value>")]
+    parameters: Option<Box<RawValue>>,
 }
 
 impl JsonBody {
@@ -33,14 +39,42 @@ impl JsonBody {
         })
     }
 
+    /// What stands in `parameters`. They are read once their length is known, because JSON takes many times its length
+    /// in memory.
+    pub(crate) fn metadata(&self) -> Result<Metadata, WireError> {
+        let Some(parameters) = &self.parameters else { return Ok(Metadata::default()) };
+        let length = parameters.get().len();
+        if length > MAX_PARAMETERS {
+            return Err(WireError::TooLarge(format!(
+                "`parameters` has {length} bytes, but may have {MAX_PARAMETERS} at most"
+            )));
+        }
+        let parameters = serde_json::from_str(parameters.get())
+            .map_err(|error| WireError::Body(format!("`parameters` must be a JSON object: {error}")))?;
+        Ok(Metadata::from_json(&parameters))
+    }
+
     /// The bytes in `inputs`.
-    pub(crate) fn bytes(self) -> Result<Bytes, WireError> {
+    pub(crate) fn bytes(&self) -> Result<Bytes, WireError> {
         Ok(decode(&self.inputs)?.into())
     }
 }
 
+/// Reads base64 as encoders write it: also as a data URL (`FileReader.readAsDataURL`), in lines (Python's
+/// `encodebytes`, MIME) and in the alphabet for URLs, which cannot be taken for the other one.
 fn decode(text: &str) -> Result<Vec<u8>, WireError> {
-    BASE64.decode(text).map_err(|error| WireError::Body(format!("`inputs` is not base64: {error}")))
+    let data_url = text.strip_prefix("data:").and_then(|url| url.split_once(";base64,"));
+    let text = data_url.map_or(text, |(_, data)| data);
+    let plain = match BASE64.decode(text) {
+        Ok(bytes) => return Ok(bytes),
+        Err(_) => text.bytes().filter(|byte| !byte.is_ascii_whitespace()).map(|byte| match byte {
+            b'-' => b'+',
+            b'_' => b'/',
+            other => other,
+        }),
+    };
+    let plain: Vec<u8> = plain.collect();
+    BASE64.decode(plain).map_err(|error| WireError::Body(format!("`inputs` is not base64: {error}")))
 }
 
 /// A tensor as base64, in an answer.
@@ -97,6 +131,31 @@ mod tests {
             json!({"inputs": "AH+A/w==", "parameters": {"shape": [1, 2, 2], "dtype": "uint8"}})
         );
         assert_eq!(read_base64_answer(json.as_bytes()), Ok(tensor));
+    }
+
+    #[test]
+    fn base64_in_every_spelling() {
+        let bytes: Vec<u8> = (0..=255).collect();
+        let text = BASE64.encode(&bytes);
+        let lines: Vec<_> = text.as_bytes().chunks(76).map(|line| str::from_utf8(line).unwrap()).collect();
+        for spelled in [
+            text.clone(),
+            text.trim_end_matches('=').to_owned(),
+            format!("{}\n", lines.join("\n")),
+            lines.join("\r\n"),
+            format!("data:application/octet-stream;base64,{text}"),
+            format!("data:;base64,{}", lines.join("\n")),
+            text.replace('+', "-").replace('/', "_"),
+        ] {
+            assert_eq!(decode(&spelled).unwrap(), bytes, "{spelled}");
+        }
+        for wrong in ["data:text/plain,AAAA", "AA.A", "A", "AA=A", "data:;base64,!"] {
+            assert!(matches!(decode(wrong), Err(WireError::Body(_))), "{wrong}");
+        }
+        assert_eq!(
+            decode("!!!!").unwrap_err().to_string(),
+            "`inputs` is not base64: Invalid symbol 33, offset 0."
+        );
     }
 
     #[test]

@@ -39,7 +39,9 @@ mod parameters;
 mod params;
 mod request;
 pub mod routes;
+mod survey;
 mod tensor;
+mod unknown;
 
 pub use accept::Accept;
 pub use answer::{Answer, ImageFormat, Packaging, Transfer, Values, VideoFormat};
@@ -51,6 +53,7 @@ pub use metadata::Metadata;
 pub use parameters::{PARAMETERS, Parameter, ParameterKind};
 pub use params::{Params, Scaling};
 pub use request::{BodyFormat, DecodeRequest, Request, RequestHead, Task, TaskParams};
+pub use survey::Survey;
 pub use tensor::{DType, Tensor, TensorHead};
 
 /// Media type of a raw tensor: little-endian, C order; its shape and type are in the query or the headers.

@@ -14,9 +14,17 @@ use crate::{TensorHead, WireError};
 pub struct Metadata(Vec<(String, String)>);
 
 impl Metadata {
-    /// Reads a query string (without `?`).
+    /// Reads a query string (without `?`). `shape[]` and `shape[0]`, as JavaScript writes lists, are `shape`.
     pub fn from_query(query: &str) -> Self {
-        Self(form_urlencoded::parse(query.as_bytes()).into_owned().collect())
+        let mut pairs: Vec<_> = form_urlencoded::parse(query.as_bytes())
+            .map(|(key, value)| match list_index(&key) {
+                Some(index) => (index, ("shape".to_owned(), value.into_owned())),
+                None => (None, (key.into_owned(), value.into_owned())),
+            })
+            .collect();
+        // `shape[1]` may stand before `shape[0]`.
+        pairs.sort_by_key(|(index, _)| *index);
+        Self(pairs.into_iter().map(|(_, pair)| pair).collect())
     }
 
     /// Reads the `parameters` of a first-generation JSON body. What is neither a scalar nor a list of scalars has
@@ -37,6 +45,26 @@ impl Metadata {
             }
         }
         Self(pairs)
+    }
+
+    /// What is here, and from `other` the keys of which nothing is here.
+    pub(crate) fn or(mut self, other: &Self) -> Self {
+        for key in crate::PARAMETERS.iter().map(|parameter| parameter.name) {
+            if self.values(key).next().is_none() {
+                self.0.extend(other.values(key).map(|value| (key.to_owned(), value.to_owned())));
+            }
+        }
+        self
+    }
+
+    /// The keys, in the order in which they came.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|(key, _)| key.as_str())
+    }
+
+    /// Whether one of these keys says something.
+    pub(crate) fn has_any(&self, keys: &[&str]) -> bool {
+        keys.iter().any(|key| self.values(key).next().is_some())
     }
 
     /// The values of `key` that say something. Python clients write an absent value as `None`.
@@ -134,7 +162,7 @@ impl Metadata {
         }
     }
 
-    /// The shape: repeated keys, one number for a tensor of one axis, or a JSON list.
+    /// The shape: repeated keys, one number for a tensor of one axis, or a list.
     fn shape(&self) -> Result<Option<Vec<usize>>, WireError> {
         let mut values = self.values("shape").peekable();
         let Some(&first) = values.peek() else { return Ok(None) };
@@ -143,12 +171,34 @@ impl Metadata {
                 "`shape` is {text:?}, but must be positive integers: repeated keys (shape=1&shape=4&...) or a JSON list"
             ))
         };
-        if first.starts_with('[') {
-            let list = self.text("shape")?.unwrap_or(first);
-            return serde_json::from_str(list).map(Some).map_err(|_| wrong(list));
+        if first.parse::<usize>().is_err() {
+            let text = self.text("shape")?.unwrap_or(first);
+            return list(text).map(Some).ok_or_else(|| wrong(text));
         }
         values.map(|axis| axis.parse().map_err(|_| wrong(axis))).collect::<Result<_, _>>().map(Some)
     }
+}
+
+/// Of a key such as `shape[]` or `shape[2]`, the index if it has one; `None` for another key.
+fn list_index(key: &str) -> Option<Option<usize>> {
+    match key.strip_prefix("shape[")?.strip_suffix(']')? {
+        "" => Some(None),
+        index => Some(Some(index.parse().ok()?)),
+    }
+}
+
+/// A list of integers as a program prints it: `[1, 4]` (JSON), `1,4` (JavaScript), `(1, 4)` or `torch.Size([1, 4])`
+/// (Python).
+fn list(text: &str) -> Option<Vec<usize>> {
+    let within = |text: &'_ str, [open, close]: [char; 2]| -> Option<String> {
+        Some(text.strip_prefix(open)?.strip_suffix(close)?.trim().to_owned())
+    };
+    let text = text.strip_prefix("torch.Size").unwrap_or(text);
+    let text = within(text, ['(', ')']).unwrap_or_else(|| text.to_owned());
+    let text = within(&text, ['[', ']']).unwrap_or(text);
+    // Python ends a list of one so.
+    let text = text.strip_suffix(',').unwrap_or(&text);
+    text.split(',').map(|axis| axis.trim().parse().ok()).collect()
 }
 
 #[cfg(test)]
@@ -167,6 +217,16 @@ mod tests {
             ("shape=%5B1%2C4%2C+64%2C65%5D&dtype=uint8", vec![1, 4, 64, 65]),
             ("shape=[1,4,64,65]&dtype=uint8", vec![1, 4, 64, 65]),
             ("shape=7&dtype=uint8", vec![7]),
+            // axios, qs.
+            ("shape[]=1&shape[]=4&dtype=uint8", vec![1, 4]),
+            ("shape%5B%5D=1&shape%5B%5D=4&dtype=uint8", vec![1, 4]),
+            ("dtype=uint8&shape[0]=1&shape[1]=4&shape[2]=64", vec![1, 4, 64]),
+            ("shape[1]=4&shape[10]=9&shape[0]=1&shape[2]=64&dtype=uint8", vec![1, 4, 64, 9]),
+            // `new URLSearchParams({shape: [1, 4]})`, and what Python prints of a shape.
+            ("shape=1,4,64,65&dtype=uint8", vec![1, 4, 64, 65]),
+            ("shape=(1,+4)&dtype=uint8", vec![1, 4]),
+            ("shape=(7,)&dtype=uint8", vec![7]),
+            ("shape=torch.Size([1,+4])&dtype=uint8", vec![1, 4]),
         ] {
             assert_eq!(shape_of(query), Ok(expected), "{query}");
         }
@@ -177,8 +237,14 @@ mod tests {
         for query in [
             "shape=1&shape=-4&dtype=uint8",
             "shape=1.5&dtype=uint8",
-            "shape=(1,4)&dtype=uint8",
+            "shape=(1,4&dtype=uint8",
             "shape=[1,4&dtype=uint8",
+            "shape=1,,4&dtype=uint8",
+            "shape=1,4&shape=1,4&dtype=uint8",
+            "shape=([(1)])&dtype=uint8",
+            "shape[x]=1&dtype=uint8",
+            "shape[=1&dtype=uint8",
+            "dtype[]=uint8&shape=1",
             "shape=[[1]]&dtype=uint8",
             "shape=[]&dtype=uint8",
             "shape=[1]&shape=[2]&dtype=uint8",

@@ -50,11 +50,15 @@ use ParameterKind::{Choice, Flag, Integer, Number, Shape, Text};
 
 /// Every key that has a meaning; others are ignored.
 pub const PARAMETERS: &[Parameter] = &[
-    parameter("shape", Shape, "Shape of the tensor in the body, as repeated keys or as a JSON list."),
+    parameter(
+        "shape",
+        Shape,
+        "Shape of the tensor in the body, as repeated keys or as a JSON list; `shape[]` and `1,4,64,64` are read too.",
+    ),
     parameter(
         "dtype",
-        Choice(&["float16", "bfloat16", "float32", "uint8"]),
-        "Type of the values of the tensor in the body.",
+        Choice(&["float16", "bfloat16", "float32", "float64", "uint8"]),
+        "Type of the values of the tensor in the body; `torch.float16` is read too.",
     ),
     parameter("model", Text, "Name of the model, where the path names none; otherwise the first one served."),
     parameter(
@@ -68,11 +72,13 @@ pub const PARAMETERS: &[Parameter] = &[
         "Not 0. The latents become `latents / scaling_factor + shift_factor` before they are decoded.",
     ),
     parameter("shift_factor", Number, "See `scaling_factor`, without which it has no effect."),
-    with_default(
+    // Its default depends on the content type.
+    parameter(
         "do_scaling",
         Flag,
-        "False",
-        "Without a `scaling_factor`: scale as the configuration of the model says, or not at all.",
+        "Without a `scaling_factor`: `True` scales as the configuration of the model says, `False` not at all. When it is \
+         not there, latents are not scaled, except in a body of `application/json`, where they are scaled as the \
+         configuration says.",
     ),
     with_default(
         "output_type",
@@ -89,7 +95,7 @@ pub const PARAMETERS: &[Parameter] = &[
     ),
     with_default(
         "image_format",
-        Choice(&["jpg", "png", "webp"]),
+        Choice(&["jpg", "jpeg", "png", "webp"]),
         "jpg",
         "Format of a picture file, where `Accept` leaves it open.",
     ),
@@ -124,6 +130,12 @@ pub const PARAMETERS: &[Parameter] = &[
         "seed",
         Integer(0, u64::MAX),
         "Of sampled latents: the same seed gives the same ones. Without one, each request gets another.",
+    ),
+    parameter(
+        "input_tensor_type",
+        Text,
+        "Sent by SD.Next, which reads one picture from an answer: a picture file of a batch is then its first picture, and \
+         `x-warning` says so.",
     ),
 ];
 

@@ -71,6 +71,8 @@ pub struct Params {
     pub tiling: bool,
     /// Decode a video a few frames at a time, as diffusers does by default.
     pub framewise: bool,
+    /// Whether the client reads one picture from an answer, so that a picture file of a batch is its first one.
+    pub first_picture: bool,
 }
 
 impl Default for Params {
@@ -83,6 +85,7 @@ impl Default for Params {
             answer: Answer::default(),
             tiling: false,
             framewise: true,
+            first_picture: false,
         }
     }
 }
@@ -113,6 +116,8 @@ impl Params {
             answer: Answer::read(metadata, accept)?,
             tiling: metadata.flag("tiling")?.unwrap_or(false),
             framewise: metadata.flag("framewise")?.unwrap_or(true),
+            // SD.Next alone sends this key. It opens the body of an answer as one picture.
+            first_picture: metadata.text("input_tensor_type")?.is_some(),
         })
     }
 
@@ -124,6 +129,7 @@ impl Params {
         parameters.extend(self.width.map(|width| ("width", width.to_string())));
         parameters.extend(self.tiling.then(|| ("tiling", "True".to_owned())));
         parameters.extend((!self.framewise).then(|| ("framewise", "False".to_owned())));
+        parameters.extend(self.first_picture.then(|| ("input_tensor_type", "binary".to_owned())));
         parameters.extend(self.model.clone().map(|model| ("model", model)));
         parameters
     }

@@ -33,12 +33,19 @@ impl Task {
 pub enum BodyFormat {
     /// A raw tensor.
     Binary,
-    /// A tensor as base64 in JSON; its shape is in the query.
+    /// A tensor as base64 in JSON.
     Base64,
-    /// JSON with everything in it, as the first generation of clients sends.
+    /// The same as the first generation of clients sends it: with everything in it, and latents that are not scaled yet.
     Json,
     /// A picture file.
     Image,
+}
+
+impl BodyFormat {
+    /// Whether parameters may stand in the body.
+    fn is_json(self) -> bool {
+        matches!(self, Self::Base64 | Self::Json)
+    }
 }
 
 /// Everything that a request says before its body.
@@ -50,9 +57,16 @@ pub struct RequestHead {
     pub body: BodyFormat,
     /// What tensor the body holds, unless only the body says so or it holds none.
     pub tensor: Option<TensorHead>,
+    /// Whether only the model and the values can tell what a tensor is that is read as latents: it has four channels, as
+    /// some latents and RGBA pictures have, and neither its content type nor the query says which it is.
+    pub may_be_rgba: bool,
     metadata: Metadata,
     accept: Accept,
 }
+
+/// Parameters that make sense for a decode only.
+const OF_DECODES: &[&str] =
+    &["output_type", "image_format", "partial_postprocess", "quality", "fps", "height", "width"];
 
 /// A request to decode.
 #[derive(Clone, Debug, PartialEq)]
@@ -101,15 +115,10 @@ impl RequestHead {
         let accept = Accept::read(accept);
         let media_type =
             content_type.map(|text| text.split(';').next().unwrap_or(text).trim().to_ascii_lowercase());
-        let task = told_task(&metadata)?;
-        // A picture file may come as base64 too, and then has neither shape nor type.
-        let tensor = |needed: bool| {
-            let tensor = metadata.tensor()?;
-            if needed { required(tensor).map(Some) } else { Ok(tensor) }
-        };
         let (body, tensor) = match media_type.as_deref() {
-            Some(TENSOR_BINARY) => (BodyFormat::Binary, tensor(true)?),
-            Some(TENSOR_BASE64) => (BodyFormat::Base64, tensor(task != Some(Task::Encode))?),
+            Some(TENSOR_BINARY) => (BodyFormat::Binary, Some(required(metadata.tensor()?)?)),
+            // The body may say what the query does not, or says wrong.
+            Some(TENSOR_BASE64) => (BodyFormat::Base64, metadata.tensor().unwrap_or_default()),
             Some(JSON) => (BodyFormat::Json, None),
             None => nameless(&metadata)?,
             Some(name) if is_nameless(name) => nameless(&metadata)?,
@@ -121,26 +130,29 @@ impl RequestHead {
                 )));
             }
         };
-        let task = task.or_else(|| match (body, &tensor) {
-            (BodyFormat::Json, _) => None,
-            (BodyFormat::Image, _) => Some(Task::Encode),
-            // A tensor without a name may be a picture, and only its shape tells.
-            (_, Some(tensor))
-                if media_type.as_deref().is_none_or(is_nameless) && is_picture(&tensor.shape) =>
-            {
-                Some(Task::Encode)
-            }
-            _ => Some(Task::Decode),
+        if body.is_json() {
+            return Ok(Self { task: None, body, tensor, may_be_rgba: false, metadata, accept });
+        }
+        let told = told_task(&metadata)?;
+        // A tensor without a name may be a picture, and only its shape tells.
+        let nameless =
+            tensor.as_ref().filter(|_| told.is_none() && media_type.as_deref().is_none_or(is_nameless));
+        let may_be_rgba =
+            nameless.is_some_and(|tensor| is_rgba(&tensor.shape)) && !metadata.has_any(OF_DECODES);
+        let task = told.unwrap_or(match body {
+            BodyFormat::Image => Task::Encode,
+            _ if nameless.is_some_and(|tensor| is_picture(&tensor.shape)) => Task::Encode,
+            _ => Task::Decode,
         });
-        Ok(Self { task, body, tensor, metadata, accept })
+        Ok(Self { task: Some(task), body, tensor, may_be_rgba, metadata, accept })
     }
 
-    /// The model that the query names, if it does.
+    /// The model that the query names, if it does and no body can name another.
     ///
     /// # Errors
     /// When it names several.
     pub fn model(&self) -> Result<Option<&str>, WireError> {
-        self.metadata.text("model")
+        if self.body.is_json() { Ok(None) } else { self.metadata.text("model") }
     }
 
     /// The parameters, unless only the body has them.
@@ -149,7 +161,7 @@ impl RequestHead {
     /// A value that has an effect and cannot be read.
     pub fn params(&self) -> Result<Option<TaskParams>, WireError> {
         Ok(match (self.body, self.task, &self.tensor) {
-            (BodyFormat::Json, ..) => None,
+            (BodyFormat::Json | BodyFormat::Base64, ..) => None,
             (_, Some(Task::Encode), _) => {
                 Some(TaskParams::Encode(EncodeParams::read(&self.metadata, &self.accept, Scaling::None)?))
             }
@@ -200,35 +212,55 @@ impl RequestHead {
     /// # Errors
     /// A body that is not what the head says, or parameters that cannot be read.
     pub fn request(&self, body: Bytes) -> Result<Request, WireError> {
-        if self.body == BodyFormat::Json {
-            return self.first_generation(JsonBody::read(&body)?);
-        }
-        let bytes = if self.body == BodyFormat::Base64 { JsonBody::read(&body)?.bytes()? } else { body };
-        let task = self.task.unwrap_or(Task::Decode);
-        Self::whole(task, self.tensor.clone(), bytes, &self.metadata, &self.accept, Scaling::None)
+        self.request_with_slips(body).map(|(request, _)| request)
     }
 
-    /// A JSON body has everything in it, and may not even say whether it holds latents or a picture.
-    fn first_generation(&self, json: JsonBody) -> Result<Request, WireError> {
-        let metadata = Metadata::from_json(&json.parameters);
-        let head = metadata.tensor()?;
-        let task = match self.task {
-            Some(task) => task,
-            None => told_task(&metadata)?.unwrap_or(match &head {
-                Some(tensor) if !is_picture(&tensor.shape) => Task::Decode,
-                _ => Task::Encode,
-            }),
-        };
+    /// The whole request, and a sentence for each key of a JSON body that is nearly one with a meaning.
+    ///
+    /// # Errors
+    /// As for [`RequestHead::request`].
+    pub fn request_with_slips(&self, body: Bytes) -> Result<(Request, Vec<String>), WireError> {
         // Clients of the first generation send latents as they leave the pipeline.
-        let mut request = Self::whole(task, head, json.bytes()?, &metadata, &self.accept, Scaling::Model)?;
-        let model = match &mut request {
-            Request::Decode(request) => &mut request.params.model,
-            Request::Encode(request) => &mut request.params.model,
-        };
-        if model.is_none() {
-            *model = self.model()?.map(str::to_owned);
+        match self.body {
+            BodyFormat::Json => self.in_json(&JsonBody::read(&body)?, Scaling::Model),
+            BodyFormat::Base64 => self.in_json(&JsonBody::read(&body)?, Scaling::None),
+            BodyFormat::Binary | BodyFormat::Image => {
+                let task = self.task.unwrap_or(Task::Decode);
+                let request = Self::whole(
+                    task,
+                    self.tensor.clone(),
+                    body,
+                    &self.metadata,
+                    &self.accept,
+                    Scaling::None,
+                )?;
+                Ok((request, Vec::new()))
+            }
         }
-        Ok(request)
+    }
+
+    /// The same request with its latents read as pixels, see [`RequestHead::may_be_rgba`].
+    ///
+    /// # Errors
+    /// Parameters that cannot be read.
+    pub fn as_picture(&self, pixels: Tensor) -> Result<Request, WireError> {
+        let params = EncodeParams::read(&self.metadata, &self.accept, Scaling::None)?;
+        Ok(Request::Encode(EncodeRequest { picture: Picture::Tensor(pixels), params }))
+    }
+
+    /// What stands in a JSON body goes before the query, and the query says what is not there.
+    fn in_json(&self, json: &JsonBody, otherwise: Scaling) -> Result<(Request, Vec<String>), WireError> {
+        let parameters = json.metadata()?;
+        let slips = parameters.slips();
+        let metadata = parameters.or(&self.metadata);
+        let head = metadata.tensor()?;
+        let task = told_task(&metadata)?.unwrap_or(match &head {
+            _ if self.body == BodyFormat::Base64 => Task::Decode,
+            Some(tensor) if !is_picture(&tensor.shape) => Task::Decode,
+            _ => Task::Encode,
+        });
+        let request = Self::whole(task, head, json.bytes()?, &metadata, &self.accept, otherwise)?;
+        Ok((request, slips))
     }
 
     fn whole(
@@ -315,6 +347,11 @@ fn nameless(metadata: &Metadata) -> Result<(BodyFormat, Option<TensorHead>), Wir
 /// `[B, 3, F, H, W]`.
 fn is_picture(shape: &[usize]) -> bool {
     matches!(shape, [_, 3, _, _] | [3, _, _] | [_, 3, _, _, _])
+}
+
+/// Whether a tensor may be an RGBA picture or video: as [`is_picture`], with a fourth channel.
+fn is_rgba(shape: &[usize]) -> bool {
+    matches!(shape, [_, 4, _, _] | [4, _, _] | [_, 4, _, _, _])
 }
 
 #[cfg(test)]

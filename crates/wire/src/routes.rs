@@ -51,6 +51,21 @@ impl Target<'_> {
     }
 }
 
+/// The path without empty segments: `//flux` and `/flux//` are `/flux` and `/flux/`. An address that ends in a slash, put
+/// before a path that begins with one, makes them.
+pub fn without_empty_segments(path: &str) -> Cow<'_, str> {
+    if !path.contains("//") {
+        return Cow::Borrowed(path);
+    }
+    let mut short = String::with_capacity(path.len());
+    for letter in path.chars() {
+        if letter != '/' || !short.ends_with('/') {
+            short.push(letter);
+        }
+    }
+    Cow::Owned(short)
+}
+
 /// Which model `path` names; `None` when it is no path of this protocol.
 pub fn target(path: &str) -> Option<Target<'_>> {
     let path = path.strip_prefix('/')?;
@@ -81,6 +96,21 @@ mod tests {
         }
         for path in ["", "flux", "/a/b", "/a/b/predict", "/flux//"] {
             assert_eq!(target(path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn empty_segments_are_left_out() {
+        for (path, expected) in [
+            ("/", "/"),
+            ("//", "/"),
+            ("//flux", "/flux"),
+            ("/flux//", "/flux/"),
+            ("///flux///predict//", "/flux/predict/"),
+            ("/flux/predict", "/flux/predict"),
+            ("", ""),
+        ] {
+            assert_eq!(without_empty_segments(path), expected, "{path}");
         }
     }
 

@@ -20,13 +20,15 @@ pub enum DType {
     BFloat16,
     /// IEEE single precision.
     Float32,
+    /// IEEE double precision, which requests may send and no answer has.
+    Float64,
     /// Bytes.
     UInt8,
 }
 
 impl DType {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Float16, Self::BFloat16, Self::Float32, Self::UInt8];
+    pub const ALL: [Self; 5] = [Self::Float16, Self::BFloat16, Self::Float32, Self::Float64, Self::UInt8];
 
     /// Its name on the wire, which is PyTorch's.
     pub fn name(self) -> &'static str {
@@ -34,6 +36,7 @@ impl DType {
             Self::Float16 => "float16",
             Self::BFloat16 => "bfloat16",
             Self::Float32 => "float32",
+            Self::Float64 => "float64",
             Self::UInt8 => "uint8",
         }
     }
@@ -43,6 +46,7 @@ impl DType {
         match self {
             Self::Float16 | Self::BFloat16 => 2,
             Self::Float32 => 4,
+            Self::Float64 => 8,
             Self::UInt8 => 1,
         }
     }
@@ -57,9 +61,13 @@ impl fmt::Display for DType {
 impl FromStr for DType {
     type Err = WireError;
 
+    /// The name, also as PyTorch prints it: `torch.float16`.
     fn from_str(text: &str) -> Result<Self, WireError> {
-        Self::ALL.into_iter().find(|dtype| dtype.name() == text).ok_or_else(|| {
-            WireError::Parameter(format!("dtype {text:?} is not one of float16, bfloat16, float32 and uint8"))
+        let name = text.strip_prefix("torch.").unwrap_or(text);
+        Self::ALL.into_iter().find(|dtype| dtype.name() == name).ok_or_else(|| {
+            WireError::Parameter(format!(
+                "dtype {text:?} is not one of float16, bfloat16, float32, float64 and uint8"
+            ))
         })
     }
 }
@@ -187,6 +195,17 @@ mod tests {
         let head = TensorHead::new(DType::Float16, vec![1, 3, 512, 512]).unwrap();
         assert_eq!(head.shape_header(), "[1, 3, 512, 512]");
         assert_eq!(TensorHead::from_headers(Some("[1,3,512,512]"), Some("float16")), Ok(head));
+    }
+
+    #[test]
+    fn types_have_the_names_of_pytorch() {
+        for dtype in DType::ALL {
+            assert_eq!(dtype.name().parse(), Ok(dtype));
+            assert_eq!(format!("torch.{dtype}").parse(), Ok(dtype), "as `str(tensor.dtype)` prints it");
+        }
+        for text in ["", "torch.", "torch", "float", "torch.torch.float16", "int64"] {
+            assert!(text.parse::<DType>().is_err(), "{text}");
+        }
     }
 
     #[test]

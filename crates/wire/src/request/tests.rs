@@ -15,7 +15,7 @@ fn decode(head: &RequestHead, body: Bytes) -> DecodeRequest {
 
 #[test]
 fn decode_or_encode() {
-    use BodyFormat::{Base64, Binary, Image, Json};
+    use BodyFormat::{Binary, Image};
     use Task::{Decode, Encode};
     let latents = "dtype=float16&shape=[1,4,8,8]";
     let picture = "dtype=float16&shape=[1,3,8,8]";
@@ -23,10 +23,6 @@ fn decode_or_encode() {
     for (query, content_type, expected) in [
         (latents, Some("tensor/binary"), (Decode, Binary)),
         (picture, Some("Tensor/Binary; charset=binary"), (Decode, Binary)),
-        (latents, Some("tensor/base64"), (Decode, Base64)),
-        ("task=decode", Some("application/json; charset=utf-8"), (Decode, Json)),
-        ("task=encode", Some("application/json"), (Encode, Json)),
-        ("task=encode", Some("tensor/base64"), (Encode, Base64)),
         ("", None, (Encode, Image)),
         ("", octets, (Encode, Image)),
         ("", Some("image/png"), (Encode, Image)),
@@ -43,7 +39,14 @@ fn decode_or_encode() {
         let head = head(query, content_type).unwrap();
         assert_eq!((head.task, head.body), (Some(expected.0), expected.1), "{query} {content_type:?}");
     }
-    assert_eq!(head("", Some("application/json")).unwrap().task, None, "only the body says");
+    for (content_type, body) in
+        [("application/json; charset=utf-8", BodyFormat::Json), ("tensor/base64", BodyFormat::Base64)]
+    {
+        for query in ["", latents, "task=encode"] {
+            let head = head(query, Some(content_type)).unwrap();
+            assert_eq!((head.task, head.body), (None, body), "the body goes before the query: {query}");
+        }
+    }
 }
 
 #[test]
@@ -52,7 +55,6 @@ fn heads_that_cannot_be_read() {
         ("", Some("tensor/binary"), 400),
         ("shape=1", Some("tensor/binary"), 400),
         ("shape=1", None, 400),
-        ("dtype=float16", Some("tensor/base64"), 400),
         ("shape=1&dtype=float16", Some("text/plain"), 415),
         ("shape=1&dtype=float16", Some("application/x-www-form-urlencoded"), 415),
         ("shape=1&dtype=float16&task=paint", Some("tensor/binary"), 400),
@@ -90,7 +92,9 @@ fn what_is_printed_reads_the_same() {
                     let latents = Tensor::new(dtype, shape, bytes.into()).unwrap();
                     let model = (dtype == DType::UInt8).then(|| "a model & more=1".to_owned());
                     let (tiling, framewise) = (dtype == DType::Float16, dtype != DType::Float32);
-                    let params = Params { model, scaling, height, width, answer, tiling, framewise };
+                    let first_picture = dtype == DType::BFloat16;
+                    let params =
+                        Params { model, scaling, height, width, answer, tiling, framewise, first_picture };
                     let request = DecodeRequest { latents, params };
                     let head = RequestHead::read(
                         &request.query(),
@@ -136,7 +140,7 @@ fn base64_and_the_first_generation() {
 
     let request = decode(&base64, body.into());
     assert_eq!((request.latents, request.params.scaling), (expected.clone(), Scaling::None));
-    assert_eq!(request.params.answer, Answer::default());
+    assert!(matches!(request.params.answer, Answer::Tensor { values: Values::Raw, .. }));
 
     let request = decode(&json, body.into());
     assert_eq!((request.latents, request.params.scaling), (expected, Scaling::Model));
@@ -151,10 +155,11 @@ fn bodies_that_are_not_what_the_head_says() {
         ("tensor/binary", "x"),
         ("tensor/binary", "xyz"),
         ("tensor/base64", "AQI="),
+        ("tensor/base64", r#"{"inputs": "AQI=", "parameters": {"dtype": "int3"}}"#),
+        ("tensor/base64", r#"{"inputs": "AQI=", "parameters": {"shape": [1, 3]}}"#),
         ("tensor/base64", r#"{"inputs": "AQ=="}"#),
         ("tensor/base64", r#"{"inputs": "?"}"#),
         ("tensor/base64", r#"{"input": "AQI="}"#),
-        ("application/json", r#"{"inputs": "AQI=", "parameters": {"task": "decode"}}"#),
         ("application/json", r#"{"inputs": "AQI=", "parameters": {"task": "paint"}}"#),
         ("application/json", r#"{"inputs": "AQI=", "parameters": {"shape": [1, 3], "dtype": "uint8"}}"#),
         ("application/json", r#"{"inputs": "AQI=", "parameters": {"shape": "no", "dtype": "uint8"}}"#),
@@ -163,6 +168,95 @@ fn bodies_that_are_not_what_the_head_says() {
     ] {
         let error = head(query, Some(content_type)).unwrap().request(body.into()).unwrap_err();
         assert_eq!(error.status(), 400, "{content_type} {body}: {error}");
+    }
+}
+
+#[test]
+fn the_body_goes_before_the_query_and_the_query_says_what_is_missing() {
+    let pt = Answer::Tensor { values: Values::Raw, dtype: DType::Float16, transfer: Transfer::Binary };
+    let png = Answer::Image(ImageFormat::Png);
+    let jpeg = Answer::Image(ImageFormat::Jpeg { quality: None });
+    let model = |name: &str| Some(name.to_owned());
+    for content_type in ["application/json", "tensor/base64"] {
+        let otherwise = if content_type == "application/json" { Scaling::Model } else { Scaling::None };
+        for (query, parameters, expected) in [
+            ("", "", Params { scaling: otherwise, ..Params::new(jpeg) }),
+            ("do_scaling=False", "", Params { scaling: Scaling::None, ..Params::new(jpeg) }),
+            ("do_scaling=True", "", Params { scaling: Scaling::Model, ..Params::new(jpeg) }),
+            ("output_type=pt", "", Params { scaling: otherwise, ..Params::new(pt) }),
+            ("image_format=png", "", Params { scaling: otherwise, ..Params::new(png) }),
+            (
+                "image_format=png&do_scaling=True&model=q",
+                r#", "image_format": "jpg", "do_scaling": false, "model": "b""#,
+                Params { model: model("b"), scaling: Scaling::None, ..Params::new(jpeg) },
+            ),
+            // `null` and `None` say nothing.
+            (
+                "output_type=pt&model=q",
+                r#", "output_type": null, "model": "None""#,
+                Params { model: model("q"), scaling: otherwise, ..Params::new(pt) },
+            ),
+            // What is wrong in the query has no effect where the body says it right.
+            (
+                "output_type=gif&task=sing",
+                r#", "output_type": "pt", "task": "decode""#,
+                Params { scaling: otherwise, ..Params::new(pt) },
+            ),
+        ] {
+            // Shape and type too may stand in either, and each by itself.
+            for (said, told) in [
+                ("", r#""shape": [1, 2], "dtype": "uint8""#),
+                ("shape=1&shape=2&dtype=uint8", r#""x": 1"#),
+                ("shape[]=1&shape[]=2", r#""dtype": "uint8""#),
+                ("dtype=uint8", r#""shape": "[1, 2]""#),
+                ("shape=[7]&dtype=float32", r#""shape": [1, 2], "dtype": "uint8""#),
+            ] {
+                let head = head(&format!("{query}&{said}"), Some(content_type)).unwrap();
+                let body = format!(r#"{{"inputs": "AQI=", "parameters": {{{told}{parameters}}}}}"#);
+                let request = decode(&head, body.clone().into());
+                assert_eq!(request.latents.head.to_string(), "uint8 [1, 2]", "{query} {said} {body}");
+                assert_eq!(request.params, expected, "{content_type} {query} {said} {body}");
+            }
+        }
+    }
+}
+
+#[test]
+fn parameters_of_a_body_are_few() {
+    let json = head("", Some("application/json")).unwrap();
+    let body = |axes: usize| {
+        format!(
+            r#"{{"inputs": "AQI=", "parameters": {{"shape": [{}1], "dtype": "uint8"}}}}"#,
+            "1,".repeat(axes)
+        )
+    };
+    let error = json.request(body(40_000).into()).unwrap_err();
+    assert_eq!((error.status(), error.to_string().contains("65536 at most")), (413, true), "{error}");
+    assert_eq!(json.request(body(1000).into()).unwrap_err().status(), 400);
+}
+
+#[test]
+fn slips_in_the_body_are_told_too() {
+    let json = head("", Some("application/json")).unwrap();
+    let body = r#"{"inputs": "AQI=", "parameters": {"shape": [1, 2], "dtype": "uint8", "outputType": "pt"}}"#;
+    let (_, slips) = json.request_with_slips(body.into()).unwrap();
+    assert_eq!(slips, ["`outputType` has no meaning here: did you mean `output_type`?"]);
+}
+
+#[test]
+fn only_a_tensor_that_nothing_names_may_be_rgba() {
+    let open = |query: &str, content_type| head(query, content_type).unwrap().may_be_rgba;
+    for shape in ["[1,4,8,8]", "[4,8,8]", "[1,4,5,8,8]"] {
+        let query = format!("dtype=float32&shape={shape}");
+        assert!(open(&query, None) && open(&query, Some("application/octet-stream")), "{shape}");
+        assert!(open(&format!("{query}&scaling_factor=2&shift_factor=1"), None), "as remote_encode sends it");
+        assert!(!open(&query, Some("tensor/binary")));
+        for more in ["task=decode", "task=encode", "output_type=pt", "image_format=png", "height=8"] {
+            assert!(!open(&format!("{query}&{more}"), None), "{more}");
+        }
+    }
+    for shape in ["[1,3,8,8]", "[1,16,8,8]", "[8,4]", "[1,1,4,8,8]"] {
+        assert!(!open(&format!("dtype=float32&shape={shape}"), None), "{shape}");
     }
 }
 
@@ -255,10 +349,12 @@ fn pictures_of_the_first_generation() {
         assert_eq!(request.picture, expected);
         assert_eq!((request.params.scaling, request.params.model.as_deref()), (Scaling::Model, Some("b")));
     }
-    // `task` settles it, in the body or in the query.
+    // `task` settles it, in the body or else in the query.
+    let told = head("task=encode", Some("application/json")).unwrap();
     let body =
         r#"{"inputs": "AQIDBAUG", "parameters": {"shape": [3, 1, 2], "dtype": "uint8", "task": "decode"}}"#;
     decode(&json, body.into());
-    let told = head("task=encode", Some("application/json")).unwrap();
+    decode(&told, body.into());
+    let body = r#"{"inputs": "AQIDBAUG", "parameters": {"shape": [1, 6], "dtype": "uint8"}}"#;
     assert!(matches!(told.request(body.into()), Ok(Request::Encode(_))));
 }
