@@ -116,7 +116,7 @@ PARAMETERS = {
     "latents that go on": asking(body=LATENTS + bytes(28)),
     "no body": asking(body=b""),
     "latents of another model": asking(shape="[1,4,4,4]", body=bytes(128)),
-    "latents of a video": asking(shape="[1,16,1,2,2]"),
+    "latents of a video": asking(shape="[1,16,2,1,2]"),
     "a table": asking(shape="[8,8]"),
     "packed latents without a size": asking(shape="[1,1,64]"),
     "packed latents with another size": asking(shape="[1,1,64]", height=32, width=32),
@@ -137,6 +137,8 @@ PARAMETERS = {
 LATENT_VALUES = {
     "NaN in every latent": asking(body=NAN),
     "infinity in every latent": asking(body=INFINITY),
+    "NaN in the last two of 128 latents": asking(shape="[1,16,2,4]", body=LATENTS + bytes(124) + NAN[:4]),
+    "`scaling_factor=1e-39`, so that latents become infinite": asking(body=b"\x00\x3c" * 64, scaling_factor="1e-39"),
     "`scaling_factor=1e-38`, so that all overflows": asking(body=b"\x00\x3c" * 64, scaling_factor="1e-38"),
 }
 SIZES = {
@@ -159,6 +161,7 @@ BODIES = {
     "base64 of another length": first_generation(inputs="AAAA"),
     "JSON with a shape in words": first_generation(shape="large"),
     "JSON without `dtype`": first_generation(dtype=None),
+    "JSON with 80 kB of parameters": first_generation(prompt="a" * 80_000),
     "`tensor/base64` without a shape": body(json.dumps({"inputs": B64}), "tensor/base64"),
 }
 PICTURES = {
@@ -175,6 +178,7 @@ PICTURES = {
     "a picture of 4 × 4 pixels": body(png(4, 4), "image/png"),
     "NaN in every pixel": lambda url: send(url, np.full(192, np.nan, "<f4").tobytes(), query=PIXELS, content_type=""),
     "pixels with four channels": lambda url: send(url, bytes(1024), query=PIXELS | {"shape": "[1,4,8,8]"}, content_type=""),
+    "pixels with five channels": lambda url: send(url, bytes(1280), query=PIXELS | {"shape": "[1,5,8,8]"}, content_type=""),
     "`sample_mode=mean`": body(png(8, 8), "image/png", sample_mode="mean"),
     "`seed=-1`": body(png(8, 8), "image/png", seed=-1),
 }

@@ -208,6 +208,21 @@ def test_one_url_for_both_tasks(server, demo):
     assert 0.99 < len(webp.content) / len(file.getvalue()) < 1.01
 
 
+def test_an_rgba_tensor(server, demo):
+    """What `remote_encode` sends for a tensor of four channels has no content type: it may be RGBA or latents."""
+    rgba = Image.open(PHOTOGRAPH).convert("RGB").resize((96, 80))
+    rgba.putalpha(Image.linear_gradient("L").resize(rgba.size))
+    tensor = torch.from_numpy(np.asarray(rgba)).permute(2, 0, 1)[None].float() / 255
+    # The demonstration model has latents of 16 channels, so that this is a picture only: Pillow's RGB of it.
+    url = f"{server.url}/demo?sample_mode=argmax"
+    rgb = torch.from_numpy(np.asarray(rgba.convert("RGB"))).permute(2, 0, 1)[None].float() / 255
+    assert torch.equal(remote_encode(url, tensor), remote_encode(url, rgb))
+    with pytest.raises(RuntimeError, match="latents of 768 x 640 pixels.*RGBA picture of 96 x 80 pixels"):
+        remote_encode(f"{server.url}/sd-v1", tensor)
+    told = remote_encode(f"{server.url}/sd-v1?task=encode&sample_mode=argmax", tensor)
+    assert torch.equal(told, remote_encode(f"{server.url}/sd-v1?sample_mode=argmax", rgb))
+
+
 def test_refusals_are_sentences(server):
     for body, status, words in [(b"GIF89a", 400, "PNG, JPEG or WebP"), (b"", 400, "PNG, JPEG or WebP")]:
         answer = requests.post(server.url, data=body, timeout=60)

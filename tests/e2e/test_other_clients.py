@@ -144,6 +144,18 @@ def test_sd_next_with_flux(server, how):
     assert_answer(answer, how, FLUX.decoded(FLUX.unscaled(latents)))
 
 
+@pytest.mark.parametrize("how", FORMATS)
+def test_sd_next_with_a_packed_batch(server, how):
+    """`f1` and `chroma` as the pipeline hands them over, packed: its loop over the first dimension of a tensor with three axes
+    sends all in one request, and opens the answer as one picture, or as a tensor of all."""
+    latents = FLUX.latents(2, 6, 8, seed=9)
+    tokens = latents.view(2, 16, 3, 2, 4, 2).permute(0, 2, 4, 1, 3, 5).reshape(2, 12, 64)
+    answer = sd_next(server, "/flux", tokens, how, FLUX, width=64, height=48)
+    expected = latents if how == "raw" else latents[:1]
+    assert_answer(answer, how, FLUX.decoded(FLUX.unscaled(expected)))
+    assert ("x-warning" in answer.headers) == (how != "raw")
+
+
 def test_sd_next_with_models_that_share_the_autoencoder_of_flux(server):
     """`h1`, `zimage`, `lumina2`: with the first dimension, and with the size all the same."""
     latents = FLUX.latents(1, 6, 8, seed=9)

@@ -11,7 +11,7 @@ use vae::Silent;
 
 use crate::args::batch::BatchArgs;
 use crate::args::heading;
-use crate::args::options::{DTypeArg, PieceArgs, ScalingArgs, TensorFileArgs};
+use crate::args::options::{DTypeArg, PieceArgs, ScalingArgs, TensorFileArgs, ValueArgs};
 use crate::args::place::PlaceArgs;
 use crate::batch::{self, Made, Report, inputs};
 use crate::output;
@@ -85,6 +85,8 @@ pub(crate) struct OptionArgs {
     pub(crate) width: Option<usize>,
     #[command(flatten)]
     pub(crate) pieces: PieceArgs,
+    #[command(flatten)]
+    pub(crate) values: ValueArgs,
 }
 
 /// `--output-type`.
@@ -152,6 +154,7 @@ impl OptionArgs {
             .dtype(self.out_dtype.map(DType::from))
             .tiling(self.pieces.tiling)
             .framewise(self.pieces.framewise)
+            .allow_non_finite(self.values.allow_non_finite)
     }
 }
 

@@ -12,7 +12,7 @@ use vae::Silent;
 
 use crate::args::batch::BatchArgs;
 use crate::args::heading;
-use crate::args::options::{DTypeArg, PieceArgs, ScalingArgs, TensorFileArgs};
+use crate::args::options::{DTypeArg, PieceArgs, ScalingArgs, TensorFileArgs, ValueArgs};
 use crate::args::place::PlaceArgs;
 use crate::batch::{self, Made, Report, inputs};
 use crate::output;
@@ -69,6 +69,8 @@ pub(crate) struct EncodeOptionArgs {
     out_dtype: DTypeArg,
     #[command(flatten)]
     pieces: PieceArgs,
+    #[command(flatten)]
+    values: ValueArgs,
 }
 
 /// `--sample-mode`.
@@ -91,6 +93,7 @@ impl EncodeOptionArgs {
             .dtype(self.out_dtype.into())
             .tiling(self.pieces.tiling)
             .framewise(self.pieces.framewise)
+            .allow_non_finite(self.values.allow_non_finite)
     }
 }
 

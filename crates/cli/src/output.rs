@@ -264,6 +264,7 @@ fn safetensors(tensor: &Tensor, name: &str, provenance: Option<&Provenance>) -> 
         DType::Float16 => Dtype::F16,
         DType::BFloat16 => Dtype::BF16,
         DType::Float32 => Dtype::F32,
+        DType::Float64 => Dtype::F64,
         DType::UInt8 => Dtype::U8,
     };
     let view = TensorView::new(dtype, tensor.head.shape.clone(), &tensor.bytes)?;

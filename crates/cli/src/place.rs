@@ -102,7 +102,7 @@ impl Place {
         };
         let request = DecodeRequest { latents: latents.clone(), params: options.params()? };
         let mut vae = vae.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(match server::decode(vae.as_mut(), request, &NO_LIMITS, observer)? {
+        Ok(match server::decode(vae.as_mut(), request, &NO_LIMITS, options.allow_non_finite, observer)? {
             server::Decoded::Tensor(tensor) => Decoded::Tensor(tensor),
             server::Decoded::Video(file) => Decoded::Video(file),
             server::Decoded::Image(file) => Decoded::Image(Image::from_bytes(file)?),
@@ -126,7 +126,7 @@ impl Place {
         };
         let request = EncodeRequest { picture: picture.clone(), params: options.params()? };
         let mut vae = vae.lock().unwrap_or_else(PoisonError::into_inner);
-        let encoded = server::encode(vae.as_mut(), request, &NO_LIMITS, observer)?;
+        let encoded = server::encode(vae.as_mut(), request, &NO_LIMITS, options.allow_non_finite, observer)?;
         Ok((encoded.latents, encoded.seed))
     }
 }

@@ -5,6 +5,7 @@ use reqwest::header::HeaderMap;
 use wire::{EncodeRequest, Picture, Tensor, TensorHead};
 
 use crate::exchange::Exchange;
+use crate::options::check_finite;
 use crate::{EncodeOptions, Error, RemoteVae};
 
 /// What an encode gave.
@@ -26,6 +27,9 @@ impl RemoteVae {
     /// As for [`RemoteVae::decode`].
     pub async fn encode(&self, picture: &Picture, options: &EncodeOptions) -> Result<Encoded, Error> {
         let request = EncodeRequest { picture: picture.clone(), params: options.params()? };
+        if let Picture::Tensor(pixels) = picture {
+            check_finite(pixels, "the pixels", options.allow_non_finite)?;
+        }
         let exchange = Exchange {
             query: request.query(),
             content_type: request.content_type(),

@@ -19,6 +19,9 @@ pub enum Error {
     /// The options contradict each other.
     #[error("{0}")]
     Options(String),
+    /// What is to be sent holds NaN or infinity.
+    #[error("{0}")]
+    NonFinite(String),
     /// The server could not be reached.
     #[error("cannot connect to {endpoint}: {reason}")]
     Connect {

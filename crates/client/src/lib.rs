@@ -99,6 +99,7 @@ impl RemoteVae {
     /// (with its own words), or an answer that is not what was asked for.
     pub async fn decode(&self, latents: &Tensor, options: &DecodeOptions) -> Result<Decoded, Error> {
         let request = wire::DecodeRequest { latents: latents.clone(), params: options.params()? };
+        options::check_finite(latents, "the latents", options.allow_non_finite)?;
         let exchange = Exchange {
             query: request.query(),
             content_type: request.content_type(),

@@ -124,6 +124,29 @@ fn two_requests_on_one_connection_say_what_was_asked() {
     assert_eq!(received[1].header("accept"), Some("tensor/binary"));
 }
 
+/// What holds NaN or infinity is not sent, unless that is wanted.
+#[test]
+fn values_that_are_no_numbers_are_not_sent() {
+    let odd = |shape| {
+        Tensor::new(DType::Float32, shape, [f32::NAN; 12].map(f32::to_le_bytes).concat().into()).unwrap()
+    };
+    let (latents, pixels) = (odd(vec![1, 4, 1, 3]), odd(vec![1, 3, 2, 2]));
+    // Nothing listens there.
+    let nowhere = blocking::RemoteVae::builder("http://127.0.0.1:9/").retry(Retry::never()).build().unwrap();
+    let error = nowhere.decode(&latents, &DecodeOptions::new()).unwrap_err();
+    assert!(
+        matches!(&error, Error::NonFinite(text) if text.starts_with("12 of the 12 values of the latents")),
+        "{error}"
+    );
+    let error = nowhere.encode(&Picture::Tensor(pixels), &EncodeOptions::new()).unwrap_err();
+    assert!(matches!(&error, Error::NonFinite(text) if text.contains("the pixels")), "{error}");
+
+    let (address, thread) = server(vec![answer("200 OK", &[], &picture())]);
+    let vae = blocking::RemoteVae::new(&format!("http://{address}/")).unwrap();
+    vae.decode(&latents, &DecodeOptions::new().allow_non_finite(true)).unwrap();
+    assert_eq!(thread.join().unwrap()[0].body, *latents.bytes);
+}
+
 #[test]
 fn an_encode_asks_for_what_its_options_say() {
     let headers = ["shape: [1, 4, 2, 3]", "dtype: float16", "seed: 18446744073709551615"];

@@ -85,6 +85,7 @@ pub(super) fn write(tensor: &Tensor) -> anyhow::Result<Vec<u8>> {
     let descr = match tensor.head.dtype {
         DType::Float16 => "<f2",
         DType::Float32 => "<f4",
+        DType::Float64 => "<f8",
         DType::UInt8 => "|u1",
         DType::BFloat16 => bail!("NumPy has no bfloat16: name the file .safetensors"),
     };

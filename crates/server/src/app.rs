@@ -18,6 +18,7 @@ use crate::executor::Executor;
 use crate::metrics::Metrics;
 use crate::queue::Full;
 use crate::shelf::{Known, warn_unloaded};
+use crate::values::NonFinite;
 use crate::{Config, Model};
 
 /// Nobody knows how long models take to load.
@@ -38,6 +39,7 @@ struct Inner {
     access: Access,
     metrics: Metrics,
     limits: Limits,
+    allow_non_finite: bool,
     body_timeout: Duration,
     timeout: Duration,
     room: Semaphore,
@@ -112,6 +114,7 @@ impl App {
             access: Access::new(config.access.clone())?,
             metrics: Metrics::new(),
             limits: config.limits.clone(),
+            allow_non_finite: config.allow_non_finite,
             body_timeout: config.body_timeout,
             timeout: config.timeout,
             // The largest body that the limits allow must always find room when there is no other.
@@ -146,6 +149,11 @@ impl App {
 
     pub(crate) fn limits(&self) -> &Limits {
         &self.0.limits
+    }
+
+    /// What is done with values that are NaN or infinite.
+    pub(crate) fn non_finite(&self) -> NonFinite {
+        if self.0.allow_non_finite { NonFinite::Allowed } else { NonFinite::RefusedOverHttp }
     }
 
     pub(crate) fn body_timeout(&self) -> Duration {

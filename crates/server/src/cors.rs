@@ -4,12 +4,13 @@ use axum::http::{HeaderName, HeaderValue, Method, header};
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 /// Headers of answers that a page may read besides the usual ones.
-const EXPOSED: [HeaderName; 6] = [
+const EXPOSED: [HeaderName; 7] = [
     HeaderName::from_static("shape"),
     HeaderName::from_static("dtype"),
     HeaderName::from_static("server-timing"),
     HeaderName::from_static("x-request-id"),
     crate::admission::MODE,
+    crate::respond::WARNING,
     header::RETRY_AFTER,
 ];
 

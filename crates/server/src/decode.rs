@@ -1,26 +1,34 @@
 //! From the latents of a request to the work of decoding them.
 
 use vae::{DecodeOptions, HostTensor, VaeError, VaeInfo};
-use wire::{DecodeRequest, Limits, Params, Task, Tensor};
+use wire::{Answer, DecodeRequest, Limits, Params, Task, Tensor, TensorHead};
 
 use crate::admission::Granted;
 use crate::error::ApiError;
 use crate::handler::{House, Job};
 use crate::respond::{self, Reply};
 use crate::tensors::{host_tensor, scaling};
+use crate::values::{self, Kind};
 
 /// What a model has to do for a decode.
 ///
 /// # Errors
 /// Latents that do not fit the model, more than the limits or the memory allow, or an answer that this model cannot give.
 pub(crate) fn job(request: DecodeRequest, house: &House<'_>) -> Result<Job, ApiError> {
-    let DecodeRequest { latents, params } = request;
-    let &House { info, limits, .. } = house;
+    let DecodeRequest { mut latents, params } = request;
+    let &House { info, limits, non_finite, .. } = house;
     limits.check_tensor(&latents.head)?;
+    let mut warnings = Vec::new();
+    if params.first_picture && matches!(params.answer, Answer::Image(_)) {
+        latents = first_of_batch(latents, &params, info, &mut warnings)?;
+    }
     let [frames, pixels] = check(&latents, &params, info, limits)?;
     let shape = vae::latents::arranged_shape(&latents.head.shape, info, params.height, params.width)?;
     let options =
         DecodeOptions { tiling: params.tiling, framewise: params.framewise, ..DecodeOptions::default() };
+    // Shapes cost nothing to check, values a pass over them.
+    let survey = values::check(&latents, Kind::Latents, non_finite, &mut warnings)?;
+    values::check_scaled(&survey, scaling(params.scaling), info, non_finite)?;
     let Granted { options, mode, forecast } =
         house.admission.decode(house.forecaster, &shape, options, house.at_rest)?;
     let reply = Reply::Pictures(params.answer);
@@ -28,7 +36,31 @@ pub(crate) fn job(request: DecodeRequest, house: &House<'_>) -> Result<Job, ApiE
         let latents = for_model(latents, &params, vae.info())?;
         vae.decode(latents, &options, observer)
     });
-    Ok(Job { work, frames, pixels, mode, forecast, reply })
+    Ok(Job { work, frames, pixels, mode, forecast, reply, warnings })
+}
+
+/// The first item of a batch, for a client that reads one picture from an answer.
+fn first_of_batch(
+    latents: Tensor,
+    params: &Params,
+    info: &VaeInfo,
+    warnings: &mut Vec<String>,
+) -> Result<Tensor, ApiError> {
+    let shape = &latents.head.shape;
+    let arranged = vae::latents::arranged_shape(shape, info, params.height, params.width)?;
+    // Latents that have no batch axis are one item.
+    let (Some(&batch @ 2..), Some(&length)) = (arranged.first(), shape.first()) else { return Ok(latents) };
+    if length != batch {
+        return Ok(latents);
+    }
+    warnings.push(format!(
+        "the batch has {batch} pictures and this is the first: send them one by one, or use output_type=pt, or accept \
+         multipart/mixed or application/zip"
+    ));
+    let one: Vec<_> = std::iter::once(1).chain(shape.iter().skip(1).copied()).collect();
+    let head = TensorHead::new(latents.head.dtype, one)?;
+    let bytes = latents.bytes.slice(..head.byte_len());
+    Ok(Tensor::from_head(head, bytes)?)
 }
 
 /// Checks by the shape alone that the model can decode the latents to such an answer, and gives the number of frames and

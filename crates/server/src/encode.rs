@@ -13,6 +13,7 @@ use crate::error::ApiError;
 use crate::handler::{House, Job};
 use crate::respond::Reply;
 use crate::tensors::{host_tensor, scaling};
+use crate::values::{self, Kind};
 
 /// What a model has to do for an encode.
 ///
@@ -21,7 +22,7 @@ use crate::tensors::{host_tensor, scaling};
 /// model without an encoder.
 pub(crate) fn job(request: EncodeRequest, house: &House<'_>) -> Result<Job, ApiError> {
     let EncodeRequest { picture, params } = request;
-    let &House { info, limits, .. } = house;
+    let &House { info, limits, non_finite, .. } = house;
     if !info.can_encode {
         return Err(ApiError::unprocessable("this model cannot encode: its checkpoint holds a decoder only"));
     }
@@ -37,6 +38,13 @@ pub(crate) fn job(request: EncodeRequest, house: &House<'_>) -> Result<Job, ApiE
     let (height, width) = size.whole_latents(info.spatial_factor)?;
     let frames = size.batch * size.frames;
     let pixels = frames * height * width;
+    let mut warnings = Vec::new();
+    if let Picture::Tensor(tensor) = &picture {
+        values::check(tensor, Kind::Pixels, non_finite, &mut warnings)?;
+        if size.has_alpha {
+            warnings.push("the tensor is taken for RGBA, and its fourth channel is left out".to_owned());
+        }
+    }
 
     let sample_mode = match params.sample_mode {
         SampleMode::Argmax => vae::SampleMode::Argmax,
@@ -58,7 +66,7 @@ pub(crate) fn job(request: EncodeRequest, house: &House<'_>) -> Result<Job, ApiE
         Ok(latents)
     });
     let reply = Reply::Latents { dtype: params.dtype, transfer: params.transfer, seed };
-    Ok(Job { work, frames, pixels, mode, forecast, reply })
+    Ok(Job { work, frames, pixels, mode, forecast, reply, warnings })
 }
 
 /// What a request wants encoded.
@@ -68,6 +76,8 @@ struct Size {
     frames: usize,
     height: usize,
     width: usize,
+    /// Whether there is a fourth channel, which is left out as Pillow's `convert("RGB")` leaves it out.
+    has_alpha: bool,
 }
 
 impl Size {
@@ -94,13 +104,19 @@ impl Size {
 fn tensor_size(shape: &[usize], info: &VaeInfo) -> Result<Size, ApiError> {
     let channels = info.out_channels;
     let video = info.temporal_factor.is_some();
-    let (batch, frames, height, width) = match *shape {
-        [batch, c, frames, height, width] if video && c == channels => (batch, frames, height, width),
-        [c, frames, height, width] if video && c == channels => (1, frames, height, width),
+    let read = |channels| match *shape {
+        [batch, c, frames, height, width] if video && c == channels => Some((batch, frames, height, width)),
+        [c, frames, height, width] if video && c == channels => Some((1, frames, height, width)),
         // Stills, for a video model too.
-        [batch, c, height, width] if c == channels => (batch, 1, height, width),
-        [c, height, width] if c == channels => (1, 1, height, width),
-        _ => {
+        [batch, c, height, width] if c == channels => Some((batch, 1, height, width)),
+        [c, height, width] if c == channels => Some((1, 1, height, width)),
+        _ => None,
+    };
+    let rgba = || (channels == 3).then(|| read(4)).flatten();
+    let (size, has_alpha) = match (read(channels), rgba()) {
+        (Some(size), _) => (size, false),
+        (None, Some(size)) => (size, true),
+        (None, None) => {
             let video = if video { format!(", [B, {channels}, F, H, W]") } else { String::new() };
             return Err(ApiError::unprocessable(format!(
                 "pixels of shape {shape:?} do not fit this model, which encodes [B, {channels}, H, W], \
@@ -108,7 +124,8 @@ fn tensor_size(shape: &[usize], info: &VaeInfo) -> Result<Size, ApiError> {
             )));
         }
     };
-    Ok(Size { batch, frames, height, width })
+    let (batch, frames, height, width) = size;
+    Ok(Size { batch, frames, height, width, has_alpha })
 }
 
 fn file_size(file: &Bytes, info: &VaeInfo) -> Result<Size, ApiError> {
@@ -126,7 +143,7 @@ fn file_size(file: &Bytes, info: &VaeInfo) -> Result<Size, ApiError> {
         WireError::Body(format!("{error}{hint}"))
     })?;
     let (width, height) = image.size();
-    Ok(Size { batch: 1, frames: 1, height, width })
+    Ok(Size { batch: 1, frames: 1, height, width, has_alpha: false })
 }
 
 /// The pixels as the model takes them: `[B, 3, H, W]`, or `[B, 3, F, H, W]`, of height and width `to`, in [-1, 1].
@@ -145,6 +162,9 @@ fn for_model(
         }
         Picture::Tensor(tensor) => {
             let mut values = pixel_values(tensor)?;
+            if size.has_alpha {
+                values = without_alpha(&values, size.frames * size.height * size.width);
+            }
             if from != to {
                 values = media::resize_nearest(&values, from, to);
             }
@@ -163,6 +183,11 @@ fn pixel_values(tensor: Tensor) -> Result<Vec<f32>, VaeError> {
         values.iter_mut().for_each(|value| *value /= 255.0);
     }
     Ok(values)
+}
+
+/// The first three of each four channels, of `plane` values each.
+fn without_alpha(values: &[f32], plane: usize) -> Vec<f32> {
+    values.chunks_exact(4 * plane).flat_map(|item| item.iter().take(3 * plane)).copied().collect()
 }
 
 /// A seed that nobody could guess, short enough to be written down.

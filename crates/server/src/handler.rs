@@ -1,15 +1,16 @@
 //! The handler of decode and encode requests, which go the same way.
 
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 use vae::{Forecast, Forecaster, VaeInfo};
 use wire::routes::{self, Target};
-use wire::{Limits, RequestHead, Task};
+use wire::{Limits, Metadata, RequestHead, Task};
 
 use crate::admission::{Admission, MODE, Mode};
 use crate::app::App;
@@ -21,17 +22,26 @@ use crate::metrics::Asked;
 use crate::queue::Cost;
 use crate::respond::Reply;
 use crate::steps::Steps;
-use crate::{body, deadline, decode, encode, respond};
+use crate::values::NonFinite;
+use crate::{body, deadline, decode, encode, respond, rgba};
 
 /// `POST` of every path that names a model or none.
 pub(crate) async fn handle(State(app): State<App>, request: Request) -> Response {
     let (head, body) = request.into_parts();
+    let slips = Metadata::from_query(head.uri.query().unwrap_or_default()).slips();
+    let mut response = answer_in_time(&app, head, body).await;
+    respond::warn(&mut response, &slips);
+    response
+}
+
+/// The answer, or what there is to say when its time is over.
+async fn answer_in_time(app: &App, head: Parts, body: Body) -> Response {
     let mut upload = Some(body);
     let deadline = match deadline::of(&head.headers, app.timeout()) {
         Ok(deadline) => deadline,
         Err(error) => return error.into_response(),
     };
-    match deadline.hold(answer(&app, &head, &mut upload)).await {
+    match deadline.hold(answer(app, &head, &mut upload)).await {
         Ok(response) => response,
         Err(error) => {
             // Who was too slow has had enough time.
@@ -59,11 +69,14 @@ async fn answer(app: &App, parts: &Parts, upload: &mut Upload) -> Result<Respons
 
     // What can be known before the body is there is checked before it is taken in.
     let asked = parts.extensions.get::<Asked>().cloned().unwrap_or_default();
-    asked.set_model(app.model(&target, head.model()?)?);
-    if let Some(task) = head.task {
-        asked.set_task(task);
+    let model = app.model(&target, head.model()?)?;
+    let params = head.params()?;
+    // A JSON body may name another model, and a tensor that nothing names may be of another task.
+    if head.task.is_some() || target != Target::Default {
+        asked.set_model(model);
     }
-    if let Some(params) = head.params()? {
+    if let (Some(task), Some(params), false) = (head.task, params, head.may_be_rgba) {
+        asked.set_task(task);
         asked.set_output(params.media_type());
     }
     let limit = head.max_body_bytes(app.limits())?;
@@ -81,8 +94,12 @@ async fn answer(app: &App, parts: &Parts, upload: &mut Upload) -> Result<Respons
         move || prepare(&app, &target, &head, bytes)
     })
     .await?;
-    let Prepared { model, task, job } = prepared;
-    let Job { work, frames, pixels, mode, forecast, reply } = job;
+    let Prepared { model, task, job, slips } = prepared;
+    let Job { work, frames, pixels, mode, forecast, reply, warnings } = job;
+    for warning in &warnings {
+        warn!("{warning}");
+    }
+    asked.set_model(model);
     asked.set_task(task);
     asked.set_output(reply.media_type());
     asked.set_mode(mode);
@@ -107,6 +124,8 @@ async fn answer(app: &App, parts: &Parts, upload: &mut Upload) -> Result<Respons
     let mut response = blocking(move || respond::answer(done, reply)).await?;
     drop(step);
     response.headers_mut().insert(MODE, HeaderValue::from_static(mode.name()));
+    respond::warn(&mut response, &warnings);
+    respond::warn(&mut response, &slips);
     Ok(response)
 }
 
@@ -115,6 +134,8 @@ struct Prepared {
     model: usize,
     task: Task,
     job: Job,
+    /// Keys of a JSON body that have no meaning but nearly have one.
+    slips: Vec<String>,
 }
 
 /// What one of the tasks makes of its request.
@@ -128,6 +149,8 @@ pub(crate) struct Job {
     /// What it will take; `None` for a model that cannot tell.
     pub(crate) forecast: Option<Forecast>,
     pub(crate) reply: Reply,
+    /// What is odd, in sentences for the client and the log.
+    pub(crate) warnings: Vec<String>,
 }
 
 /// What a request meets: the model that it is for, and what there is room for.
@@ -138,10 +161,11 @@ pub(crate) struct House<'a> {
     pub(crate) forecaster: Option<&'a Forecaster>,
     /// Bytes that are taken already.
     pub(crate) at_rest: usize,
+    pub(crate) non_finite: NonFinite,
 }
 
 fn prepare(app: &App, target: &Target<'_>, head: &RequestHead, body: Bytes) -> Result<Prepared, ApiError> {
-    let request = head.request(body)?;
+    let (mut request, slips) = head.request_with_slips(body)?;
     // A JSON body may name the model, and only now says how large its tensor is.
     let named = match &request {
         wire::Request::Decode(request) => request.params.model.as_deref(),
@@ -149,15 +173,19 @@ fn prepare(app: &App, target: &Target<'_>, head: &RequestHead, body: Bytes) -> R
     };
     let model = app.model(target, named)?;
     let known = app.load(model)?;
+    if let wire::Request::Decode(latents) = request {
+        request = rgba::settle(latents, head, &known.info)?;
+    }
     let house = House {
         info: &known.info,
         limits: app.limits(),
         admission: app.admission(),
         forecaster: known.forecaster.as_deref(),
         at_rest: app.executor().shelf().at_rest(),
+        non_finite: app.non_finite(),
     };
-    let (task, job) = job(request, &house)?;
-    Ok(Prepared { model, task, job })
+    let (task, job) = job(request, &house).map_err(|error| rgba::with_other_reading(error, head))?;
+    Ok(Prepared { model, task, job, slips })
 }
 
 /// What a model has to do for a request.

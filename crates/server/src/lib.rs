@@ -32,6 +32,7 @@ mod page;
 mod postprocess;
 mod queue;
 mod respond;
+mod rgba;
 mod router;
 mod serve;
 mod shelf;
@@ -43,6 +44,7 @@ mod tests;
 #[cfg(feature = "tls")]
 mod tls;
 mod trace;
+mod values;
 mod watch;
 
 use std::time::Duration;
@@ -92,6 +94,8 @@ pub struct Config {
     pub max_queue: usize,
     /// How much one request may ask for.
     pub limits: wire::Limits,
+    /// Whether latents and pixels may be NaN or infinite, which makes pictures black or grey.
+    pub allow_non_finite: bool,
     /// Bytes of memory that the process may have while it works; `None` for no limit.
     pub memory_limit: Option<usize>,
     /// What is done with requests that do not fit into it.
@@ -127,6 +131,7 @@ impl Default for Config {
             tls: None,
             max_queue: 32,
             limits: wire::Limits::default(),
+            allow_non_finite: false,
             memory_limit: default_memory_limit(),
             on_large: OnLarge::default(),
             lazy: false,

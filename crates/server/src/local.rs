@@ -8,6 +8,7 @@ use crate::admission::{Admission, OnLarge};
 use crate::error::ApiError;
 use crate::handler::{House, Job, job};
 use crate::respond::Reply;
+use crate::values::NonFinite;
 use crate::{postprocess, respond};
 
 /// What a decode gave: the body that the server would send.
@@ -45,15 +46,17 @@ impl From<ApiError> for Refused {
 /// watches.
 ///
 /// # Errors
-/// Everything that the server would refuse, and an answer that needs HTTP: several files in one body.
+/// Everything that the server would refuse, unless `allow_non_finite` values that are NaN or infinite; and an answer that
+/// needs HTTP: several files in one body.
 pub fn decode(
     vae: &mut dyn Vae,
     request: DecodeRequest,
     limits: &Limits,
+    allow_non_finite: bool,
     observer: &mut dyn Observer,
 ) -> Result<Decoded, Refused> {
     let answer = request.params.answer;
-    let (pixels, _) = run(vae, Request::Decode(request), limits, observer)?;
+    let (pixels, _) = run(vae, Request::Decode(request), limits, allow_non_finite, observer)?;
     match answer {
         Answer::Tensor { values, dtype, .. } => {
             Ok(Decoded::Tensor(postprocess::tensor(pixels, values, dtype).map_err(ApiError::from)?))
@@ -74,15 +77,16 @@ pub fn decode(
 /// watches.
 ///
 /// # Errors
-/// Everything that the server would refuse.
+/// Everything that the server would refuse, unless `allow_non_finite` values that are NaN or infinite.
 pub fn encode(
     vae: &mut dyn Vae,
     request: EncodeRequest,
     limits: &Limits,
+    allow_non_finite: bool,
     observer: &mut dyn Observer,
 ) -> Result<Encoded, Refused> {
     let dtype = request.params.dtype;
-    let (latents, reply) = run(vae, Request::Encode(request), limits, observer)?;
+    let (latents, reply) = run(vae, Request::Encode(request), limits, allow_non_finite, observer)?;
     let seed = match reply {
         Reply::Latents { seed, .. } => seed,
         Reply::Pictures(_) => None,
@@ -94,6 +98,7 @@ fn run(
     vae: &mut dyn Vae,
     request: Request,
     limits: &Limits,
+    allow_non_finite: bool,
     observer: &mut dyn Observer,
 ) -> Result<(HostTensor, Reply), ApiError> {
     let house = House {
@@ -103,7 +108,11 @@ fn run(
         admission: &Admission { limit: None, on_large: OnLarge::Exact },
         forecaster: None,
         at_rest: 0,
+        non_finite: if allow_non_finite { NonFinite::Allowed } else { NonFinite::Refused },
     };
-    let (_, Job { work, reply, .. }) = job(request, &house)?;
+    let (_, Job { work, reply, warnings, .. }) = job(request, &house)?;
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
     Ok((work(vae, observer)?, reply))
 }

@@ -160,6 +160,8 @@ fn work(schemas: &mut SchemaGenerator, summary: &str, model: Option<&str>) -> Va
                 "x-decode-mode": text("How it was done: `exact`, `lean` or `tile`."),
                 "seed": text("Of sampled latents: what the noise was made of."),
                 "x-request-id": text("The id of the request in the log."),
+                "x-warning": text("What is odd about the request, one sentence each time: a key that has no meaning but \
+                                   nearly one, or values that cannot be right."),
                 "shape": text("Of a tensor: its shape, as a JSON list."),
                 "dtype": text("Of a tensor: the type of its values."),
             },

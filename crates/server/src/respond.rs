@@ -6,8 +6,8 @@ use axum::body::Body;
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use media::{
-    DEFAULT_QUALITY, DEFAULT_WEBP_QUALITY, MP4_MAX_SIZE, Mp4Options, encode_jpeg, encode_mp4, encode_png,
-    encode_webp,
+    DEFAULT_QUALITY, DEFAULT_WEBP_QUALITY, JPEG_MAX_SIDE, MP4_MAX_SIZE, Mp4Options, PNG_MAX_SIDE,
+    WEBP_MAX_SIDE, encode_jpeg, encode_mp4, encode_png, encode_webp,
 };
 use vae::{HostTensor, VaeInfo};
 use wire::{Answer, DType, ImageFormat, Tensor, Transfer, VIDEO_MP4, Values, VideoFormat};
@@ -27,6 +27,9 @@ const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 /// Header with the seed of sampled latents, so that a request without one can be repeated.
 const SEED: HeaderName = HeaderName::from_static("seed");
+
+/// Header with what is odd about a request that was answered all the same, one sentence each time.
+pub(crate) const WARNING: HeaderName = HeaderName::from_static("x-warning");
 
 /// What a request is answered with.
 #[derive(Clone, Copy, Debug)]
@@ -76,6 +79,7 @@ pub(crate) fn check(answer: Answer, info: &VaeInfo, batch: usize, size: [usize; 
             "{batch} pictures do not fit into one file: use output_type=pt, or accept multipart/mixed or \
              application/zip"
         ))),
+        Answer::Image(format) | Answer::Images(format, _) => check_picture(format, size),
         Answer::Tensor { values: Values::Unit | Values::Round8, .. } if is_video && batch > 1 => {
             Err(ApiError::unprocessable(format!(
                 "the frames of {batch} videos do not fit into one tensor: use output_type=pt without \
@@ -174,6 +178,22 @@ pub(crate) fn video(pixels: HostTensor, format: VideoFormat) -> Result<Vec<u8>, 
     encode_mp4(&frames, width, height, &options).map_err(broken)
 }
 
+/// Whether pictures of this height and width, in pixels, fit into such a file.
+fn check_picture(format: ImageFormat, [height, width]: [usize; 2]) -> Result<(), ApiError> {
+    let (name, longest, instead) = match format {
+        ImageFormat::Jpeg { .. } => ("JPEG", JPEG_MAX_SIDE, "image_format=png"),
+        ImageFormat::Png => ("PNG", PNG_MAX_SIDE, "output_type=pt"),
+        ImageFormat::WebP { .. } => ("WebP", WEBP_MAX_SIDE, "image_format=png"),
+    };
+    if height.max(width) > longest {
+        return Err(ApiError::unprocessable(format!(
+            "a {name} file holds pictures of at most {longest} x {longest} pixels, and this one is {width} x {height}: \
+             use {instead}"
+        )));
+    }
+    Ok(())
+}
+
 /// Whether videos of this height and width, in pixels, fit into one mp4 file.
 fn check_video(batch: usize, [height, width]: [usize; 2]) -> Result<(), ApiError> {
     let [longest, shortest] = MP4_MAX_SIZE;
@@ -189,6 +209,13 @@ fn check_video(batch: usize, [height, width]: [usize; 2]) -> Result<(), ApiError
         )));
     }
     Ok(())
+}
+
+/// Adds a header for each sentence, which are in ASCII.
+pub(crate) fn warn(response: &mut Response, warnings: &[String]) {
+    for text in warnings.iter().filter_map(|warning| HeaderValue::from_str(warning).ok()) {
+        response.headers_mut().append(WARNING, text);
+    }
 }
 
 fn respond(content_type: &str, body: impl Into<Body>) -> Result<Response, ApiError> {

@@ -1,13 +1,16 @@
 //! Which path leads where.
 
+use std::borrow::Cow;
+
 use axum::Router;
 use axum::extract::{Path, Request, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, Uri, header};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get};
 use schemars::JsonSchema;
 use serde::Serialize;
+use tower::ServiceExt;
 use vae::VaeInfo;
 use wire::routes::{self, DOCS, HEALTH, METRICS, MODELS, OPENAPI, PREDICT, READY};
 
@@ -17,6 +20,25 @@ use crate::{access, body, cors, handler, metrics, openapi, page, trace};
 
 /// The whole HTTP surface.
 pub(crate) fn router(app: App) -> Router {
+    // Layers of a router come after its choice of a route; what changes paths must come before.
+    Router::new().fallback(without_empty_segments).with_state(routed(app))
+}
+
+/// Answers a request whose path has `//` as if it had not.
+async fn without_empty_segments(State(routed): State<Router>, mut request: Request) -> Response {
+    let mut parts = request.uri().clone().into_parts();
+    let path = routes::without_empty_segments(request.uri().path());
+    if let Cow::Owned(path) = path {
+        let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
+        parts.path_and_query = format!("{path}{query}").parse().ok();
+        if let Ok(uri) = Uri::from_parts(parts) {
+            *request.uri_mut() = uri;
+        }
+    }
+    routed.oneshot(request).await.into_response()
+}
+
+fn routed(app: App) -> Router {
     let mut router = Router::new().route(ROOT, get(page::root).post(handler::handle));
     for (path, handlers) in routes() {
         router = router.route(&format!("{path}/"), handlers.clone()).route(path, handlers);

@@ -14,6 +14,10 @@ pub(crate) fn host_tensor(Tensor { head, bytes }: Tensor) -> Result<HostTensor, 
         DType::UInt8 => {
             return Ok(HostTensor::new(head.shape, bytes.iter().map(|&byte| f32::from(byte)).collect()));
         }
+        DType::Float64 => {
+            let values = bytes.as_chunks().0.iter().map(|&bytes| f64::from_le_bytes(bytes) as f32);
+            return Ok(HostTensor::new(head.shape, values.collect()));
+        }
     };
     HostTensor::from_le_bytes(head.shape, dtype, &bytes)
 }
@@ -24,6 +28,7 @@ pub(crate) fn floats(values: &[f32], dtype: DType) -> Bytes {
         DType::Float16 => media::f16_bytes(values),
         DType::BFloat16 => values.iter().flat_map(|&value| bf16::from_f32(value).to_le_bytes()).collect(),
         DType::Float32 => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+        DType::Float64 => values.iter().flat_map(|&value| f64::from(value).to_le_bytes()).collect(),
         // `wire` lets bytes through with `Values::Round8` only.
         DType::UInt8 => values.iter().map(|&value| media::round8(value)).collect(),
     };

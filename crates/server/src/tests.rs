@@ -9,8 +9,10 @@ mod fake;
 mod lazy;
 mod life;
 mod line;
+mod spellings;
 #[cfg(feature = "tls")]
 mod tls;
+mod values;
 
 use std::time::Duration;
 

@@ -22,6 +22,9 @@ pub(crate) struct LimitArgs {
     /// Pictures or videos of one request
     #[arg(long, value_name = "N", default_value_t = Limits::default().max_batch)]
     max_batch: usize,
+    /// Take latents and pixels that hold NaN or infinity, which are otherwise refused: they make black or grey pictures
+    #[arg(long)]
+    allow_non_finite: bool,
     /// Size of the tensor or picture that a request sends, such as 64MiB
     #[arg(long, value_name = "SIZE", default_value_t = Size(Limits::default().max_body_bytes))]
     max_body: Size,
@@ -88,6 +91,7 @@ impl LimitArgs {
         };
         Config {
             limits,
+            allow_non_finite: self.allow_non_finite,
             max_queue: self.max_queue,
             memory_limit: self.memory_limit.map(|size| size.0).or(config.memory_limit),
             on_large: match self.on_large {

@@ -23,6 +23,15 @@ pub(crate) struct ScalingArgs {
     pub(crate) no_scaling: bool,
 }
 
+/// What is done with values that are no numbers.
+#[derive(Clone, Copy, Debug, clap::Args)]
+#[command(next_help_heading = heading::LATENTS)]
+pub(crate) struct ValueArgs {
+    /// Take NaN and infinity, which are otherwise an error; a server must allow them by the same flag
+    #[arg(long)]
+    pub(crate) allow_non_finite: bool,
+}
+
 /// In how many pieces the work is done.
 #[derive(Clone, Copy, Debug, clap::Args)]
 #[command(next_help_heading = heading::MEMORY)]

@@ -163,6 +163,39 @@ fn mistakes_are_answered_with_one_clear_sentence() {
     run(&["decode", &format!("{several}:a"), "-o", &png]).ok();
 }
 
+/// A server and a model on this machine refuse latents that are no numbers, and so does the program before it sends them.
+#[test]
+fn latents_that_are_no_numbers() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let good = write_latents(folder.path(), "a.safetensors", &["latents"]);
+    let mut content = std::fs::read(&good).unwrap();
+    let values = content.len() - 2 * 16 * 3 * 5;
+    content[values + 2 * 7..][..2].copy_from_slice(&half::f16::NAN.to_le_bytes());
+    let bad = path("b.safetensors");
+    std::fs::write(&bad, content).unwrap();
+    let png = path("out.png");
+    let says = "1 of the 240 values of the latents is NaN or infinite, at [0, 0, 1, 2]";
+    // Nothing listens there.
+    let nowhere = ["--endpoint", "http://127.0.0.1:9", "--retry-for", "1ms"];
+    for place in [&["--model", "demo"][..], &nowhere] {
+        let arguments = [&["decode", &bad, "-o", &png], place].concat();
+        run(&arguments).fails(1, says);
+        run(&arguments).fails(1, "--allow-non-finite");
+    }
+    assert!(!std::fs::exists(&png).unwrap());
+    let arguments = ["decode", &good, &bad, "-o", &path("many/"), "--model", "demo"];
+    run(&arguments).fails(3, says);
+    assert!(std::fs::exists(path("many/a.png")).unwrap() || std::fs::exists(path("many/a.jpg")).unwrap());
+    run(&["decode", &bad, "-o", &png, "--model", "demo", "--allow-non-finite"]).ok();
+
+    let strict = Serving::start(&[], &[]);
+    let open = Serving::start(&["--allow-non-finite"], &[]);
+    let decode = |url: &str| run(&["decode", &bad, "-o", &png, "--allow-non-finite", "--endpoint", url]);
+    decode(&strict.url).fails(1, "the server refused with status 422: 1 of the 240 values");
+    decode(&open.url).ok();
+}
+
 #[test]
 fn the_servers_refusal_is_printed_in_its_words() {
     let folder = tempfile::tempdir().unwrap();

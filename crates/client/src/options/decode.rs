@@ -59,6 +59,9 @@ pub struct DecodeOptions {
     pub tiling: bool,
     /// Decode a video a few frames at a time, as diffusers does by default. `false` is one exact pass, in more memory.
     pub framewise: bool,
+    /// Send latents that hold NaN or infinity, which are otherwise refused before they are sent. The server must allow
+    /// them, too.
+    pub allow_non_finite: bool,
 }
 
 impl Default for DecodeOptions {
@@ -77,6 +80,7 @@ impl Default for DecodeOptions {
             dtype: None,
             tiling: false,
             framewise: true,
+            allow_non_finite: false,
         }
     }
 }
@@ -95,6 +99,7 @@ setters! { DecodeOptions:
     dtype: impl Into<Option<DType>>,
     tiling: bool,
     framewise: bool,
+    allow_non_finite: bool,
 }
 
 impl DecodeOptions {

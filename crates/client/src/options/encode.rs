@@ -32,6 +32,9 @@ pub struct EncodeOptions {
     pub tiling: bool,
     /// Encode a video a few frames at a time, as diffusers does by default. `false` is one exact pass, in more memory.
     pub framewise: bool,
+    /// Send pixels that hold NaN or infinity, which are otherwise refused before they are sent. The server must allow
+    /// them, too.
+    pub allow_non_finite: bool,
 }
 
 impl Default for EncodeOptions {
@@ -44,6 +47,7 @@ impl Default for EncodeOptions {
             dtype: DType::Float16,
             tiling: false,
             framewise: true,
+            allow_non_finite: false,
         }
     }
 }
@@ -56,6 +60,7 @@ setters! { EncodeOptions:
     dtype: DType,
     tiling: bool,
     framewise: bool,
+    allow_non_finite: bool,
 }
 
 impl EncodeOptions {
@@ -64,8 +69,11 @@ impl EncodeOptions {
     /// # Errors
     /// [`Error::Options`] when they contradict each other.
     pub fn params(&self) -> Result<EncodeParams, Error> {
-        if self.dtype == DType::UInt8 {
-            return Err(Error::Options("latents are float16, bfloat16 or float32, not uint8".to_owned()));
+        if matches!(self.dtype, DType::UInt8 | DType::Float64) {
+            return Err(Error::Options(format!(
+                "latents are float16, bfloat16 or float32, not {}",
+                self.dtype
+            )));
         }
         Ok(EncodeParams {
             scaling: scaling(self.do_scaling, self.scaling_factor, self.shift_factor)?,
@@ -99,6 +107,7 @@ mod tests {
         assert_eq!((params.tiling, params.framewise), (true, false));
         for wrong in [
             options.clone().dtype(DType::UInt8),
+            options.clone().dtype(DType::Float64),
             options.clone().shift_factor(1.0),
             options.scaling_factor(0.0),
         ] {

@@ -3,7 +3,7 @@
 mod decode;
 mod encode;
 
-use wire::Scaling;
+use wire::{Scaling, Survey, Tensor};
 
 pub use self::decode::{DecodeOptions, OutputType};
 pub use self::encode::EncodeOptions;
@@ -52,5 +52,18 @@ fn scaling(
         (false, _, _) => {
             wrong("`scaling_factor` and `shift_factor` have no effect without `do_scaling`: drop one")
         }
+    }
+}
+
+/// Checks that all values are numbers: of anything else no server makes a picture or latents.
+///
+/// # Errors
+/// [`Error::NonFinite`] with how many are not, and where.
+pub(crate) fn check_finite(tensor: &Tensor, what: &str, allowed: bool) -> Result<(), Error> {
+    match Survey::of(tensor).non_finite(what).filter(|_| !allowed) {
+        None => Ok(()),
+        Some(found) => Err(Error::NonFinite(format!(
+            "{found}; `allow_non_finite` (--allow-non-finite) sends them all the same"
+        ))),
     }
 }

@@ -209,6 +209,30 @@ async fn packed_latents_are_unpacked() {
 }
 
 #[tokio::test]
+async fn one_frame_is_a_picture() {
+    let house = house().await;
+    let input = latents(&[2, 4, 1, 3, 5]);
+    let mut plane = input.clone();
+    plane.shape.remove(2);
+    let reply = house
+        .post(
+            "/?dtype=float32&shape=[2,4,1,3,5]&output_type=pt&out_dtype=float32",
+            "",
+            bytes(&input, "float32"),
+        )
+        .await;
+    assert_eq!(tensor(&reply).1, enlarged(&plane, &info()));
+    let one = latents(&[4, 1, 3, 5]);
+    let reply =
+        house.post("/?dtype=float32&shape=[4,1,3,5]&output_type=pt", "", bytes(&one, "float32")).await;
+    assert_eq!(tensor(&reply).1.shape, [1, 3, 6, 10]);
+    house
+        .post("/?dtype=float32&shape=[2,4,1,3,5]&output_type=pt", "", bytes(&input, "float32"))
+        .await
+        .content("tensor/binary");
+}
+
+#[tokio::test]
 async fn sizes_are_ignored_where_latents_say_their_own() {
     let house = house().await;
     let input = latents(&[1, 4, 2, 2]);

@@ -142,6 +142,101 @@ async fn tensors_in_every_form() {
     assert_latents(&post(&house, one, None, bytes).await, &expected);
 }
 
+/// The values of an RGBA picture and of the RGB that Pillow's `convert("RGB")` makes of it: the same without alpha.
+fn rgba(batch: usize, side: usize) -> [Vec<f32>; 2] {
+    let area = side * side;
+    let value = |index: usize| (index * 37 % 251) as f32 / 256.0;
+    let item = |item: usize, channels: usize| (0..channels * area).map(move |at| value(item * 7 + at));
+    [4, 3].map(|channels| (0..batch).flat_map(|index| item(index, channels)).collect())
+}
+
+fn f32_bytes(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+#[tokio::test]
+async fn an_rgba_picture_is_encoded_from_its_rgb() {
+    let house = house().await;
+    for (shape, batch) in [("[1,4,6,6]", 1), ("[4,6,6]", 1), ("[2,4,6,6]", 2)] {
+        let [values, rgb] = rgba(batch, 6);
+        let rgb = rgb.iter().map(|value| 2.0 * value - 1.0).collect();
+        let uri = format!("/?sample_mode=argmax&dtype=float32&shape={shape}&task=encode");
+        let reply = post(&house, &uri, None, f32_bytes(&values)).await;
+        assert_latents(&reply, &mode(HostTensor::new(vec![batch, 3, 6, 6], rgb), &info()));
+        assert!(reply.header("x-warning").contains("fourth channel"), "{reply:?}");
+    }
+    // What can be three channels is.
+    let bytes = vec![9; 4 * 3 * 4 * 4];
+    let reply = post(&house, "/?dtype=uint8&shape=[4,3,4,4]&task=encode", None, bytes).await;
+    assert_eq!(latents(&reply).shape, [4, 4, 2, 2]);
+    assert!(!reply.headers.contains_key("x-warning"));
+
+    let video = VaeInfo { temporal_factor: Some(4), ..info() };
+    let house = House::open(Config::default(), vec![model("fake", video.clone()).0]).await;
+    let values: Vec<f32> = (0..4 * 5 * 4).map(|value| value as f32 / 64.0 - 0.5).collect();
+    let expected = mode(HostTensor::new(vec![1, 3, 5, 2, 2], values[..60].to_vec()), &video);
+    let uri = "/?sample_mode=argmax&dtype=float32&shape=[1,4,5,2,2]&task=encode";
+    assert_latents(&post(&house, uri, None, f32_bytes(&values)).await, &expected);
+}
+
+/// `remote_encode` sends a tensor without a content type, so that one of four channels may be RGBA or latents.
+#[tokio::test]
+async fn a_picture_of_four_channels_is_not_taken_for_latents() {
+    let other = VaeInfo { latent_channels: 16, ..info() };
+    let decoder = VaeInfo { latent_channels: 16, can_encode: false, ..info() };
+    let models = vec![model("fake", info()).0, model("other", other).0, model("decoder", decoder).0];
+    let house = House::open(Config::default(), models).await;
+    let [unit, _] = rgba(1, 80);
+    let full: Vec<f32> = unit.iter().map(|value| 2.0 * value - 1.0).collect();
+    let bytes: Vec<f32> = unit.iter().map(|value| 255.0 * value).collect();
+    let latents: Vec<f32> = unit.iter().map(|value| 8.0 * value - 4.0).collect();
+    let uri = "/?scaling_factor=0.5&dtype=float32&shape=1&shape=4&shape=80&shape=80";
+    for picture in [&unit, &full, &bytes] {
+        for content_type in [None, Some("application/octet-stream")] {
+            let error = post(&house, uri, content_type, f32_bytes(picture)).await.error(422);
+            for says in ["160 x 160", "RGBA picture of 80 x 80", "task=decode", "task=encode"] {
+                assert!(error.contains(says), "{error}");
+            }
+        }
+    }
+    let error = post(&house, "/?dtype=uint8&shape=[4,80,80]", None, vec![7; 4 * 80 * 80]).await.error(422);
+    assert!(error.contains("two ways"), "{error}");
+
+    // Latents are decoded, and whatever says what it is.
+    post(&house, uri, None, f32_bytes(&latents)).await.content("image/jpeg");
+    post(&house, &format!("{uri}&task=decode"), None, f32_bytes(&unit)).await.content("image/jpeg");
+    post(&house, &format!("{uri}&image_format=png"), None, f32_bytes(&unit)).await.content("image/png");
+    post(&house, uri, Some("tensor/binary"), f32_bytes(&unit)).await.content("image/jpeg");
+    post(&house, &format!("{uri}&task=encode"), None, f32_bytes(&unit)).await.content("tensor/binary");
+    let small = "/?dtype=float32&shape=[1,4,32,32]";
+    post(&house, small, None, vec![0; 4 * 4 * 32 * 32]).await.content("image/jpeg");
+
+    // A model whose latents have other channels can take it for a picture only, but no latents of another model.
+    let other = uri.replacen('/', "/other", 1);
+    let reply = post(&house, &other, None, f32_bytes(&unit)).await;
+    assert_eq!(self::latents(&reply).shape, [1, 16, 40, 40]);
+    assert!(reply.header("x-warning").contains("fourth channel"));
+    let text = String::from_utf8(house.get("/metrics").await.body.to_vec()).unwrap();
+    assert!(text.contains("model=\"other\",task=\"encode\",output=\"tensor/binary\""), "{text}");
+    let error = post(&house, &other, None, f32_bytes(&latents)).await.error(422);
+    assert!(error.contains("[B, 16, h, w]"), "{error}");
+    let error = post(&house, &uri.replacen('/', "/decoder", 1), None, f32_bytes(&unit)).await.error(422);
+    assert!(error.contains("[B, 16, h, w]"), "{error}");
+}
+
+/// Where limits refuse it as latents, what else it may be is said as well.
+#[tokio::test]
+async fn latents_that_are_too_large_may_be_a_picture() {
+    let limits = wire::Limits { max_pixels: 100 * 100, ..wire::Limits::default() };
+    let house = House::open(Config { limits, ..Config::default() }, vec![model("fake", info()).0]).await;
+    let values: Vec<f32> = (0..4 * 80 * 80).map(|index| (index % 9) as f32 - 4.0).collect();
+    let uri = "/?dtype=float32&shape=[1,4,80,80]";
+    let error = post(&house, uri, None, f32_bytes(&values)).await.error(413);
+    assert!(error.contains("160 x 160") && error.contains("RGBA picture of 80 x 80"), "{error}");
+    let error = post(&house, uri, Some("tensor/binary"), f32_bytes(&values)).await.error(413);
+    assert!(!error.contains("RGBA"), "{error}");
+}
+
 #[tokio::test]
 async fn videos_and_stills_for_a_video_model() {
     let video = VaeInfo { temporal_factor: Some(4), ..info() };
@@ -233,7 +328,7 @@ async fn what_cannot_be_encoded() {
         ("/decoder", png(6, 4), 422, "decoder only"),
         ("/?seed=x", png(6, 4), 400, "`seed`"),
         ("/?shape=[3,3,2,2]&dtype=uint8", vec![0; 36], 413, "3 items"),
-        ("/?shape=[1,4,2,2]&dtype=uint8&task=encode", vec![0; 16], 422, "[B, 3, H, W]"),
+        ("/?shape=[1,5,2,2]&dtype=uint8&task=encode", vec![0; 20], 422, "[B, 3, H, W]"),
         ("/?shape=[1,3,2,2]&dtype=uint8", vec![0; 11], 400, "12"),
     ] {
         let error = post(&house, uri, None, body).await.error(status);
