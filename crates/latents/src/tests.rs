@@ -18,6 +18,7 @@ fn counting(dtype: DType, shape: &[usize]) -> Tensor {
         DType::Float16 => values.flat_map(|value| f16::from_f32(value).to_le_bytes()).collect(),
         DType::BFloat16 => values.flat_map(|value| bf16::from_f32(value).to_le_bytes()).collect(),
         DType::Float32 => values.flat_map(f32::to_le_bytes).collect(),
+        DType::Float64 => values.flat_map(|value| f64::from(value).to_le_bytes()).collect(),
         DType::UInt8 => values.map(|value| value as u8).collect(),
     };
     Tensor::new(dtype, shape.to_vec(), bytes.into()).unwrap()
