@@ -158,8 +158,8 @@ async fn float64_is_taken_as_the_model_takes_it() {
     let single = post(&house, &latents(), DType::Float32, "&out_dtype=float32").await;
     let double = post(&house, &latents(), DType::Float64, "&out_dtype=float32").await;
     assert_eq!(double.content("tensor/binary"), single.content("tensor/binary"));
-    let named = format!("/?shape=[1,4,8,8]&dtype=torch.float64&output_type=pt&out_dtype=torch.float32");
-    let torch = house.post(&named, "", bytes(&latents(), DType::Float64)).await;
+    let named = "/?shape=[1,4,8,8]&dtype=torch.float64&output_type=pt&out_dtype=torch.float32";
+    let torch = house.post(named, "", bytes(&latents(), DType::Float64)).await;
     assert_eq!(torch.content("tensor/binary"), &*single.body);
     assert!(
         post(&house, &latents(), DType::Float64, "&out_dtype=float64").await.error(400).contains("float64")
