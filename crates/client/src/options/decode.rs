@@ -121,6 +121,9 @@ impl DecodeOptions {
             }
             (OutputType::Pt, false) => {
                 let dtype = self.dtype.unwrap_or_default();
+                if dtype == DType::Float64 {
+                    return wrong("`dtype` is float64, but answers are float16, bfloat16 or float32");
+                }
                 if dtype == DType::UInt8 {
                     return wrong("a tensor of uint8 needs `partial_postprocess`");
                 }
@@ -236,6 +239,7 @@ mod tests {
             (options().quality(90).output_type(OutputType::Pt), "a tensor has none"),
             (options().fps(24), "mp4"),
             (options().dtype(DType::Float32), "needs `output_type` pt"),
+            (options().dtype(DType::Float64).output_type(OutputType::Pt), "float64"),
             (options().dtype(DType::UInt8).output_type(OutputType::Pt), "partial_postprocess"),
             (
                 options().dtype(DType::Float32).output_type(OutputType::Pt).partial_postprocess(true),
