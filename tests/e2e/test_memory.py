@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import socket
 import time
 
 import pytest
@@ -94,6 +95,42 @@ def test_memory_of_a_usual_picture_is_at_hand_when_the_server_is_ready(tmp_path)
         assert at_hand >= engine
         # Holes between buffers, latents, pixels, and the weights' pages, which are mapped.
         assert grown <= 0.15 * engine
+
+
+def test_nothing_unfinished_is_held_against_later_requests(tmp_path):
+    """Bodies and heads that never end are held over --idle-release, and leave: the next request is done as the one before
+    them, and the process has no more memory than before."""
+    arguments = [f"--model={SD_V1.name}={SD_V1.folder}", "--memory-limit=300MiB", "--idle-release=300ms"]
+    with serving(arguments, tmp_path / "log") as service:
+        wait_until_at_rest(service)
+        before = status_field(service, "RssAnon")
+
+        def as_before() -> None:
+            answer = ask(service, SD_V1, 256)
+            assert (answer.status_code, answer.headers.get("x-decode-mode")) == (200, "exact"), answer.text
+
+        def flood(count: int, head: str, content: bytes) -> None:
+            with contextlib.ExitStack() as stack:
+                for _ in range(count):
+                    client = stack.enter_context(socket.create_connection(("127.0.0.1", service.port)))
+                    client.settimeout(10)
+                    # Who is refused at once may be cut off.
+                    with contextlib.suppress(OSError):
+                        client.sendall(head.encode() + content)
+                time.sleep(1)
+
+        as_before()
+        length = 55 * MIB
+        for kind in ("image/png", "application/json", "tensor/binary"):
+            flood(5, f"POST / HTTP/1.1\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n\r\n", bytes(length - 1))
+            as_before()
+        flood(500, "GET / HTTP/1.1\r\nX-Long: ", b"x" * (100 << 10))
+        as_before()
+        wait_until_at_rest(service)
+        after = status_field(service, "RssAnon")
+        print(f"at rest {before / MIB:.0f} MiB before, {after / MIB:.0f} after")
+        assert after <= before + 16 * MIB
+        assert "more than the" not in (tmp_path / "log").read_text()
 
 
 def test_what_does_not_fit_is_done_as_the_policy_says(tmp_path):

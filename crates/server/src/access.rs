@@ -1,10 +1,8 @@
 //! Who may come in, and how often.
 
-use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
@@ -12,8 +10,6 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use governor::clock::{Clock, DefaultClock};
-use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use tracing::{Span, info, warn};
@@ -23,15 +19,13 @@ use crate::app::App;
 use crate::body;
 use crate::client::Client;
 use crate::error::{ApiError, ServeError};
+use crate::rate::{RateLimit, Rates};
 
 /// Whom a proxy asks for; the last entry is the one that it added.
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// The shortest secret: 16 random letters cannot be guessed over a network.
 const MIN_SECRET: usize = 16;
-
-/// Clients whose rates are remembered before those that rest are forgotten.
-const REMEMBERED: usize = 10_000;
 
 /// A key that lets a client in. Only a digest of its secret is kept.
 #[derive(Clone, PartialEq, Eq)]
@@ -81,34 +75,6 @@ fn digest(secret: &str) -> [u8; 32] {
     Sha256::digest(secret).into()
 }
 
-/// How many requests a client may send.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RateLimit {
-    /// Requests in each period, all of which may come at once.
-    pub requests: NonZeroU32,
-    /// The period.
-    pub period: Duration,
-}
-
-impl FromStr for RateLimit {
-    type Err = String;
-
-    /// `10/s`, `60/m` or `500/h`.
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong =
-            || format!("expected requests in a second, minute or hour, such as 60/m, but found {text:?}");
-        let (requests, period) = text.split_once('/').ok_or_else(wrong)?;
-        let period = match period {
-            "s" => 1,
-            "m" => 60,
-            "h" => 3600,
-            _ => return Err(wrong()),
-        };
-        let requests = requests.parse().map_err(|_| wrong())?;
-        Ok(Self { requests, period: Duration::from_secs(period) })
-    }
-}
-
 /// Who may come in.
 #[derive(Clone, Debug, Default)]
 pub struct AccessConfig {
@@ -128,7 +94,7 @@ pub struct AccessConfig {
 pub(crate) struct Access {
     config: AccessConfig,
     keys: RwLock<Arc<[ApiKey]>>,
-    rate: Option<DefaultKeyedRateLimiter<Client>>,
+    rate: Option<Rates>,
 }
 
 impl Access {
@@ -141,13 +107,7 @@ impl Access {
                 "{odd:?} is no origin of web pages, expected one such as https://example.org, or * for every one"
             )));
         }
-        let rate = config.rate_limit.map(|limit| {
-            // A period is never zero, nor are the requests.
-            let each = limit.period / limit.requests.get();
-            let quota = Quota::with_period(each.max(Duration::from_nanos(1)))
-                .unwrap_or(Quota::per_second(limit.requests));
-            RateLimiter::keyed(quota.allow_burst(limit.requests))
-        });
+        let rate = config.rate_limit.map(Rates::new);
         Ok(Self { config, keys, rate })
     }
 
@@ -179,16 +139,11 @@ impl Access {
         let keys = Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner));
         let client = if keys.is_empty() { self.address(request) } else { keyed(&keys, request)? };
         if let (Some(rate), &Method::POST) = (&self.rate, request.method()) {
-            if rate.len() > REMEMBERED {
-                rate.retain_recent();
-            }
-            if let Err(not_yet) = rate.check_key(&client) {
-                let wait = not_yet.wait_time_from(DefaultClock::default().now());
-                return Err(ApiError::too_many(
-                    "you have sent more requests than you may for now: wait for as long as `Retry-After` says",
-                    wait,
-                ));
-            }
+            rate.count(client).map_err(|wait| {
+                let message =
+                    "you have sent more requests than you may for now: wait for as long as `Retry-After` says";
+                ApiError::too_many(message, wait)
+            })?;
         }
         Ok(client)
     }
@@ -300,7 +255,7 @@ pub(crate) async fn middleware(State(app): State<App>, mut request: Request, nex
         }
         Err(error) => {
             let (head, body) = request.into_parts();
-            body::discard(&head, Some(body)).await;
+            body::discard(&head, Some(body));
             let is_unknown = error.status == StatusCode::UNAUTHORIZED;
             let mut response = error.into_response();
             if is_unknown {
@@ -331,15 +286,6 @@ mod tests {
         ] {
             let error = wrong.parse::<ApiKey>().unwrap_err();
             assert!(!error.contains("0123"), "{error}");
-        }
-    }
-
-    #[test]
-    fn rates() {
-        let rate: RateLimit = "60/m".parse().unwrap();
-        assert_eq!((rate.requests.get(), rate.period), (60, Duration::from_secs(60)));
-        for wrong in ["60", "0/s", "-1/s", "60/d", "/s", "x/s"] {
-            assert!(wrong.parse::<RateLimit>().unwrap_err().contains("60/m"), "{wrong}");
         }
     }
 

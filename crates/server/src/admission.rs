@@ -4,6 +4,7 @@ use axum::http::{HeaderName, StatusCode};
 use vae::{DecodeOptions, EncodeOptions, Forecast, Forecaster, VaeError};
 
 use crate::Config;
+use crate::budget::{Budget, size};
 use crate::error::ApiError;
 
 /// Header that says how it was decoded or encoded: a name of [`Mode`].
@@ -57,17 +58,17 @@ pub(crate) struct Granted<O> {
 /// What there is, and what may be done where it is not enough.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Admission {
-    /// Bytes that the process may have.
-    pub(crate) limit: Option<usize>,
+    pub(crate) budget: Budget,
     pub(crate) on_large: OnLarge,
 }
 
 impl Admission {
     pub(crate) fn new(config: &Config) -> Self {
-        Self { limit: config.memory_limit, on_large: config.on_large }
+        Self { budget: Budget::new(config), on_large: config.on_large }
     }
 
-    /// How to decode latents of this shape, if `at_rest` bytes are taken already.
+    /// How to decode latents of this shape. It depends on nothing else that the server does or holds, so the same request
+    /// is always done in the same way.
     ///
     /// # Errors
     /// 413 with the numbers when they do not fit in any way that is allowed; 422 when the model cannot decode them so.
@@ -76,7 +77,6 @@ impl Admission {
         forecaster: Option<&Forecaster>,
         latents: &[usize],
         options: DecodeOptions,
-        at_rest: usize,
     ) -> Result<Granted<DecodeOptions>, ApiError> {
         let ways = [
             options,
@@ -92,10 +92,10 @@ impl Admission {
             options.tiling
                 && latents.iter().rev().take(2).any(|&length| side.is_some_and(|side| length > side))
         };
-        self.choose(ways, at_rest, cut, |options| forecaster.decode(latents, options))
+        self.choose(ways, cut, |options| forecaster.decode(latents, options))
     }
 
-    /// How to encode pixels of this shape, if `at_rest` bytes are taken already.
+    /// How to encode pixels of this shape.
     ///
     /// # Errors
     /// As for [`Admission::decode`].
@@ -104,7 +104,6 @@ impl Admission {
         forecaster: Option<&Forecaster>,
         pixels: &[usize],
         options: EncodeOptions,
-        at_rest: usize,
     ) -> Result<Granted<EncodeOptions>, ApiError> {
         // Encoders keep 32 bits between their layers.
         let ways = [options, options, EncodeOptions { tiling: true, framewise: true }];
@@ -117,14 +116,13 @@ impl Admission {
             options.tiling
                 && pixels.iter().rev().take(2).any(|&length| side.is_some_and(|side| length > side))
         };
-        self.choose(ways, at_rest, cut, |options| forecaster.encode(pixels, options))
+        self.choose(ways, cut, |options| forecaster.encode(pixels, options))
     }
 
     /// The first of the ways, exact, lean and tiled, that is allowed and fits.
     fn choose<O: Copy + PartialEq>(
         &self,
         ways: [O; 3],
-        at_rest: usize,
         cut: impl Fn(&O) -> bool,
         forecast: impl Fn(&O) -> Result<Forecast, VaeError>,
     ) -> Result<Granted<O>, ApiError> {
@@ -138,10 +136,9 @@ impl Admission {
         };
         let [exact, lean, tiled] = ways;
         let first = forecast(&exact).map_err(ApiError::from)?;
-        let Some(limit) = self.limit.filter(|_| self.on_large != OnLarge::Exact) else {
+        let Some(room) = self.budget.work().filter(|_| self.on_large != OnLarge::Exact) else {
             return Ok(grant(exact, first));
         };
-        let room = limit.saturating_sub(at_rest);
         if first.memory() <= room {
             return Ok(grant(exact, first));
         }
@@ -169,20 +166,12 @@ impl Admission {
         Err(ApiError::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             format!(
-                "this would take {} of memory, and the server has {} for it, of {} in all: {advice}",
+                "this would take {} of memory, and the server has {} for it, of {} in all (--memory-limit): {advice}",
                 size(least.memory()),
                 size(room),
-                size(limit)
+                size(self.budget.limit.unwrap_or(usize::MAX))
             ),
         ))
-    }
-}
-
-/// Bytes for people.
-fn size(bytes: usize) -> String {
-    match bytes {
-        bytes if bytes >= 10 << 30 => format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30)),
-        bytes => format!("{} MiB", bytes.div_ceil(1 << 20)),
     }
 }
 
@@ -193,8 +182,9 @@ mod tests {
     const MIB: usize = 1 << 20;
 
     fn choose(on_large: OnLarge, limit: Option<usize>) -> Result<(&'static str, Mode), String> {
-        let admission = Admission { limit: limit.map(|mib| mib * MIB), on_large };
-        // Options that are their own names; they take 800, 400 and 100 MiB, and 50 are taken already.
+        let budget = Budget { limit: limit.map(|mib| mib * MIB), bodies: 34 * MIB };
+        let admission = Admission { budget, on_large };
+        // Options that are their own names; they take 800, 400 and 100 MiB. Bodies and the process itself take 50.
         let forecast = |name: &&'static str| {
             let (memory, lean) = match *name {
                 "exact" => (800, false),
@@ -203,7 +193,7 @@ mod tests {
             };
             Ok(Forecast { engine_memory: memory * MIB, host_memory: 0, work: 1, lean })
         };
-        let granted = admission.choose(["exact", "lean", "tile"], 50 * MIB, |name| *name == "tile", forecast);
+        let granted = admission.choose(["exact", "lean", "tile"], |name| *name == "tile", forecast);
         granted.map(|granted| (granted.options, granted.mode)).map_err(|error| {
             assert_eq!(error.status, 413);
             error.message
@@ -246,10 +236,5 @@ mod tests {
                 }
             }
         }
-    }
-
-    #[test]
-    fn sizes_are_rounded_up_for_people() {
-        assert_eq!([size(1), size(3 * MIB), size(20 << 30)], ["1 MiB", "3 MiB", "20.0 GiB"]);
     }
 }

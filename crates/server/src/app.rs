@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::Serialize;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use vae::VaeInfo;
 use wire::Limits;
 use wire::routes::{Target, is_model_name};
 
 use crate::access::Access;
 use crate::admission::Admission;
-use crate::client::Client;
+use crate::bodies::Bodies;
 use crate::error::{ApiError, ServeError};
 use crate::executor::Executor;
 use crate::metrics::Metrics;
@@ -23,9 +23,6 @@ use crate::{Config, Model};
 
 /// Nobody knows how long models take to load.
 const WHILE_LOADING: Duration = Duration::from_secs(5);
-
-/// One permit of [`App::room`]; a semaphore counts to 2³² − 1 in one step at most.
-const ROOM_UNIT: usize = 1024;
 
 /// What all handlers share. Cheap to clone.
 #[derive(Clone)]
@@ -39,10 +36,11 @@ struct Inner {
     access: Access,
     metrics: Metrics,
     limits: Limits,
+    video_limits: Limits,
     allow_non_finite: bool,
     body_timeout: Duration,
     timeout: Duration,
-    room: Semaphore,
+    bodies: Bodies,
     draining: AtomicBool,
     in_flight: AtomicUsize,
 }
@@ -106,22 +104,20 @@ impl App {
                 return Err(ServeError::Config(format!("two models are named {name:?}")));
             }
         }
+        let admission = Admission::new(config);
         Ok(Self(Arc::new(Inner {
             names,
             origins: models.iter().map(Origin::of).collect(),
             executor: Executor::new(config, models),
-            admission: Admission::new(config),
+            admission,
             access: Access::new(config.access.clone())?,
             metrics: Metrics::new(),
             limits: config.limits.clone(),
+            video_limits: config.video_limits.clone(),
             allow_non_finite: config.allow_non_finite,
             body_timeout: config.body_timeout,
             timeout: config.timeout,
-            // The largest body that the limits allow must always find room when there is no other.
-            room: Semaphore::new(
-                (config.max_pending_bytes.max(config.limits.max_base64_body_bytes()).div_ceil(ROOM_UNIT))
-                    .min(Semaphore::MAX_PERMITS),
-            ),
+            bodies: Bodies::new(admission.budget),
             draining: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
         })))
@@ -147,8 +143,14 @@ impl App {
         &self.0.metrics
     }
 
-    pub(crate) fn limits(&self) -> &Limits {
-        &self.0.limits
+    /// How much one request may ask for from a model of this kind.
+    pub(crate) fn limits(&self, info: &VaeInfo) -> &Limits {
+        if info.temporal_factor.is_some() { &self.0.video_limits } else { &self.0.limits }
+    }
+
+    /// How much one request to a model may ask for. Of one that is not loaded it is not known yet, and looked at again.
+    pub(crate) fn first_limits(&self, model: usize) -> &Limits {
+        self.known(model).map_or(&self.0.video_limits, |known| self.limits(&known.info))
     }
 
     /// What is done with values that are NaN or infinite.
@@ -251,17 +253,9 @@ impl App {
         })
     }
 
-    /// Room for a body of at most `bytes` bytes, for as long as the permit lives.
-    ///
-    /// # Errors
-    /// 429 when other requests fill it.
-    pub(crate) fn room(&self, bytes: usize, client: Client) -> Result<SemaphorePermit<'_>, ApiError> {
-        let units = u32::try_from(bytes.div_ceil(ROOM_UNIT)).unwrap_or(u32::MAX);
-        self.0.room.try_acquire_many(units).map_err(|_| {
-            let wait =
-                self.0.executor.check(client).err().map_or(Duration::from_secs(1), |full| full.retry_after);
-            ApiError::too_many("too many large requests are on their way: try again later", wait)
-        })
+    /// The memory of all bodies.
+    pub(crate) fn bodies(&self) -> &Bodies {
+        &self.0.bodies
     }
 }
 

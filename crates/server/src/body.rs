@@ -10,12 +10,16 @@ use http_body_util::BodyExt;
 use hyper::body::Frame;
 use tokio::time::timeout;
 
+use crate::bodies::Held;
 use crate::error::ApiError;
 
 /// How much of a refused body is read and thrown away, and for how long. Many clients do not look for an answer
 /// before they have sent everything; without this they would see a broken connection instead of the reason.
 const DISCARD_BYTES: usize = 256 << 20;
 const DISCARD_TIME: Duration = Duration::from_secs(10);
+
+/// The steps in which a body takes memory that has not said how long it is.
+const STEP: usize = 256 << 10;
 
 /// Memory that a body gets before its bytes are there.
 const FIRST_BYTES: usize = 64 << 10;
@@ -31,8 +35,13 @@ pub(crate) type Upload = Option<Body>;
 /// Reads a whole body of at most `limit` bytes.
 ///
 /// # Errors
-/// 413 for a longer one, 408 when it takes too long, 400 when it breaks off.
-pub(crate) async fn read(upload: &mut Upload, limit: usize, time: Duration) -> Result<Bytes, ApiError> {
+/// 413 for a longer one, 429 when other bodies hold the memory, 408 when it takes too long, 400 when it breaks off.
+pub(crate) async fn read(
+    upload: &mut Upload,
+    limit: usize,
+    time: Duration,
+    held: &mut Held<'_>,
+) -> Result<Bytes, ApiError> {
     let reading = async {
         let mut bytes = Vec::with_capacity(limit.min(FIRST_BYTES));
         while let Some(frame) = next(upload).await {
@@ -47,6 +56,9 @@ pub(crate) async fn read(upload: &mut Upload, limit: usize, time: Duration) -> R
                     format!("the body has more than the {limit} bytes that this request may have"),
                 ));
             }
+            // One that has not said how long it is takes room as it comes.
+            let length = bytes.len() + data.len();
+            held.grow(length.next_multiple_of(STEP).min(limit))?;
             bytes.extend_from_slice(&data);
         }
         Ok(bytes.into())
@@ -54,7 +66,7 @@ pub(crate) async fn read(upload: &mut Upload, limit: usize, time: Duration) -> R
     timeout(time, reading).await.unwrap_or_else(|_| {
         Err(ApiError::new(
             StatusCode::REQUEST_TIMEOUT,
-            format!("the body did not arrive within {} seconds", time.as_secs_f32()),
+            format!("the body did not arrive within {} seconds (--body-timeout)", time.as_secs_f32()),
         ))
     })
 }
@@ -67,15 +79,16 @@ async fn next(upload: &mut Upload) -> Option<Result<Frame<Bytes>, axum::Error>> 
     frame
 }
 
-/// Reads the rest of a body that nobody wants.
-pub(crate) async fn discard(head: &Parts, mut upload: Upload) {
+/// Has the rest of a body that nobody wants read and thrown away. The answer does not wait for that: whoever looks for it
+/// while sending finds it.
+pub(crate) fn discard(head: &Parts, mut upload: Upload) {
     // Such a client does wait for the answer, and reading would tell it to send.
     let waits = head.headers.contains_key(header::EXPECT);
     if waits || announced_length(&head.headers).is_some_and(|length| length > DISCARD_BYTES) {
         return;
     }
     let mut left = DISCARD_BYTES;
-    let reading = async {
+    let reading = async move {
         while let Some(Ok(frame)) = next(&mut upload).await {
             let length = frame.data_ref().map_or(0, Bytes::len);
             match left.checked_sub(length) {
@@ -84,6 +97,6 @@ pub(crate) async fn discard(head: &Parts, mut upload: Upload) {
             }
         }
     };
-    // Enough is enough: the connection is closed after the answer.
-    let _ = timeout(DISCARD_TIME, reading).await;
+    // Enough is enough: with the body, the connection ends. It also ends when the client does.
+    tokio::spawn(timeout(DISCARD_TIME, reading));
 }

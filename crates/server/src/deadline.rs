@@ -8,7 +8,8 @@ use tokio::time::{Instant, timeout_at};
 use crate::error::ApiError;
 
 /// How many seconds the client will wait, decimals allowed. Never more than the server's own limit.
-const REQUEST_TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout");
+const REQUEST_TIMEOUT_NAME: &str = "x-request-timeout";
+const REQUEST_TIMEOUT: HeaderName = HeaderName::from_static(REQUEST_TIMEOUT_NAME);
 
 /// What a client is told that asked for more time than it got: by then the line may be shorter.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -18,6 +19,8 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 pub(crate) struct Deadline {
     at: Instant,
     time: Duration,
+    /// What says how long it is.
+    setting: &'static str,
 }
 
 /// The deadline of a request that has just come: what it asks for, at most `limit`.
@@ -25,13 +28,13 @@ pub(crate) struct Deadline {
 /// # Errors
 /// 400 for a header that is no positive number.
 pub(crate) fn of(headers: &HeaderMap, limit: Duration) -> Result<Deadline, ApiError> {
-    let time = match headers.get(REQUEST_TIMEOUT) {
+    let asked = match headers.get(REQUEST_TIMEOUT) {
         None => limit,
         Some(value) => {
             let seconds = value.to_str().ok().and_then(|text| text.trim().parse::<f64>().ok());
             // A time that is too long to be counted is as good as none.
             match seconds.filter(|&seconds| seconds > 0.0) {
-                Some(seconds) => Duration::try_from_secs_f64(seconds).unwrap_or(limit).min(limit),
+                Some(seconds) => Duration::try_from_secs_f64(seconds).unwrap_or(limit),
                 None => {
                     return Err(ApiError::new(
                         StatusCode::BAD_REQUEST,
@@ -41,7 +44,8 @@ pub(crate) fn of(headers: &HeaderMap, limit: Duration) -> Result<Deadline, ApiEr
             }
         }
     };
-    Ok(Deadline { at: Instant::now() + time, time })
+    let (time, setting) = if asked < limit { (asked, REQUEST_TIMEOUT_NAME) } else { (limit, "--timeout") };
+    Ok(Deadline { at: Instant::now() + time, time, setting })
 }
 
 impl Deadline {
@@ -55,8 +59,9 @@ impl Deadline {
     ) -> Result<T, ApiError> {
         timeout_at(self.at, work).await.unwrap_or_else(|_| {
             let message = format!(
-                "the request was not done within {} seconds, as long as it may take: send less, or later",
-                self.time.as_secs_f64()
+                "the request was not done within {} seconds, as long as it may take ({}): send less, or later",
+                self.time.as_secs_f64(),
+                self.setting
             );
             Err(ApiError::unavailable(message, RETRY_AFTER))
         })

@@ -29,8 +29,7 @@ pub(crate) fn job(request: DecodeRequest, house: &House<'_>) -> Result<Job, ApiE
     // Shapes cost nothing to check, values a pass over them.
     let survey = values::check(&latents, Kind::Latents, non_finite, &mut warnings)?;
     values::check_scaled(&survey, scaling(params.scaling), info, non_finite)?;
-    let Granted { options, mode, forecast } =
-        house.admission.decode(house.forecaster, &shape, options, house.at_rest)?;
+    let Granted { options, mode, forecast } = house.admission.decode(house.forecaster, &shape, options)?;
     let reply = Reply::Pictures(params.answer);
     let work = Box::new(move |vae: &mut dyn vae::Vae, observer: &mut dyn vae::Observer| {
         let latents = for_model(latents, &params, vae.info())?;

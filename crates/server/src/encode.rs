@@ -56,8 +56,7 @@ pub(crate) fn job(request: EncodeRequest, house: &House<'_>) -> Result<Job, ApiE
     };
     let options = EncodeOptions { tiling: params.tiling, framewise: params.framewise };
     let shape = size.shape((height, width), info);
-    let Granted { options, mode, forecast } =
-        house.admission.encode(house.forecaster, &shape, options, house.at_rest)?;
+    let Granted { options, mode, forecast } = house.admission.encode(house.forecaster, &shape, options)?;
     let work = Box::new(move |vae: &mut dyn vae::Vae, observer: &mut dyn vae::Observer| {
         let pixels = for_model(picture, size, (height, width), shape)?;
         let moments = vae.encode(pixels, &options, observer)?;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use tracing::debug;
+use tracing::{debug, error};
 use vae::VaeError;
 use wire::{ErrorBody, WireError};
 
@@ -57,11 +57,13 @@ pub(crate) struct ApiError {
     pub(crate) message: String,
     /// After how long another try makes sense.
     pub(crate) retry_after: Option<Duration>,
+    /// For the log: what the message leaves out because it tells clients nothing.
+    cause: Option<String>,
 }
 
 impl ApiError {
     pub(crate) fn new(status: StatusCode, message: impl Into<String>) -> Self {
-        Self { status, message: message.into(), retry_after: None }
+        Self { status, message: message.into(), retry_after: None, cause: None }
     }
 
     pub(crate) fn not_found(message: impl Into<String>) -> Self {
@@ -82,6 +84,21 @@ impl ApiError {
     /// Our fault.
     pub(crate) fn internal(message: impl Into<String>) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, message)
+    }
+
+    /// With what the log says of it besides.
+    pub(crate) fn because(self, cause: impl ToString) -> Self {
+        Self { cause: Some(cause.to_string()), ..self }
+    }
+
+    /// Says it in the log: loudly where it is our fault.
+    pub(crate) fn log(&self) {
+        let (status, reason, cause) = (self.status.as_u16(), &self.message, self.cause.as_deref());
+        if self.status == StatusCode::INTERNAL_SERVER_ERROR {
+            error!(status, reason, cause, "a request failed");
+        } else {
+            debug!(status, reason, cause, "refused");
+        }
     }
 
     pub(crate) fn too_many(message: impl Into<String>, retry_after: Duration) -> Self {
@@ -115,7 +132,7 @@ impl From<VaeError> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        debug!(status = self.status.as_u16(), reason = self.message, "refused");
+        self.log();
         let body = ErrorBody { error: self.message }.to_json();
         let mut response = (self.status, [(header::CONTENT_TYPE, wire::JSON)], body).into_response();
         if let Some(wait) = self.retry_after {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
-use tracing::{Span, error, info, warn};
+use tracing::{Span, error, info};
 use vae::{Cancelled, HostTensor, Observer, Vae, VaeError};
 
 use crate::admission::Admission;
@@ -285,7 +285,7 @@ impl Shared {
         let _span = span.enter();
         let step = steps.as_ref().map(Steps::work);
         if self.lazy {
-            self.shelf.make_room(self.admission.limit, memory, model);
+            self.shelf.make_room(self.admission.budget.work(), memory, model);
         }
         let mut taken = match self.shelf.take(model) {
             Ok(taken) => taken,
@@ -317,21 +317,20 @@ impl Shared {
                 info!("the client left; its work was cancelled");
                 Err(VaeError::Cancelled.into())
             }
-            Ok(Err(error)) => {
-                warn!(%error, "the work failed");
-                Err(error.into())
-            }
+            Ok(Err(error)) => Err(error.into()),
             Err(panic) => {
-                error!(panic, "a model panicked");
                 // What it kept may be half done.
                 if let Err(panic) = guarded(|| vae.release()) {
                     error!(panic, "and again while it gave back its memory");
                 }
-                Err(ApiError::internal("the model crashed on this request, which is a bug of the server"))
+                Err(ApiError::internal("the model crashed on this request, which is a bug of the server")
+                    .because(panic))
             }
         };
-        // Who has left misses nothing.
-        let _ = reply.send(outcome);
+        // Who has left misses nothing, but the log would.
+        if let Err(Err(error)) = reply.send(outcome) {
+            error.log();
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 use vae::{Forecast, Forecaster, VaeInfo};
 use wire::routes::{self, Target};
 use wire::{Limits, Metadata, RequestHead, Task};
@@ -46,7 +46,7 @@ async fn answer_in_time(app: &App, head: Parts, body: Body) -> Response {
         Err(error) => {
             // Who was too slow has had enough time.
             if error.status != StatusCode::REQUEST_TIMEOUT {
-                body::discard(&head, upload).await;
+                body::discard(&head, upload);
             }
             error.into_response()
         }
@@ -79,15 +79,18 @@ async fn answer(app: &App, parts: &Parts, upload: &mut Upload) -> Result<Respons
         asked.set_task(task);
         asked.set_output(params.media_type());
     }
-    let limit = head.max_body_bytes(app.limits())?;
+    let limits = app.first_limits(model);
+    let limit = head.max_body_bytes(limits)?.min(app.admission().budget.bodies);
     let announced = body::announced_length(&parts.headers);
     if let Some(length) = announced {
-        head.check_body_length(length, app.limits())?;
+        head.check_body_length(length, limits)?;
     }
     let _accepted = app.accept()?;
     app.executor().check(client)?;
-    let _room = app.room(announced.unwrap_or(limit), client)?;
-    let bytes = body::read(upload, limit, app.body_timeout()).await?;
+    let mut held = app.bodies().begin();
+    held.grow(announced.unwrap_or(0))?;
+    let limit = announced.map_or(limit, |length| length.min(limit));
+    let bytes = body::read(upload, limit, app.body_timeout(), &mut held).await?;
 
     let prepared = blocking({
         let app = app.clone();
@@ -159,8 +162,6 @@ pub(crate) struct House<'a> {
     pub(crate) limits: &'a Limits,
     pub(crate) admission: &'a Admission,
     pub(crate) forecaster: Option<&'a Forecaster>,
-    /// Bytes that are taken already.
-    pub(crate) at_rest: usize,
     pub(crate) non_finite: NonFinite,
 }
 
@@ -178,10 +179,9 @@ fn prepare(app: &App, target: &Target<'_>, head: &RequestHead, body: Bytes) -> R
     }
     let house = House {
         info: &known.info,
-        limits: app.limits(),
+        limits: app.limits(&known.info),
         admission: app.admission(),
         forecaster: known.forecaster.as_deref(),
-        at_rest: app.executor().shelf().at_rest(),
         non_finite: app.non_finite(),
     };
     let (task, job) = job(request, &house).map_err(|error| rgba::with_other_reading(error, head))?;
@@ -204,8 +204,7 @@ async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
-        error!(%error, "a request crashed");
-        Err(ApiError::internal("the server crashed on this request, which is a bug"))
+        Err(ApiError::internal("the server crashed on this request, which is a bug").because(error))
     })
 }
 

@@ -13,8 +13,11 @@
 
 mod access;
 mod admission;
+mod alarm;
 mod app;
+mod bodies;
 mod body;
+mod budget;
 mod client;
 mod cors;
 mod deadline;
@@ -31,11 +34,13 @@ mod packaging;
 mod page;
 mod postprocess;
 mod queue;
+mod rate;
 mod respond;
 mod rgba;
 mod router;
 mod serve;
 mod shelf;
+mod socket;
 mod steps;
 mod stream;
 mod tensors;
@@ -49,11 +54,12 @@ mod watch;
 
 use std::time::Duration;
 
-pub use access::{AccessConfig, ApiKey, RateLimit};
+pub use access::{AccessConfig, ApiKey};
 pub use admission::OnLarge;
 pub use error::ServeError;
 pub use local::{Decoded, Encoded, Refused, decode, encode};
 pub use memory::default_memory_limit;
+pub use rate::RateLimit;
 pub use serve::Server;
 pub use steps::STEPS;
 #[cfg(feature = "tls")]
@@ -92,8 +98,10 @@ pub struct Config {
     pub tls: Option<TlsConfig>,
     /// Requests that may wait for the models while another one is worked on. One more is told to come back later.
     pub max_queue: usize,
-    /// How much one request may ask for.
+    /// How much one request to a model of pictures may ask for.
     pub limits: wire::Limits,
+    /// How much one request to a model of videos may ask for.
+    pub video_limits: wire::Limits,
     /// Whether latents and pixels may be NaN or infinite, which makes pictures black or grey.
     pub allow_non_finite: bool,
     /// Bytes of memory that the process may have while it works; `None` for no limit.
@@ -131,6 +139,7 @@ impl Default for Config {
             tls: None,
             max_queue: 32,
             limits: wire::Limits::default(),
+            video_limits: wire::Limits::for_videos(),
             allow_non_finite: false,
             memory_limit: default_memory_limit(),
             on_large: OnLarge::default(),

@@ -5,6 +5,7 @@ use vae::{HostTensor, Observer, Vae};
 use wire::{Answer, DecodeRequest, EncodeRequest, Limits, Request, Tensor};
 
 use crate::admission::{Admission, OnLarge};
+use crate::budget::Budget;
 use crate::error::ApiError;
 use crate::handler::{House, Job, job};
 use crate::respond::Reply;
@@ -104,10 +105,8 @@ fn run(
     let house = House {
         info: vae.info(),
         limits,
-        // Whoever works on their own machine knows what it has.
-        admission: &Admission { limit: None, on_large: OnLarge::Exact },
+        admission: &Admission { budget: Budget::unlimited(), on_large: OnLarge::Exact },
         forecaster: None,
-        at_rest: 0,
         non_finite: if allow_non_finite { NonFinite::Allowed } else { NonFinite::Refused },
     };
     let (_, Job { work, reply, warnings, .. }) = job(request, &house)?;

@@ -117,6 +117,8 @@ pub(crate) struct Metrics {
     running_frames_done: Gauge,
     ready: Gauge,
     resident: Gauge,
+    own: Gauge,
+    bodies: Gauge,
 }
 
 /// From milliseconds to an hour, four times as long each.
@@ -150,6 +152,8 @@ impl Metrics {
             running_frames_done: Gauge::default(),
             ready: Gauge::default(),
             resident: Gauge::default(),
+            own: Gauge::default(),
+            bodies: Gauge::default(),
             registry: Registry::default(),
         };
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
@@ -196,6 +200,12 @@ impl Metrics {
         }
         let memories = [
             ("resident_memory", "Memory of the process, pages of mapped weights among it", &metrics.resident),
+            (
+                "own_memory",
+                "Memory of the process without pages of mapped files: what memory_limit is about",
+                &metrics.own,
+            ),
+            ("bodies_memory", "Bodies of requests that are on their way or wait", &metrics.bodies),
             ("peak_memory", "The most that resident memory ever was", &metrics.peak),
             (
                 "memory_limit",
@@ -250,7 +260,9 @@ impl Metrics {
         self.models_loaded.set(gauge(app.executor().shelf().loaded()));
         self.resident.set(gauge(memory::resident().unwrap_or(0)));
         self.peak.set(gauge(memory::peak().unwrap_or(0)));
-        self.memory_limit.set(gauge(app.admission().limit.unwrap_or(0)));
+        self.own.set(gauge(memory::anonymous().unwrap_or(0)));
+        self.bodies.set(gauge(app.bodies().held()));
+        self.memory_limit.set(gauge(app.admission().budget.limit.unwrap_or(0)));
         let mut out = String::new();
         // Writing to a string does not fail.
         let _ = text::encode(&mut out, &self.registry);

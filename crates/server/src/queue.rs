@@ -10,10 +10,12 @@
 //!
 //! It knows nothing of threads or HTTP, so that its rules can be tested one by one.
 
+mod lines;
 mod pace;
 
 use std::time::{Duration, Instant};
 
+use self::lines::{Lines, Waiting};
 use self::pace::Pace;
 use crate::client::Client;
 
@@ -37,7 +39,10 @@ pub(crate) struct Cost {
 
 /// Names a job in its queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct JobId(u64);
+pub(crate) struct JobId {
+    client: Client,
+    number: u64,
+}
 
 /// There is no place; another try makes sense after `retry_after`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,18 +66,6 @@ pub(crate) struct Started<T> {
     pub(crate) waited: Duration,
 }
 
-struct Waiting<T> {
-    id: JobId,
-    client: Client,
-    cost: Cost,
-    /// How long it was expected to take when it came.
-    seconds: f64,
-    /// The virtual time at which it would be done if all clients were served side by side.
-    tag: f64,
-    since: Instant,
-    job: T,
-}
-
 struct Running {
     cost: Cost,
     since: Instant,
@@ -85,26 +78,23 @@ struct Running {
 /// The line. `T` is what has to be done.
 pub(crate) struct Queue<T> {
     capacity: usize,
-    next_id: u64,
-    /// In the order in which they came.
-    waiting: Vec<Waiting<T>>,
+    next_number: u64,
+    lines: Lines<T>,
     running: Option<Running>,
-    /// Virtual time: the tag of the job that was started last. It never goes back, as no waiting job has a smaller tag.
-    clock: f64,
     pace: Pace,
 }
 
 /// Where a newcomer would go.
 enum Place {
     Free,
-    /// That of the waiting job at this index.
-    Of(usize),
+    /// That of the newest job of this client.
+    Of(Client),
 }
 
 impl<T> Queue<T> {
     /// A line in which at most `capacity` jobs wait, besides the one that runs.
     pub(crate) fn new(capacity: usize, models: usize) -> Self {
-        Self { capacity, next_id: 0, waiting: Vec::new(), running: None, clock: 0.0, pace: Pace::new(models) }
+        Self { capacity, next_number: 0, lines: Lines::new(), running: None, pace: Pace::new(models) }
     }
 
     /// Whether a job of this client would be admitted now.
@@ -122,19 +112,17 @@ impl<T> Queue<T> {
     ) -> Result<Admitted<T>, Full> {
         let displaced = match self.place(client, now)? {
             Place::Free => None,
-            Place::Of(index) => {
+            Place::Of(greediest) => {
                 let full = self.full(now);
-                self.remove(index).map(|waiting| (waiting.job, full))
+                self.lines.remove_newest(greediest).map(|waiting| (waiting.job, full))
             }
         };
-        let id = JobId(self.next_id);
-        self.next_id += 1;
+        let number = self.next_number;
+        self.next_number += 1;
         let pace = self.pace.of(cost.model).unwrap_or(FIRST_GUESS);
         let seconds = pace * cost.work as f64;
-        let own = self.waiting.iter().filter(|waiting| waiting.client == client).map(|waiting| waiting.tag);
-        let tag = own.fold(self.clock, f64::max) + seconds;
-        self.waiting.push(Waiting { id, client, cost, seconds, tag, since: now, job });
-        Ok(Admitted { id, displaced })
+        self.lines.push(client, number, Waiting { cost, seconds, since: now, job });
+        Ok(Admitted { id: JobId { client, number }, displaced })
     }
 
     /// Takes the next job to be run, if none is running.
@@ -142,11 +130,7 @@ impl<T> Queue<T> {
         if self.running.is_some() {
             return None;
         }
-        // The first of equals is the oldest.
-        let (index, _) =
-            self.waiting.iter().enumerate().min_by(|(_, one), (_, other)| one.tag.total_cmp(&other.tag))?;
-        let next = self.waiting.remove(index);
-        self.clock = next.tag;
+        let next = self.lines.pop()?;
         let seconds = self.pace.of(next.cost.model).map(|pace| pace * next.cost.work as f64);
         self.running = Some(Running { cost: next.cost, since: now, done: 0.0, seconds });
         Some(Started { job: next.job, waited: now.saturating_duration_since(next.since) })
@@ -182,35 +166,28 @@ impl<T> Queue<T> {
 
     /// Nobody waits for this job any more. Returns whether it still waited, and forgets it then.
     pub(crate) fn abandon(&mut self, id: JobId) -> bool {
-        let index = self.waiting.iter().position(|waiting| waiting.id == id);
-        index.and_then(|index| self.remove(index)).is_some()
+        self.lines.remove(id.client, id.number).is_some()
     }
 
     /// Whether nothing runs and nothing waits.
     pub(crate) fn is_idle(&self) -> bool {
-        self.running.is_none() && self.waiting.is_empty()
+        self.running.is_none() && self.waiting() == 0
     }
 
     /// How many jobs wait.
     pub(crate) fn waiting(&self) -> usize {
-        self.waiting.len()
+        self.lines.len()
     }
 
     /// The place for a newcomer of this client.
     fn place(&self, client: Client, now: Instant) -> Result<Place, Full> {
         // An idle queue takes a job whatever its capacity, as that job will not wait.
-        if self.is_idle() || self.waiting.len() < self.capacity {
+        if self.is_idle() || self.waiting() < self.capacity {
             return Ok(Place::Free);
         }
-        let held = |client| self.waiting.iter().filter(|waiting| waiting.client == client).count();
-        // The newest job of the client that holds the most.
-        let greediest = self.waiting.iter().enumerate().max_by_key(|(_, waiting)| held(waiting.client));
-        match greediest {
+        match self.lines.greediest() {
             // With the place they would not merely change roles.
-            Some((_, greedy)) if held(greedy.client) > held(client) + 1 => {
-                let newest = self.waiting.iter().rposition(|waiting| waiting.client == greedy.client);
-                newest.map(Place::Of).ok_or_else(|| self.full(now))
-            }
+            Some((greediest, held)) if held > self.lines.held(client) + 1 => Ok(Place::Of(greediest)),
             _ => Err(self.full(now)),
         }
     }
@@ -218,23 +195,6 @@ impl<T> Queue<T> {
     /// A place becomes free when the next job may start.
     fn full(&self, now: Instant) -> Full {
         Full { retry_after: self.remaining(now).unwrap_or(NO_IDEA) }
-    }
-
-    /// Takes a job out of the line; those of its client that came later move up, as if it had never been there.
-    fn remove(&mut self, index: usize) -> Option<Waiting<T>> {
-        if index >= self.waiting.len() {
-            return None;
-        }
-        let gone = self.waiting.remove(index);
-        let (before, after) = self.waiting.split_at_mut(index);
-        let own = |waiting: &&Waiting<T>| waiting.client == gone.client;
-        // Not before the present, though: what it waited for in vain gives it no claim on what others have had since.
-        let mut last = before.iter().filter(own).map(|waiting| waiting.tag).fold(self.clock, f64::max);
-        for waiting in after.iter_mut().filter(|waiting| waiting.client == gone.client) {
-            waiting.tag = waiting.tag.min(last + waiting.seconds);
-            last = last.max(waiting.tag);
-        }
-        Some(gone)
     }
 
     /// How long the running job will take yet.

@@ -183,7 +183,7 @@ impl<'a> From<&'a VaeInfo> for ModelDetails<'a> {
 
 async fn nothing_here(request: Request) -> ApiError {
     let (head, body) = request.into_parts();
-    body::discard(&head, Some(body)).await;
+    body::discard(&head, Some(body));
     ApiError::not_found(format!(
         "there is nothing at {}; latents and pictures go to /, /predict, /<model> or /<model>/predict",
         head.uri.path()
@@ -192,7 +192,7 @@ async fn nothing_here(request: Request) -> ApiError {
 
 async fn other_method(State(app): State<App>, request: Request) -> Response {
     let (head, body) = request.into_parts();
-    body::discard(&head, Some(body)).await;
+    body::discard(&head, Some(body));
     let path = head.uri.path();
     let page = path.strip_suffix('/').unwrap_or(path);
     let allowed = if page.is_empty() {

@@ -5,22 +5,24 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::http::Request;
+use axum::http::{Request, Version};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
+use crate::alarm;
 use crate::app::App;
 use crate::client::Client;
 use crate::error::ServeError;
 use crate::router::router;
+use crate::socket::Socket;
 use crate::stream::{Stream, Transport};
 #[cfg(feature = "tls")]
 use crate::tls::Tls;
@@ -35,6 +37,9 @@ const FILES_TICK: Duration = Duration::from_secs(5);
 
 /// Pause after the system could not hand over a connection, most likely for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// Bytes that a connection keeps at most of what it has read or is to write. No head can be longer.
+const MAX_BUFFER: usize = 128 << 10;
 
 /// A server that has its port.
 pub struct Server {
@@ -89,6 +94,7 @@ impl Server {
         tokio::select! {
             () = shutdown => {}
             () = connections.follow_files(&app) => {}
+            () = alarm::watch(&app) => {}
             () = connections.accept(&listener) => {}
             // The executor ends by itself only when a model does not load, or by a bug.
             end = &mut executor => return executor_end(end),
@@ -146,6 +152,10 @@ impl Connections {
     fn new(config: &Config, app: &App) -> Self {
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new()).header_read_timeout(config.header_timeout);
+        // Whether a client that has closed its side still reads its answer is asked of the socket.
+        http.half_close(true);
+        // A head may fill it, and there may be very many connections.
+        http.max_buf_size(MAX_BUFFER);
         Self {
             http,
             service: TowerToHyperService::new(router(app.clone())),
@@ -172,19 +182,27 @@ impl Connections {
                     continue;
                 }
             };
-            // An answer is written in few pieces, and none of them shall wait for the other side.
-            if let Err(error) = stream.set_nodelay(true) {
-                debug!(%error, "a connection keeps its delay");
-            }
+            let socket = Socket::new(stream);
             let (http, service) = (self.http.clone(), self.service.clone());
             let (watcher, write_timeout) = (self.graceful.watcher(), self.write_timeout);
-            let transport = self.transport(stream);
+            let transport = self.transport(socket.clone());
+            let is_plain = self.is_plain();
             tokio::spawn(async move {
                 let Some(transport) = transport.await else { return };
                 let client = Client::at(address.ip());
                 let service = service_fn(move |mut request: Request<Incoming>| {
                     request.extensions_mut().insert(client);
-                    service.call(request)
+                    // HTTP/1.0 knows no answer before the answer.
+                    let may_probe = is_plain && request.version() == Version::HTTP_11;
+                    let (answer, socket) = (service.call(request), socket.clone());
+                    async move {
+                        tokio::select! {
+                            biased;
+                            answer = answer => answer.map_err(|never| match never {}),
+                            // The work for the request ends with the future that waits for it.
+                            () = socket.left(may_probe) => Err(Left),
+                        }
+                    }
                 });
                 let stream = TokioIo::new(Stream::new(transport, write_timeout));
                 if let Err(error) = watcher.watch(http.serve_connection(stream, service)).await {
@@ -200,16 +218,13 @@ impl Connections {
         not(feature = "tls"),
         allow(clippy::unused_self, clippy::manual_async_fn, reason = "TLS is a feature")
     )]
-    fn transport(
-        &self,
-        stream: TcpStream,
-    ) -> impl Future<Output = Option<Box<dyn Transport>>> + Send + 'static {
+    fn transport(&self, socket: Socket) -> impl Future<Output = Option<Box<dyn Transport>>> + Send + 'static {
         #[cfg(feature = "tls")]
         let (acceptor, time) = (self.tls.as_ref().map(|tls| tls.acceptor()), self.header_timeout);
         async move {
             #[cfg(feature = "tls")]
             if let Some(acceptor) = acceptor {
-                return match timeout(time, acceptor.accept(stream)).await {
+                return match timeout(time, acceptor.accept(socket)).await {
                     Ok(Ok(stream)) => Some(Box::new(stream) as Box<dyn Transport>),
                     Ok(Err(error)) => {
                         debug!(%error, "a client does not manage TLS");
@@ -218,8 +233,17 @@ impl Connections {
                     Err(_) => None,
                 };
             }
-            Some(Box::new(stream) as Box<dyn Transport>)
+            Some(Box::new(socket) as Box<dyn Transport>)
         }
+    }
+
+    /// Whether connections are not encrypted.
+    #[cfg_attr(not(feature = "tls"), allow(clippy::unused_self, reason = "TLS is a feature"))]
+    fn is_plain(&self) -> bool {
+        #[cfg(feature = "tls")]
+        return self.tls.is_none();
+        #[cfg(not(feature = "tls"))]
+        true
     }
 
     /// Reads keys and certificates again whenever their files change, for ever.
@@ -242,6 +266,11 @@ impl Connections {
         }
     }
 }
+
+/// The client has left before its answer.
+#[derive(Debug, thiserror::Error)]
+#[error("the client has left")]
+struct Left;
 
 /// Whether an error of `accept` tells of one connection that ended before it was accepted.
 fn is_of_one_connection(error: &io::Error) -> bool {

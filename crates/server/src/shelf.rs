@@ -2,16 +2,16 @@
 //! need the memory.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
 
 use tracing::{info, warn};
 use vae::{DecodeOptions, Forecaster, HostTensor, Silent, Vae, VaeInfo};
 
+use crate::Model;
 use crate::admission::{Admission, Granted};
 use crate::error::ServeError;
-use crate::{Model, memory};
 
 /// Width and height of a usual picture, in pixels.
 const PICTURE: usize = 512;
@@ -28,8 +28,6 @@ pub(crate) struct Known {
 /// All models, in the order in which they were given.
 pub(crate) struct Shelf {
     slots: Vec<Slot>,
-    /// Bytes that the process has when it does nothing.
-    at_rest: AtomicUsize,
     /// Counts uses, to know which was the last.
     uses: AtomicU64,
 }
@@ -53,11 +51,7 @@ impl Shelf {
             known: RwLock::new(None),
             last_used: AtomicU64::new(0),
         };
-        Self {
-            slots: models.into_iter().map(slot).collect(),
-            at_rest: AtomicUsize::new(0),
-            uses: AtomicU64::new(0),
-        }
+        Self { slots: models.into_iter().map(slot).collect(), uses: AtomicU64::new(0) }
     }
 
     /// What is known of a model; `None` while it is not loaded.
@@ -116,15 +110,14 @@ impl Shelf {
         }
     }
 
-    /// Puts models away, those first that were not used for longest, until `needed` bytes more fit into `limit`. The
-    /// model `kept` stays.
-    pub(crate) fn make_room(&self, limit: Option<usize>, needed: usize, kept: usize) {
-        let Some(limit) = limit else { return };
+    /// Puts models away, those first that were not used for longest, until the weights and `needed` bytes more fit into
+    /// `room`. The model `kept` stays.
+    pub(crate) fn make_room(&self, room: Option<usize>, needed: usize, kept: usize) {
+        let Some(room) = room else { return };
         loop {
             let loaded = || (0..self.slots.len()).filter_map(|model| Some((model, self.known(model)?)));
             let weights = loaded().fold(0usize, |sum, (_, known)| sum.saturating_add(known.weights));
-            let all = self.at_rest().saturating_add(weights).saturating_add(needed);
-            if all <= limit {
+            if weights.saturating_add(needed) <= room {
                 return;
             }
             let used =
@@ -145,19 +138,17 @@ impl Shelf {
         }
     }
 
-    /// Lets all models give back memory that they keep for the next decode, and notes what is left.
+    /// Lets all models give back memory that they keep for the next decode.
     pub(crate) fn rest(&self) {
         for slot in &self.slots {
             if let Some(vae) = slot.vae.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
                 vae.release();
             }
         }
-        self.at_rest.store(memory::anonymous().unwrap_or(0), Ordering::Relaxed);
     }
 
     /// Has the memory of a usual picture at hand, for each loaded model that decodes pictures, so that the first request
-    /// takes no longer than those after it. To be called at rest: memory that is kept for work is no part of
-    /// [`Shelf::at_rest`].
+    /// takes no longer than those after it.
     pub(crate) fn reserve(&self, admission: &Admission) {
         for (model, slot) in self.slots.iter().enumerate() {
             // A video takes too long for its pages to matter.
@@ -167,22 +158,15 @@ impl Shelf {
             let side = PICTURE / known.info.spatial_factor;
             let shape = [1, known.info.latent_channels, side, side];
             let options = DecodeOptions::default();
-            let granted = admission.decode(known.forecaster.as_deref(), &shape, options, self.at_rest());
+            let granted = admission.decode(known.forecaster.as_deref(), &shape, options);
             let Ok(Granted { forecast: Some(forecast), .. }) = granted else { continue };
             // It may go over the limit where a request may.
-            let needed = self.at_rest().saturating_add(forecast.memory());
-            if admission.limit.is_none_or(|limit| needed <= limit)
+            if admission.budget.work().is_none_or(|room| forecast.memory() <= room)
                 && let Some(vae) = slot.vae.lock().unwrap_or_else(PoisonError::into_inner).as_mut()
             {
                 vae.reserve(forecast.engine_memory);
             }
         }
-    }
-
-    /// Bytes that the process had when it last did nothing. Weights are not among them: the system can take back their
-    /// pages.
-    pub(crate) fn at_rest(&self) -> usize {
-        self.at_rest.load(Ordering::Relaxed)
     }
 }
 

@@ -9,6 +9,7 @@ mod fake;
 mod lazy;
 mod life;
 mod line;
+mod memory;
 mod spellings;
 #[cfg(feature = "tls")]
 mod tls;

@@ -16,9 +16,9 @@ pub struct Limits {
 }
 
 impl Default for Limits {
+    /// For models of pictures.
     fn default() -> Self {
         Self {
-            // Float32 latents of 1280×720 and 129 frames have 30 MB.
             max_body_bytes: 64 << 20,
             max_batch: 16,
             max_pixels: 2048 * 2048,
@@ -28,6 +28,12 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// The defaults for models of videos. A usual video is 129 frames of 1280 × 720 pixels: 119 million, or 357 MB as bytes
+    /// that are to be encoded.
+    pub fn for_videos() -> Self {
+        Self { max_body_bytes: 384 << 20, max_total_pixels: 128 * 1024 * 1024, ..Self::default() }
+    }
+
     /// Room around the base64 text of a JSON body: keys, parameters, white space.
     const JSON_SLACK: usize = 64 << 10;
 
@@ -40,7 +46,7 @@ impl Limits {
             return Ok(());
         }
         Err(WireError::TooLarge(format!(
-            "a tensor of {tensor} has {} bytes, and this server takes {} at most",
+            "a tensor of {tensor} has {} bytes, and this server takes {} at most (--max-body)",
             tensor.byte_len(),
             self.max_body_bytes
         )))
@@ -63,11 +69,11 @@ impl Limits {
         height: usize,
         width: usize,
     ) -> Result<(), WireError> {
-        let too_large = |what: String, limit: usize| {
-            Err(WireError::TooLarge(format!("{what}, and this server allows {limit} at most")))
+        let too_large = |what: String, limit: usize, flag: &str| {
+            Err(WireError::TooLarge(format!("{what}, and this server allows {limit} at most ({flag})")))
         };
         if batch > self.max_batch {
-            return too_large(format!("the batch has {batch} items"), self.max_batch);
+            return too_large(format!("the batch has {batch} items"), self.max_batch, "--max-batch");
         }
         let pixels = height.saturating_mul(width);
         if pixels > self.max_pixels {
@@ -79,6 +85,7 @@ impl Limits {
                     Task::Encode => format!("the picture has {width} x {height} = {pixels} pixels"),
                 },
                 self.max_pixels,
+                "--max-pixels",
             );
         }
         let total = pixels.saturating_mul(frames).saturating_mul(batch);
@@ -92,6 +99,7 @@ impl Limits {
                     }
                 ),
                 self.max_total_pixels,
+                "--max-total-pixels",
             );
         }
         Ok(())
@@ -119,6 +127,27 @@ mod tests {
                 let error = limits.check_pictures(task, batch, frames, height, width);
                 assert!(matches!(error, Err(WireError::TooLarge(_))), "{batch} {frames} {height} {width}");
             }
+        }
+    }
+
+    #[test]
+    fn usual_videos_are_within_the_defaults() {
+        let limits = Limits::for_videos();
+        for (width, height, frames) in
+            [(848, 480, 73), (960, 544, 49), (1280, 720, 129), (832, 480, 81), (768, 512, 121)]
+        {
+            for task in [Task::Decode, Task::Encode] {
+                assert_eq!(limits.check_pictures(task, 1, frames, height, width), Ok(()), "{width} {height}");
+            }
+            let head = |dtype, shape| TensorHead::new(dtype, shape).unwrap();
+            let pixels = head(DType::UInt8, vec![1, 3, frames, height, width]);
+            let latents = head(DType::Float32, vec![1, 16, (frames - 1) / 4 + 1, height / 8, width / 8]);
+            assert_eq!(limits.check_tensor(&pixels), Ok(()), "{width} {height}");
+            assert_eq!(limits.check_tensor(&latents), Ok(()), "{width} {height}");
+            // They are no pictures.
+            let pictures = Limits::default().check_pictures(Task::Decode, 1, frames, height, width);
+            let message = pictures.unwrap_err().to_string();
+            assert!(message.ends_with("allows 16777216 at most (--max-total-pixels)"), "{message}");
         }
     }
 

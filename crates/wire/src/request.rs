@@ -203,7 +203,7 @@ impl RequestHead {
             return Ok(());
         }
         Err(WireError::TooLarge(format!(
-            "the body has {length} bytes, and this server takes {limit} at most"
+            "the body has {length} bytes, and this server takes {limit} at most (--max-body)"
         )))
     }
 

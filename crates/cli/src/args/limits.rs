@@ -16,7 +16,8 @@ pub(crate) struct LimitArgs {
     /// Pixels of one picture or frame; 4194304 are 2048 x 2048
     #[arg(long, value_name = "N", default_value_t = Limits::default().max_pixels)]
     max_pixels: usize,
-    /// Pixels of a whole request, batch and frames together [default: 16777216, or --max-pixels if that is more]
+    /// Pixels of a whole request, batch and frames together [default: 16777216, for models of videos 134217728, or
+    /// --max-pixels if that is more]
     #[arg(long, value_name = "N")]
     max_total_pixels: Option<usize>,
     /// Pictures or videos of one request
@@ -25,10 +26,10 @@ pub(crate) struct LimitArgs {
     /// Take latents and pixels that hold NaN or infinity, which are otherwise refused: they make black or grey pictures
     #[arg(long)]
     allow_non_finite: bool,
-    /// Size of the tensor or picture that a request sends, such as 64MiB
-    #[arg(long, value_name = "SIZE", default_value_t = Size(Limits::default().max_body_bytes))]
-    max_body: Size,
-    /// Size of all bodies together that may be on their way or wait, such as 512MiB
+    /// Size of the tensor or picture that a request sends [default: 64MiB, for models of videos 384MiB]
+    #[arg(long, value_name = "SIZE")]
+    max_body: Option<Size>,
+    /// Size of all bodies together that may be on their way or wait, such as 512MiB; at most a quarter of --memory-limit
     #[arg(long, value_name = "SIZE", default_value_t = Size(Config::default().max_pending_bytes))]
     max_pending: Size,
     /// Requests that may wait while another is worked on; one more is told to come back later
@@ -81,17 +82,18 @@ enum OnLargeArg {
 impl LimitArgs {
     /// The configuration that these flags say; what they do not say is as it was in `config`.
     pub(crate) fn apply(&self, config: Config) -> Config {
-        let limits = Limits {
-            max_body_bytes: self.max_body.0,
+        let limits = |defaults: Limits| Limits {
+            max_body_bytes: self.max_body.map_or(defaults.max_body_bytes, |size| size.0),
             max_batch: self.max_batch,
             max_pixels: self.max_pixels,
             max_total_pixels: self
                 .max_total_pixels
-                .unwrap_or_else(|| Limits::default().max_total_pixels.max(self.max_pixels)),
+                .unwrap_or_else(|| defaults.max_total_pixels.max(self.max_pixels)),
         };
         Config {
-            limits,
             allow_non_finite: self.allow_non_finite,
+            limits: limits(Limits::default()),
+            video_limits: limits(Limits::for_videos()),
             max_queue: self.max_queue,
             memory_limit: self.memory_limit.map(|size| size.0).or(config.memory_limit),
             on_large: match self.on_large {
@@ -143,6 +145,7 @@ mod tests {
     fn sizes_and_times_have_units() {
         let config = parse(&["--max-body=3MiB", "--max-pending=1GB", "--timeout=1m 30s"]).unwrap();
         assert_eq!((config.limits.max_body_bytes, config.max_pending_bytes), (3 << 20, 1_000_000_000));
+        assert_eq!(config.video_limits.max_body_bytes, 3 << 20);
         assert_eq!(config.timeout, Duration::from_secs(90));
         for nonsense in [
             "--timeout=0s",
@@ -170,5 +173,8 @@ mod tests {
         assert_eq!(limits(&["--max-pixels=99999999"]).max_total_pixels, 99_999_999);
         assert_eq!(limits(&["--max-pixels=1"]).max_total_pixels, Limits::default().max_total_pixels);
         assert_eq!(limits(&["--max-pixels=9", "--max-total-pixels=8"]).max_total_pixels, 8);
+        let videos = |flags: &[&str]| parse(flags).unwrap().video_limits.max_total_pixels;
+        assert_eq!(videos(&[]), Limits::for_videos().max_total_pixels);
+        assert_eq!(videos(&["--max-total-pixels=8"]), 8);
     }
 }

@@ -72,9 +72,53 @@ enum Event {
     Started(usize),
 }
 
+/// The order of the jobs as the rules say it, in the simplest way: every job with its tag in one list.
+#[derive(Default)]
+struct Order {
+    waiting: Vec<Tagged>,
+    clock: f64,
+}
+
+struct Tagged {
+    job: usize,
+    client: usize,
+    seconds: f64,
+    tag: f64,
+}
+
+impl Order {
+    fn submit(&mut self, job: usize, client: usize, seconds: f64) {
+        let own = self.waiting.iter().filter(|other| other.client == client).map(|other| other.tag);
+        let tag = own.fold(self.clock, f64::max) + seconds;
+        self.waiting.push(Tagged { job, client, seconds, tag });
+    }
+
+    /// The job that is to be started.
+    fn start(&mut self) -> Option<usize> {
+        let next = self.waiting.iter().min_by(|one, other| one.tag.total_cmp(&other.tag))?;
+        let job = next.job;
+        self.clock = next.tag;
+        self.waiting.retain(|other| other.job != job);
+        Some(job)
+    }
+
+    fn leave(&mut self, job: usize) {
+        let Some(index) = self.waiting.iter().position(|other| other.job == job) else { return };
+        let gone = self.waiting.remove(index);
+        let (before, after) = self.waiting.split_at_mut(index);
+        let own = before.iter().filter(|other| other.client == gone.client).map(|other| other.tag);
+        let mut last = own.fold(self.clock, f64::max);
+        for other in after.iter_mut().filter(|other| other.client == gone.client) {
+            other.tag = other.tag.min(last + other.seconds);
+            last = last.max(other.tag);
+        }
+    }
+}
+
 /// The queue, and beside it the simplest model of what must be in it.
 struct World {
     queue: Queue<usize>,
+    order: Order,
     capacity: usize,
     now: Instant,
     jobs: Vec<Job>,
@@ -93,7 +137,8 @@ impl World {
         let known = [false; SPEED.len()];
         let (queue, now) = (Queue::new(capacity, SPEED.len()), Instant::now());
         let (jobs, waiting, history, told) = Default::default();
-        Self { queue, capacity, now, jobs, waiting, running: None, known, history, told }
+        let order = Order::default();
+        Self { queue, order, capacity, now, jobs, waiting, running: None, known, history, told }
     }
 
     /// A world in which every model has shown how fast it is.
@@ -134,8 +179,7 @@ impl World {
             Step::Pass(eighths, told) => self.pass(eighths, told),
         }
         assert_eq!(self.queue.waiting(), self.waiting.len());
-        let Queue { waiting, clock, .. } = &self.queue;
-        assert!(waiting.iter().all(|waiting| waiting.tag >= *clock), "virtual time would go back");
+        self.queue.lines.check();
         assert_eq!(self.queue.is_idle(), self.waiting.is_empty() && self.running.is_none());
     }
 
@@ -162,9 +206,12 @@ impl World {
                         self.waiting.iter().rev().find(|&&waiting| self.jobs[waiting].client == greedy);
                     assert_eq!(newest, Some(&other));
                     self.waiting.retain(|&waiting| waiting != other);
+                    self.order.leave(other);
                     self.history.push(Event::Displaced(other));
                     self.hear(full);
                 }
+                let pace = self.queue.pace.of(job.model).unwrap_or(FIRST_GUESS);
+                self.order.submit(number, job.client, pace * work as f64);
                 self.jobs.push(Job { id: Some(id), ..job });
                 self.waiting.push(number);
                 self.history.push(Event::Admitted(number));
@@ -194,6 +241,7 @@ impl World {
         assert!(!self.queue.abandon(id), "it is gone");
         if did_wait {
             self.waiting.retain(|&waiting| waiting != job);
+            self.order.leave(job);
             self.history.push(Event::Left(job));
         } else if self.running.is_some_and(|(running, ..)| running == job) {
             self.running = None;
@@ -206,6 +254,7 @@ impl World {
             assert!(self.running.is_some() || self.waiting.is_empty(), "it left work lying");
             return;
         };
+        assert_eq!(self.order.start(), Some(job), "another one was to be started");
         assert!(self.running.is_none(), "two run");
         assert_eq!(waited, self.now - self.jobs[job].since);
         assert!(self.waiting.contains(&job), "it ran what was not waiting");

@@ -264,3 +264,28 @@ fn progress_is_counted_in_frames() {
     queue.finish(true, start);
     assert_eq!(queue.running(), None);
 }
+
+#[test]
+fn many_who_wait_cost_nobody_time() {
+    // As many as an attacker's addresses. With time in proportion to who waits, what follows would take minutes; in
+    // proportion to its square, years.
+    let (now, many) = (Instant::now(), 50_000_u64);
+    let mut queue = Queue::new(2 * many as usize, 1);
+    let mut ids = Vec::new();
+    for number in 0..many {
+        for client in [Client::Key(number), Client::Key(many)] {
+            ids.push(queue.admit(client, SMALL, number, now).unwrap().id);
+        }
+    }
+    let begun = Instant::now();
+    for _ in 0..many {
+        assert!(queue.check(Client::Key(many), now).is_err());
+        assert!(queue.check(Client::Key(many + 1), now).is_ok());
+    }
+    // One client leaves with half of them, the oldest first; of the others each second one.
+    for id in ids.iter().skip(1).step_by(2).chain(ids.iter().step_by(4)) {
+        assert!(queue.abandon(*id));
+    }
+    assert_eq!(order(&mut queue, now), (0..many).skip(1).step_by(2).collect::<Vec<_>>());
+    assert!(begun.elapsed() < seconds(20), "{:?}", begun.elapsed());
+}

@@ -3,6 +3,8 @@
 use axum::body::Body;
 use axum::http::{Method, Request};
 use bytes::Bytes;
+use std::io;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use vae::VaeInfo;
 use wire::Limits;
@@ -217,6 +219,45 @@ async fn a_model_that_fails_or_panics_does_not_end_the_server() {
     }
     assert_eq!(handle.released(), 1, "what a panic left behind is given back");
     house.post(uri, "", vec![0; 16]).await.content("tensor/binary");
+}
+
+/// Where log lines go.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(line)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn failures_of_ours_are_logged_with_their_cause() {
+    let log = Log::default();
+    let (lines, writer) = (log.clone(), move || log.clone());
+    let subscriber = tracing_subscriber::fmt().with_writer(writer).with_ansi(false).finish();
+    let _here = tracing::subscriber::set_default(subscriber);
+    let house = house().await;
+    let uri = "/?dtype=float32&shape=[1,4,1,1]&output_type=pt";
+    for (value, cause) in [(FAIL, "12345 bytes"), (PANIC, "as the test wants it")] {
+        lines.0.lock().unwrap().clear();
+        let body: Vec<u8> = [value; 4].iter().flat_map(|x| x.to_le_bytes()).collect();
+        let reply = house.post(uri, "", body).await;
+        reply.error(500);
+        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        let loud: Vec<_> = text.lines().filter(|line| line.contains("ERROR")).collect();
+        assert!(loud.len() == 1 && loud[0].contains(cause), "{text}");
+        assert!(loud[0].contains(reply.header("x-request-id")), "{text}");
+    }
+    // What clients do wrong is not our failure.
+    lines.0.lock().unwrap().clear();
+    house.post("/", "", vec![0; 4]).await.error(400);
+    let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    assert!(!text.contains("ERROR") && text.contains("status=400"), "{text}");
 }
 
 #[tokio::test]

@@ -87,8 +87,8 @@ async fn bodies_find_room_or_are_sent_away() {
     let running = request(&house);
     house.until(|_| handle.started() == 1).await;
     let json = axum::http::Request::post("/").header("content-type", "application/json");
-    let error = house.send(json.body("{}".into()).unwrap()).await.error(429);
-    assert!(error.contains("large"), "{error}");
+    let error = house.send(json.body(" ".repeat(70_000).into()).unwrap()).await.error(429);
+    assert!(error.contains("--max-pending"), "{error}");
     handle.let_go();
     ok(running).await;
     // Now there is room, and the body is looked at.

@@ -1,0 +1,138 @@
+//! The memory limit: what a request may take depends on the request and the settings, never on what others sent or hold.
+
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::time::sleep;
+use vae::engine::cpu::{CpuEngine, CpuOptions};
+use vae::{DecodeOptions, Source, VaeInfo};
+use wire::{Answer, DType, DecodeRequest, Limits, Params, Request, Tensor, VideoFormat};
+
+use super::fake::{from, info, model};
+use super::life::{Live, until};
+use crate::app::App;
+use crate::budget::Budget;
+use crate::handler::{House, job};
+use crate::{Config, Model};
+
+const MIB: usize = 1 << 20;
+
+/// Latents of 256 x 256 pixels.
+const SHAPE: [usize; 4] = [1, 16, 32, 32];
+
+/// The demonstration model, which can tell what work will take.
+fn demo() -> Box<dyn vae::Vae> {
+    let source = Source::Embedded {
+        config: include_str!("../../../../assets/demo-vae/config.json"),
+        weights: include_bytes!("../../../../assets/demo-vae/diffusion_pytorch_model.safetensors"),
+    };
+    let options = CpuOptions { threads: Some(1), ..CpuOptions::default() };
+    vae::load(source, CpuEngine::new(options).unwrap()).unwrap()
+}
+
+fn demo_model() -> Model {
+    from("demo", "a test", Box::new(|| Ok(demo())))
+}
+
+/// A limit into which an exact decode of [`SHAPE`] just fits.
+fn tight() -> Config {
+    let forecast = demo().forecaster().unwrap().decode(&SHAPE, &DecodeOptions::default()).unwrap();
+    let limits = Limits { max_body_bytes: 8 * MIB, ..Limits::default() };
+    let config = Config { limits, idle_release: Duration::from_millis(20), ..Config::default() };
+    (1..)
+        .map(|mib| Config { memory_limit: Some(mib * MIB), ..config.clone() })
+        .find(|config| Budget::new(config).work().unwrap() >= forecast.memory())
+        .unwrap()
+}
+
+async fn decode(live: &Live) -> String {
+    let length: usize = SHAPE.iter().product();
+    let head = format!(
+        "POST /?dtype=uint8&shape={SHAPE:?}&output_type=pt HTTP/1.1\r\nHost: test\r\nContent-Type: tensor/binary\r\n\
+         Content-Length: {length}\r\n\r\n"
+    )
+    .replace(", ", ",");
+    let answer = live.ask(&(head + &"0".repeat(length))).await;
+    let status = answer.lines().next().unwrap_or_default().to_owned();
+    let mode = answer.lines().find(|line| line.starts_with("x-decode-mode: ")).unwrap_or_default();
+    format!("{status}, {mode}")
+}
+
+/// Sends a request that never ends: `length` bytes of a body of one more, or of headers.
+async fn unfinished(live: &Live, head: &str, length: usize) -> TcpStream {
+    let mut stream = live.connect(head).await;
+    // Refused or not, it sends what it can.
+    let _ = stream.write_all(&vec![b'x'; length]).await;
+    stream
+}
+
+#[tokio::test]
+async fn what_others_held_while_the_server_rested_changes_nothing() {
+    let mut live = Live::open(tight(), vec![demo_model()]).await;
+    live.until_ready().await;
+    assert_eq!(decode(&live).await, "HTTP/1.1 200 OK, x-decode-mode: exact");
+
+    let body = |kind: &str| {
+        format!("POST / HTTP/1.1\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n", 5 * MIB + 1)
+    };
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        held.push(unfinished(&live, &body("image/png"), 5 * MIB).await);
+        held.push(unfinished(&live, &body("application/json"), 5 * MIB).await);
+    }
+    for _ in 0..50 {
+        held.push(unfinished(&live, "GET / HTTP/1.1\r\nX-Long: ", 100 << 10).await);
+    }
+    let figure = async |name: &str| {
+        let figures = live.ask("GET /metrics HTTP/1.1\r\n\r\n").await;
+        let value = figures.lines().find_map(|line| line.strip_prefix(name)).map(str::to_owned);
+        value.unwrap_or_else(|| panic!("no {name} in {figures}")).trim().parse::<usize>().unwrap()
+    };
+    until(async || figure("remote_vae_bodies_memory_bytes").await >= 5 * MIB).await;
+    assert!(figure("remote_vae_own_memory_bytes").await > 10 * MIB);
+    // The server rests several times meanwhile, and is asked meanwhile.
+    for _ in 0..3 {
+        sleep(Duration::from_millis(60)).await;
+        assert_eq!(decode(&live).await, "HTTP/1.1 200 OK, x-decode-mode: exact");
+    }
+    drop(held);
+    until(async || figure("remote_vae_bodies_memory_bytes").await == 0).await;
+    assert_eq!(decode(&live).await, "HTTP/1.1 200 OK, x-decode-mode: exact");
+    live.stop();
+    live.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_body_that_all_together_may_not_have_is_refused() {
+    let config = Config { memory_limit: Some(16 * MIB), ..Config::default() };
+    let mut live = Live::open(config, vec![model("fake", info()).0]).await;
+    live.until_ready().await;
+    let head = format!("POST / HTTP/1.1\r\nContent-Type: image/png\r\nContent-Length: {}\r\n\r\n", 5 * MIB);
+    let answer = live.ask(&(head + &"x".repeat(5 * MIB))).await;
+    assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+    assert!(answer.contains("have 4194304, of 16 MiB in all (--memory-limit)"), "{answer}");
+    live.stop();
+    live.end().await.unwrap();
+}
+
+#[test]
+fn usual_videos_are_taken_by_default() {
+    let info = VaeInfo { latent_channels: 16, spatial_factor: 8, temporal_factor: Some(4), ..info() };
+    let app = App::new(&Config::default(), vec![model("videos", info.clone()).0]).unwrap();
+    let pixels_of = |[width, height, frames]: [usize; 3], info: &VaeInfo| {
+        let shape = vec![1, 16, (frames - 1) / 4 + 1, height / 8, width / 8];
+        let bytes = vec![0; shape.iter().product()];
+        let latents = Tensor::new(DType::UInt8, shape, bytes.into()).unwrap();
+        let answer = Answer::Video(VideoFormat::default());
+        let request = DecodeRequest { latents, params: Params::new(answer) };
+        let house = House { info, limits: app.limits(info), admission: app.admission(), forecaster: None, non_finite: app.non_finite() };
+        job(Request::Decode(request), &house).map(|(_, job)| job.pixels)
+    };
+    for [width, height, frames] in [[848, 480, 73], [960, 544, 49], [1280, 720, 129]] {
+        assert_eq!(pixels_of([width, height, frames], &info), Ok(width * height * frames));
+    }
+    let error = pixels_of([1280, 720, 149], &info).unwrap_err();
+    assert_eq!(error.status, 413);
+    assert!(error.message.ends_with("allows 134217728 at most (--max-total-pixels)"), "{}", error.message);
+}
