@@ -117,6 +117,8 @@ def test_nothing_unfinished_is_held_against_later_requests(tmp_path):
                     # Who is refused at once may be cut off.
                     with contextlib.suppress(OSError):
                         client.sendall(head.encode() + content)
+                # Others are served meanwhile, after which the server rests.
+                as_before()
                 time.sleep(1)
 
         as_before()
