@@ -13,6 +13,8 @@ macro_rules! say {
     }};
 }
 
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+mod allocator;
 mod args;
 mod batch;
 mod bench;
@@ -50,6 +52,10 @@ fn main() -> ExitCode {
         Err(error) => return failed(&error),
     };
     let serves = matches!(args.command, Command::Serve(_));
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    if serves {
+        allocator::settle();
+    }
     let quiet = if serves { LevelFilter::INFO } else { LevelFilter::WARN };
     let log = log(args.log.unwrap_or_else(|| Targets::new().with_default(quiet)), args.log_format);
     #[cfg(feature = "otel")]

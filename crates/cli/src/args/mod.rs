@@ -213,7 +213,12 @@ mod tests {
         let mut command = command();
         command.build();
         let help = command.find_subcommand_mut("serve").unwrap().render_long_help().to_string();
-        for default in ["[default: 64MiB]", "[default: 512MiB]", "[default: 1h]", "[default: 30s]"] {
+        for default in [
+            "[default: 64MiB, for models of videos 384MiB]",
+            "[default: 512MiB]",
+            "[default: 1h]",
+            "[default: 30s]",
+        ] {
             assert!(help.contains(default), "{default} is missing in\n{help}");
         }
     }
