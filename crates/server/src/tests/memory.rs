@@ -126,7 +126,13 @@ fn usual_videos_are_taken_by_default() {
         let latents = Tensor::new(DType::UInt8, shape, bytes.into()).unwrap();
         let answer = Answer::Video(VideoFormat::default());
         let request = DecodeRequest { latents, params: Params::new(answer) };
-        let house = House { info, limits: app.limits(info), admission: app.admission(), forecaster: None, non_finite: app.non_finite() };
+        let house = House {
+            info,
+            limits: app.limits(info),
+            admission: app.admission(),
+            forecaster: None,
+            non_finite: app.non_finite(),
+        };
         job(Request::Decode(request), &house).map(|(_, job)| job.pixels)
     };
     for [width, height, frames] in [[848, 480, 73], [960, 544, 49], [1280, 720, 129]] {
