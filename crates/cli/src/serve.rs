@@ -10,7 +10,7 @@ use clap::{ArgMatches, ValueHint};
 use server::{Config, Model, ServeError, Server};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tracing::warn;
-use vae::VaeInfo;
+use vae::{LoadMode, VaeInfo};
 use vae::engine::cpu::CpuEngine;
 
 use crate::args::doors::DoorArgs;
@@ -89,7 +89,7 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<()> {
         .models
         .iter()
         .flat_map(|models| &models.0)
-        .map(|model| served(model, engine.clone(), loaded.clone()))
+        .map(|model| served(model, engine.clone(), args.engine.load, loaded.clone()))
         .collect::<anyhow::Result<Vec<_>>>()?;
     let config = args.limits.apply(Config {
         host: args.host,
@@ -147,8 +147,10 @@ pub(crate) struct Loaded {
 pub(crate) fn served(
     model: &ModelArg,
     engine: CpuEngine,
+    mode: Option<LoadMode>,
     loaded: UnboundedSender<Loaded>,
 ) -> anyhow::Result<Model> {
+    model.source.check()?;
     let name = model.name()?;
     let source = model.source.clone();
     Ok(Model {
@@ -158,7 +160,7 @@ pub(crate) fn served(
         license: source.license(),
         example: source.example(),
         load: Box::new(move || {
-            let vae = source.clone().load(engine.clone())?;
+            let vae = source.clone().load(engine.clone(), mode)?;
             let (name, info) = (name.clone(), vae.info().clone());
             // Nobody may be listening any more, and that is fine.
             let _ = loaded.send(Loaded { name, info });

@@ -21,7 +21,7 @@ pub(crate) fn fetch(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<PathBuf, HubError> {
     let url = http.file_url(repo, commit, file)?;
-    let metadata = http.metadata(repo, &url, file)?;
+    let metadata = http.metadata(repo, &url, file, commit)?;
     let blob = cache.blob(repo, &metadata.etag);
     for path in [&blob.path, &blob.lock] {
         make_parent(path)?;
@@ -95,14 +95,15 @@ impl Download<'_> {
             match self.receive(target, &mut done, progress) {
                 Ok(()) if done == size => break,
                 Ok(()) => {
-                    pauses.wait(self.url, format!("the connection ended after {done} of {size} bytes"))?
+                    let reason = format!("the connection ended after {done} of {size} bytes");
+                    pauses.wait(self.url, reason, done)?;
                 }
                 Err(Failure::Passing(reason)) => {
                     // A connection that brought something on was worth the while.
                     if done > before {
                         pauses = Pauses::new();
                     }
-                    pauses.wait(self.url, format!("{reason}, after {done} of {size} bytes"))?;
+                    pauses.wait(self.url, format!("{reason}, after {done} of {size} bytes"), done)?;
                 }
                 Err(Failure::Final(error)) => return Err(error),
             }
@@ -144,7 +145,7 @@ impl Download<'_> {
     /// Compares the file with its checksum, where the hub tells one: large files are named by their SHA-256.
     fn check(&self, target: &mut File) -> Result<(), HubError> {
         let expected = &self.metadata.etag;
-        if expected.len() != 64 {
+        if expected.len() != 64 || !expected.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return Ok(());
         }
         target.seek(SeekFrom::Start(0)).map_err(HubError::io(self.incomplete))?;
@@ -161,6 +162,17 @@ fn sha256(source: &mut impl Read) -> std::io::Result<String> {
     let mut hash = Sha256::new();
     std::io::copy(source, &mut hash)?;
     Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// A name for content that the hub does not name: of what leads to it. It is shorter than a checksum, for which it must not
+/// be taken.
+pub(crate) fn name_of(parts: &[&str]) -> String {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update(part.as_bytes());
+        hash.update([0]);
+    }
+    hash.finalize().iter().take(20).map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -32,12 +32,14 @@ pub enum HubError {
         reason: String,
     },
     /// The hub could not be reached, or the connection broke too often. What is there is kept.
-    #[error("{url}: {reason}; what was downloaded is kept, so trying again goes on from there")]
+    #[error("{url}: {reason}{}", what_is_kept(.kept))]
     Network {
         /// What was asked for.
         url: String,
         /// Why it did not come.
         reason: String,
+        /// Bytes of the file that are there already.
+        kept: u64,
     },
     /// The hub answers in a way that we do not understand.
     #[error("the hub's answer cannot be used: {0}")]
@@ -58,6 +60,11 @@ pub enum HubError {
         /// What the system said.
         source: std::io::Error,
     },
+}
+
+/// What is said of a part of a file that is there.
+fn what_is_kept(kept: &u64) -> &'static str {
+    if *kept > 0 { "; what was downloaded is kept, so trying again goes on from there" } else { "" }
 }
 
 impl HubError {

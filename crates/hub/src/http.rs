@@ -119,22 +119,28 @@ impl Http {
         self.url(&format!("{}/resolve/{}/{}", repo.id(), encoded(commit), encoded_path(file)))
     }
 
-    /// What the file at `url` is. Redirections within the hub are followed, for renamed repositories; the one to the
-    /// storage is not, since it is the hub that knows.
-    pub(crate) fn metadata(&self, repo: &Repo, url: &Url, file: &str) -> Result<Metadata, HubError> {
+    /// What the file at `url` is, `name` for whoever asks again. Redirections are followed until an answer says so: within
+    /// the hub for renamed repositories, from a mirror to the hub. The one to the storage says it itself, since it is the
+    /// hub that knows.
+    pub(crate) fn metadata(
+        &self,
+        repo: &Repo,
+        url: &Url,
+        file: &str,
+        commit: &str,
+    ) -> Result<Metadata, HubError> {
         let headers = self.retrying(url, || {
             self.runtime.block_on(async {
                 let mut url = url.clone();
                 for _ in 0..MAX_REDIRECTS {
                     let response = self.send(&self.asking, Method::HEAD, url.clone(), None).await?;
-                    let inside = response
-                        .status()
-                        .is_redirection()
-                        .then(|| within(&url, response.headers()))
-                        .flatten();
-                    match inside {
+                    let next = response.status().is_redirection().then(|| next(&url, response.headers()));
+                    match next.flatten() {
+                        // The storage's own headers say nothing of the hub's names and sizes.
+                        Some(_) if response.headers().contains_key("x-linked-etag") => {
+                            return Ok(response.headers().clone());
+                        }
                         Some(next) => url = next,
-                        None if response.status().is_redirection() => return Ok(response.headers().clone()),
                         None => return Ok(self.accepted(response, repo, Some(file))?.headers().clone()),
                     }
                 }
@@ -142,32 +148,36 @@ impl Http {
             })
         })?;
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-        // "W/" marks a weak tag; quotes are part of the header's syntax.
-        let etag = text("x-linked-etag").or_else(|| text(ETAG.as_str())).unwrap_or_default();
-        let etag = etag.trim_start_matches("W/").trim_matches('"').to_owned();
+        let etag = text("x-linked-etag").or_else(|| text(ETAG.as_str())).map(plain_etag);
         let size = text("x-linked-size").or_else(|| text(CONTENT_LENGTH.as_str()));
-        match size.and_then(|size| size.parse().ok()) {
-            Some(size) if is_safe_name(&etag) => Ok(Metadata { etag, size }),
-            _ => Err(HubError::Answer(format!(
-                "{url} has the ETag {etag:?} and the size {size:?}; is {} a hub?",
+        let Some(size) = size.and_then(|size| size.parse().ok()) else {
+            return Err(HubError::Answer(format!(
+                "{url} does not say how long the file is (it says {size:?}); is {} a hub?",
                 self.endpoint
-            ))),
-        }
+            )));
+        };
+        // A mirror may have no tag, or one that cannot be the name of a file: the commit and the path name the content too.
+        let etag = etag.filter(|etag| is_safe_name(etag)).map(str::to_owned);
+        let etag = etag.unwrap_or_else(|| crate::download::name_of(&[repo.id(), commit, file]));
+        Ok(Metadata { etag, size })
     }
 
     /// The content at `url` from the byte `start` on; or from an earlier one, if the server knows no ranges.
     pub(crate) fn open(&self, repo: &Repo, url: &Url, file: &str, start: u64) -> Result<Body, Failure> {
+        let ask = async |range: Option<u64>| {
+            let response = self.send(&self.client, Method::GET, url.clone(), range).await?;
+            self.accepted(response, repo, Some(file))
+        };
         self.runtime.block_on(async {
-            let response =
-                self.send(&self.client, Method::GET, url.clone(), (start > 0).then_some(start)).await?;
-            let response = self.accepted(response, repo, Some(file))?;
-            let start = match response.status() {
-                StatusCode::PARTIAL_CONTENT => first_byte(response.headers()).ok_or_else(|| {
-                    Failure::Final(HubError::Answer(format!("{url} sends a part and does not say which")))
-                })?,
-                _ => 0,
-            };
-            Ok(Body { response, start })
+            let response = ask((start > 0).then_some(start)).await?;
+            if response.status() != StatusCode::PARTIAL_CONTENT {
+                return Ok(Body { response, start: 0 });
+            }
+            match first_byte(response.headers()) {
+                Some(start) => Ok(Body { response, start }),
+                // It sends a part and does not say which: the whole is what can be trusted.
+                None => Ok(Body { response: ask(None).await?, start: 0 }),
+            }
         })
     }
 
@@ -183,7 +193,7 @@ impl Http {
             match ask() {
                 Ok(answer) => return Ok(answer),
                 Err(Failure::Final(error)) => return Err(error),
-                Err(Failure::Passing(reason)) => pauses.wait(url, reason)?,
+                Err(Failure::Passing(reason)) => pauses.wait(url, reason, 0)?,
             }
         }
     }
@@ -195,9 +205,10 @@ impl Http {
         url: Url,
         start: Option<u64>,
     ) -> Result<Response, Failure> {
+        // reqwest drops it where a redirection leads to another host; those of `metadata` are followed by hand.
+        let token = self.token.as_ref().filter(|_| url.origin() == self.endpoint.origin());
         let mut request = client.request(method, url);
-        if let Some(token) = &self.token {
-            // reqwest drops it where a redirection leads to another host.
+        if let Some(token) = token {
             request = request.header(AUTHORIZATION, format!("Bearer {token}"));
         }
         if let Some(start) = start {
@@ -257,17 +268,17 @@ impl Pauses {
         Self { tries: 0 }
     }
 
-    /// Waits before the next try.
+    /// Waits before the next try. `kept` bytes of the file are there.
     ///
     /// # Errors
     /// There were enough.
-    pub(crate) fn wait(&mut self, url: &Url, reason: String) -> Result<(), HubError> {
+    pub(crate) fn wait(&mut self, url: &Url, reason: String, kept: u64) -> Result<(), HubError> {
         self.tries += 1;
         if self.tries >= Self::MAX_TRIES {
             // A redirected URL may carry keys in its query.
             let mut url = url.clone();
             url.set_query(None);
-            return Err(HubError::Network { url: url.into(), reason });
+            return Err(HubError::Network { url: url.into(), reason, kept });
         }
         let pause = Duration::from_millis(100 << self.tries);
         tracing::debug!("{reason}; trying again in {pause:?}");
@@ -276,10 +287,15 @@ impl Pauses {
     }
 }
 
-/// Where a redirection leads that stays on its server.
-fn within(url: &Url, headers: &HeaderMap) -> Option<Url> {
-    let next = url.join(headers.get(LOCATION)?.to_str().ok()?).ok()?;
-    (next.origin() == url.origin()).then_some(next)
+/// Where a redirection leads.
+fn next(url: &Url, headers: &HeaderMap) -> Option<Url> {
+    url.join(headers.get(LOCATION)?.to_str().ok()?).ok()
+}
+
+/// A tag without what is part of the header's syntax: quotes, and the mark of weak ones.
+fn plain_etag(etag: &str) -> &str {
+    let etag = etag.trim();
+    etag.strip_prefix("W/").unwrap_or(etag).trim_matches('"')
 }
 
 /// Of `bytes 12-99/100`, the 12.
@@ -293,7 +309,27 @@ fn passing(error: &reqwest::Error) -> Failure {
     if error.is_builder() {
         return Failure::Final(HubError::Denied(format!("HF_TOKEN cannot be sent: {}", innermost(error))));
     }
-    Failure::Passing(innermost(error))
+    let reason = innermost(error);
+    // The resolver's own words name no host and no way out.
+    let unknown_host = error.is_connect() && (is_of_resolver(error) || reason.contains("lookup address"));
+    if let (true, Some(host)) = (unknown_host, error.url().and_then(Url::host_str)) {
+        return Failure::Passing(format!(
+            "the address of {host} cannot be found ({reason}); is this machine online, and HF_ENDPOINT right?"
+        ));
+    }
+    Failure::Passing(reason)
+}
+
+/// Whether an error comes from looking up a name.
+fn is_of_resolver(error: &dyn std::error::Error) -> bool {
+    let mut error = Some(error);
+    while let Some(current) = error {
+        if current.to_string().contains("dns error") {
+            return true;
+        }
+        error = current.source();
+    }
+    false
 }
 
 /// The first cause of an error: the outer ones only say that there was one, and may contain a URL with keys.
@@ -303,6 +339,25 @@ fn innermost(error: &dyn std::error::Error) -> String {
         error = source;
     }
     error.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tags_are_read_in_every_form_of_the_header() {
+        for (etag, expected) in [
+            ("\"abc\"", "abc"),
+            ("W/\"abc\"", "abc"),
+            ("abc", "abc"),
+            (" \"abc\" ", "abc"),
+            ("\"W/abc\"", "W/abc"),
+            ("\"\"", ""),
+        ] {
+            assert_eq!(plain_etag(etag), expected, "{etag}");
+        }
+    }
 }
 
 impl From<HubError> for Failure {

@@ -26,7 +26,7 @@ pub enum ServeError {
         source: std::io::Error,
     },
     /// A model cannot be loaded.
-    #[error("cannot load model {name:?} from {origin}: {source}")]
+    #[error("cannot load model {name:?}{}: {source}", from_where(.origin, &.source.to_string()))]
     Load {
         /// Its name.
         name: String,
@@ -48,6 +48,11 @@ pub enum ServeError {
     /// The thread that owns the models ended, which is a bug of ours.
     #[error("the thread that runs the models ended unexpectedly: {0}")]
     Executor(String),
+}
+
+/// Where a model comes from, unless what is wrong with it names that already.
+fn from_where(origin: &str, source: &str) -> String {
+    if source.contains(origin) { String::new() } else { format!(" from {origin}") }
 }
 
 /// A request that cannot be served. Always answered as JSON, because clients call `response.json()` on any failure.

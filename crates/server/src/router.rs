@@ -162,6 +162,10 @@ struct ModelDetails<'a> {
     latents_mean: Option<&'a [f32]>,
     /// Standard deviation of each channel.
     latents_std: Option<&'a [f32]>,
+    /// What neither its configuration nor the server's owner has said and was concluded from its tensors, such as its
+    /// factors; absent where nothing was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    concluded: Option<&'a str>,
 }
 
 impl<'a> From<&'a VaeInfo> for ModelDetails<'a> {
@@ -177,6 +181,7 @@ impl<'a> From<&'a VaeInfo> for ModelDetails<'a> {
             shift_factor: info.shift_factor,
             latents_mean: info.latents_mean.as_deref(),
             latents_std: info.latents_std.as_deref(),
+            concluded: info.concluded.as_deref(),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use crate::LoadError;
+use crate::checkpoint::foreign_kind;
 
 /// A parsed configuration file.
 ///
@@ -13,6 +14,8 @@ use crate::LoadError;
 pub(crate) struct Config {
     path: PathBuf,
     values: Map<String, Value>,
+    /// What it holds that was concluded and not said, for people.
+    concluded: Option<String>,
 }
 
 impl Config {
@@ -20,16 +23,40 @@ impl Config {
     pub(crate) fn parse(path: impl Into<PathBuf>, text: &str) -> Result<Self, LoadError> {
         let path = path.into();
         match serde_json::from_str(text) {
-            Ok(values) => Ok(Self { path, values }),
+            Ok(values) => Ok(Self { path, values, concluded: None }),
             Err(error) => {
-                Err(LoadError::Config { path, message: format!("not a JSON object of settings: {error}") })
+                let message = match foreign_kind(&path, text.as_bytes()).filter(|_| !text.starts_with(['{', '['])) {
+                    Some(kind) => format!("it is {kind}; expected the settings of a model, as JSON"),
+                    None => format!("not a JSON object of settings: {error}"),
+                };
+                Err(LoadError::Config { path, message })
             }
         }
     }
 
     /// Settings that no file holds; `path` is the file that they were taken from, for messages.
     pub(crate) fn of(path: impl Into<PathBuf>, values: Map<String, Value>) -> Self {
-        Self { path: path.into(), values }
+        Self { path: path.into(), values, concluded: None }
+    }
+
+    /// The settings that diffusers takes for a class where nothing is said.
+    pub(crate) fn of_class(path: impl Into<PathBuf>, class_name: &str) -> Self {
+        Self::of(path, Map::from_iter([("_class_name".to_owned(), class_name.into())]))
+    }
+
+    /// Notes what was concluded, in one sentence for people.
+    pub(crate) fn conclude(&mut self, conclusion: String) {
+        self.concluded = Some(conclusion);
+    }
+
+    /// What was concluded and not said by any file, if there is something.
+    pub(crate) fn concluded(&self) -> Option<&str> {
+        self.concluded.as_deref()
+    }
+
+    /// Forgets what the file says.
+    pub(crate) fn remove(&mut self, key: &str) {
+        self.values.remove(key);
     }
 
     /// Puts a number in the place of what the file says.

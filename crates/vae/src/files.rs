@@ -1,10 +1,57 @@
 //! Which files an autoencoder is made of, under diffusers' names.
 
+use std::path::Path;
+
 /// Where diffusers puts weights, in the order of preference: full precision, half precision, and either in shards.
 pub(crate) const SINGLE_FILES: [&str; 2] =
     ["diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors"];
 pub(crate) const INDEX_FILES: [&str; 2] =
     ["diffusion_pytorch_model.safetensors.index.json", "diffusion_pytorch_model.safetensors.index.fp16.json"];
+
+/// The same as a pickle, as older repositories have it. Nothing in it is run, but the others go first.
+pub(crate) const PICKLE: &str = "diffusion_pytorch_model.bin";
+
+/// What is in the names of files that say which shard holds which tensor.
+pub(crate) const INDEX_ENDING: &str = ".safetensors.index.";
+
+/// Endings of files that weights may be in.
+const ENDINGS: [&str; 6] = ["safetensors", "sft", "ckpt", "pt", "pth", "bin"];
+
+/// Whether a file may hold weights, or is the index of shards, by its name.
+pub fn is_weights_file(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let ending = path.extension().map(|ending| ending.to_ascii_lowercase());
+    ending.is_some_and(|ending| ENDINGS.iter().any(|known| ending == *known))
+        || name.contains(INDEX_ENDING) && name.ends_with(".json")
+}
+
+/// Whether `config.json` belongs to a file of this name where both lie in one folder: the names under which diffusers and
+/// transformers save weights. Others may lie beside the configuration of another model.
+pub(crate) fn has_config_beside(name: &str) -> bool {
+    let stem = |stem: &str| name.strip_prefix(stem).is_some_and(|rest| rest.starts_with(['.', '-']));
+    stem("diffusion_pytorch_model") || stem("pytorch_model") || stem("model")
+}
+
+/// Of how many shards the file `name` is one: `NAME-00001-of-00002.safetensors`.
+pub(crate) fn shard_of(name: &str) -> Option<usize> {
+    let (rest, count) = name.strip_suffix(".safetensors")?.rsplit_once("-of-")?;
+    let (_, index) = rest.rsplit_once('-')?;
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    (digits(index) && digits(count)).then(|| count.parse().ok()).flatten()
+}
+
+/// Those of `files`, paths in a repository, that belong to the one at `path`: the shards that an index may name, and the
+/// configuration beside it.
+pub fn companions<'a>(files: &[&'a str], path: &str) -> Vec<&'a str> {
+    let (folder, name) = path.rsplit_once('/').map_or(("", path), |(folder, name)| (folder, name));
+    let shards = name.split_once(INDEX_ENDING).map(|(stem, _)| format!("{stem}-"));
+    let belongs = |file: &str| {
+        let (here, other) = file.rsplit_once('/').map_or(("", file), |(folder, name)| (folder, name));
+        let shard = shards.as_ref().is_some_and(|stem| other.starts_with(stem) && shard_of(other).is_some());
+        here == folder && (other == "config.json" || shard)
+    };
+    files.iter().copied().filter(|file| belongs(file)).collect()
+}
 
 /// Whether a file has weights of some variant: `diffusion_pytorch_model.<variant>.safetensors`.
 pub(crate) fn is_variant(name: &str) -> bool {
@@ -38,6 +85,7 @@ pub fn model_files<'a>(files: &[&'a str], folder: &str) -> Option<Vec<&'a str>> 
         }
         match here.iter().filter(|(name, _)| is_variant(name)).collect::<Vec<_>>()[..] {
             [(_, weights)] => Some(vec![config, weights]),
+            [] => find(PICKLE).map(|weights| vec![config, weights]),
             _ => None,
         }
     })
@@ -63,7 +111,9 @@ mod tests {
         assert_eq!(model_files(&[HALF, CONFIG], ""), Some(vec![CONFIG, HALF]));
         let other = "diffusion_pytorch_model.bf16.safetensors";
         assert_eq!(model_files(&[other, CONFIG], ""), Some(vec![CONFIG, other]));
-        for missing in [&[CONFIG][..], &[FULL], &[], &[CONFIG, "diffusion_pytorch_model.bin"]] {
+        assert_eq!(model_files(&[PICKLE, CONFIG], ""), Some(vec![CONFIG, PICKLE]));
+        assert_eq!(model_files(&[PICKLE, FULL, CONFIG], ""), Some(vec![CONFIG, FULL]));
+        for missing in [&[CONFIG][..], &[FULL], &[], &[CONFIG, "model.onnx"]] {
             assert_eq!(model_files(missing, ""), None, "{missing:?}");
         }
     }
@@ -79,6 +129,48 @@ mod tests {
         let deeper = ["a/b/vae/config.json", "a/b/vae/diffusion_pytorch_model.fp16.safetensors"];
         assert_eq!(model_files(&deeper, "a/b"), Some(deeper.to_vec()));
         assert_eq!(model_files(&deeper, "a"), None);
+    }
+
+    #[test]
+    fn a_configuration_belongs_to_the_names_that_diffusers_writes() {
+        for name in [
+            FULL,
+            HALF,
+            PICKLE,
+            "model.safetensors",
+            "model-00001-of-00002.safetensors",
+            "diffusion_pytorch_model.safetensors.index.json",
+        ] {
+            assert!(has_config_beside(name), "{name}");
+        }
+        for name in ["ae.safetensors", "my-sd-vae.safetensors", "models.safetensors", "modelv2.ckpt", "my_model.pt"] {
+            assert!(!has_config_beside(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn an_index_has_its_shards_and_a_file_its_configuration() {
+        let index = "vae/x.safetensors.index.json";
+        let files = [
+            "vae/x-00001-of-00002.safetensors",
+            "vae/x-00002-of-00002.safetensors",
+            "vae/y-00001-of-00002.safetensors",
+            "vae/config.json",
+            "config.json",
+            index,
+        ];
+        assert_eq!(companions(&files, index), [files[0], files[1], files[3]]);
+        assert_eq!(companions(&files, "ae.safetensors"), ["config.json"]);
+        assert_eq!(shard_of("x-00001-of-00012.safetensors"), Some(12));
+        for name in ["x.safetensors", "one-of-two.safetensors", "x-1-of-2.bin", "-of-.safetensors"] {
+            assert_eq!(shard_of(name), None, "{name}");
+        }
+        for name in ["a.sft", "B.CKPT", index, "x/y.bin"] {
+            assert!(is_weights_file(Path::new(name)), "{name}");
+        }
+        for name in ["a.onnx", "config.json", "safetensors", "a.gguf"] {
+            assert!(!is_weights_file(Path::new(name)), "{name}");
+        }
     }
 
     #[test]

@@ -72,12 +72,12 @@ impl Forecaster {
 pub(crate) struct Foreseen {
     vae: Box<dyn Vae>,
     forecaster: Arc<Forecaster>,
-    /// Bytes of the checkpoint.
-    weights: usize,
+    /// Bytes of the checkpoint, and those of them that are no part of a mapped file.
+    weights: [usize; 2],
 }
 
 impl Foreseen {
-    pub(crate) fn new(vae: Box<dyn Vae>, rehearsal: Box<dyn Rehearse>, weights: usize) -> Self {
+    pub(crate) fn new(vae: Box<dyn Vae>, rehearsal: Box<dyn Rehearse>, weights: [usize; 2]) -> Self {
         Self { vae, forecaster: Arc::new(Forecaster(Mutex::new(rehearsal))), weights }
     }
 }
@@ -122,7 +122,11 @@ impl Vae for Foreseen {
     }
 
     fn weights_memory(&self) -> usize {
-        self.weights
+        self.weights[0]
+    }
+
+    fn copied_weights_memory(&self) -> usize {
+        self.weights[1]
     }
 
     fn release(&mut self) {

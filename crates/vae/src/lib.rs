@@ -23,9 +23,9 @@ mod weight;
 
 pub use error::{EngineError, LoadError, VaeError};
 pub use families::CLASS_NAMES;
-pub use files::model_files;
+pub use files::{companions, is_weights_file, model_files};
 pub use forecast::{Forecast, Forecaster};
-pub use load::{Factors, Source, load, load_with};
+pub use load::{Factors, LoadMode, LoadOptions, Source, load, load_with};
 pub use observe::{Cancelled, LayerRun, Observer, Silent};
 pub use posterior::{DiagonalGaussianDistribution, SampleMode};
 pub use tensor::HostTensor;

@@ -1,19 +1,22 @@
-//! From a folder or embedded bytes to a model.
+//! From a folder, a file or embedded bytes to a model.
 
 use std::path::{Path, PathBuf};
 
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::engine::VideoEngine;
+use crate::files::is_weights_file;
 use crate::{LoadError, Vae, families, single_file};
 
 /// Where a model comes from.
 #[derive(Clone, Debug)]
 pub enum Source {
-    /// A folder as diffusers saves it: of an autoencoder, or of a whole pipeline that has one in `vae/`.
+    /// A folder as diffusers saves it: of an autoencoder, or of a whole pipeline that has one in `vae/`. A folder with one
+    /// file of weights and no configuration is that file.
     Folder(PathBuf),
-    /// A `.safetensors` file: an autoencoder in diffusers' layout or in the original one, alone or inside of a full
-    /// checkpoint. A `config.json` beside it that is an autoencoder's is used; else the tensors tell.
+    /// A file of weights: an autoencoder in diffusers' layout or in the original one, alone or inside of a full checkpoint;
+    /// `.safetensors`, what `torch.save` writes, or the index of shards. Its bytes tell which, not its name. A `config.json`
+    /// beside it counts if it is the file's own ([`LoadOptions::one_model`]); else the tensors tell.
     File(PathBuf),
     /// A model that is part of the program.
     Embedded {
@@ -22,6 +25,31 @@ pub enum Source {
         /// The content of `diffusion_pytorch_model.safetensors`.
         weights: &'static [u8],
     },
+}
+
+/// How a model is loaded.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct LoadOptions {
+    /// Factors in the place of the configuration's.
+    pub factors: Factors,
+    /// Where weights are kept.
+    pub mode: LoadMode,
+    /// The folder of a file is of one model, as a repository on the hub is: a `config.json` in it belongs to the file
+    /// whatever the file's name is. Elsewhere it belongs to files that are named as diffusers names them.
+    pub one_model: bool,
+}
+
+/// Where weights are kept while a model is loaded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LoadMode {
+    /// Files that this process cannot write to are mapped, others copied.
+    #[default]
+    Auto,
+    /// In the files, which are mapped: the system reads what is needed, and takes the memory back where it is short of it.
+    /// A file that is cut short meanwhile ends the process.
+    Map,
+    /// In memory: nothing that happens to the files matters any more.
+    Copy,
 }
 
 /// The factors of a model's configuration, where its user knows better.
@@ -38,53 +66,107 @@ pub struct Factors {
 /// # Errors
 /// A [`LoadError`] that names the file and the key or tensor, what was found and what was expected.
 pub fn load(source: Source, engine: impl VideoEngine) -> Result<Box<dyn Vae>, LoadError> {
-    load_with(source, Factors::default(), engine)
+    load_with(source, &LoadOptions::default(), engine)
 }
 
-/// [`load`] with other factors than those of the configuration.
+/// [`load`] with options.
 ///
 /// # Errors
 /// Those of [`load`].
 pub fn load_with(
     source: Source,
-    factors: Factors,
+    options: &LoadOptions,
     engine: impl VideoEngine,
 ) -> Result<Box<dyn Vae>, LoadError> {
-    let (mut config, checkpoint) = match source {
-        Source::File(path) => single_file::open(&path, factors)?,
-        Source::Folder(folder) => {
-            let folder = autoencoder_folder(&folder)?;
-            (Config::read(&folder.join("config.json"))?, Checkpoint::open(&folder)?)
-        }
+    let (mut config, mut checkpoint) = match source {
+        Source::File(path) => single_file::open(&path, options)?,
+        Source::Folder(folder) => match look_into(&folder)? {
+            Found::Autoencoder(folder) => {
+                let config = Config::read(&folder.join("config.json"))?;
+                let mut checkpoint = Checkpoint::open(&folder)?;
+                single_file::normalise(&mut checkpoint)?;
+                (config, checkpoint)
+            }
+            Found::File(path) => single_file::open(&path, options)?,
+        },
         Source::Embedded { config, weights } => (
             Config::parse("embedded/config.json", config)?,
             Checkpoint::embedded(Path::new("embedded/diffusion_pytorch_model.safetensors"), weights)?,
         ),
     };
-    let Factors { scaling_factor, shift_factor } = factors;
+    let Factors { scaling_factor, shift_factor } = options.factors;
     for (key, factor) in [("scaling_factor", scaling_factor), ("shift_factor", shift_factor)] {
         if let Some(factor) = factor {
             config.set(key, factor);
         }
     }
+    checkpoint.settle(options.mode)?;
     families::load(&config, &checkpoint, engine)
 }
 
-/// The folder that holds the autoencoder. A pipeline's own folder may have a `config.json` too, so `vae/` goes first.
-fn autoencoder_folder(folder: &Path) -> Result<PathBuf, LoadError> {
+/// What is in a folder.
+enum Found {
+    /// This folder has a configuration.
+    Autoencoder(PathBuf),
+    /// There is no configuration, but one file of weights.
+    File(PathBuf),
+}
+
+/// Names of files in a message; of very many only the first.
+const SHOWN: usize = 8;
+
+/// Looks for the autoencoder. A pipeline's own folder may have a `config.json` too, so `vae/` goes first.
+fn look_into(folder: &Path) -> Result<Found, LoadError> {
     let inside = folder.join("vae");
-    if inside.join("config.json").is_file() {
-        return Ok(inside);
+    for folder in [&inside, folder] {
+        if folder.join("config.json").is_file() {
+            return Ok(Found::Autoencoder(folder.to_path_buf()));
+        }
     }
-    if folder.join("config.json").is_file() {
-        return Ok(folder.to_path_buf());
+    let wrong = |message: String| LoadError::Config { path: folder.to_path_buf(), message };
+    let mut files = weights_in(folder)?;
+    if files.is_empty() && inside.is_dir() {
+        files = weights_in(&inside)?;
     }
-    // Whether the folder can be read at all is the first question.
-    std::fs::read_dir(folder).map_err(|source| LoadError::Io { path: folder.to_path_buf(), source })?;
-    Err(LoadError::Config {
-        path: folder.to_path_buf(),
-        message:
-            "no config.json here nor in vae/, expected the folder of a diffusers autoencoder or pipeline"
-                .into(),
-    })
+    // Shards are one model, which their index names.
+    if let Some(index) = files.iter().find(|file| file.extension().is_some_and(|ending| ending == "json")) {
+        return Ok(Found::File(index.clone()));
+    }
+    match files.as_slice() {
+        [file] => Ok(Found::File(file.clone())),
+        [] if folder.join("model_index.json").is_file() => Err(wrong(
+            "the folder of a diffusers pipeline without its autoencoder: there is no vae/config.json; download the folder \
+             vae/ too"
+                .to_owned(),
+        )),
+        [] => Err(wrong(
+            "no config.json here nor in vae/, and no file of weights; expected the folder of a diffusers autoencoder or \
+             pipeline, or a file"
+                .to_owned(),
+        )),
+        files => {
+            let names = files.iter().filter_map(|file| file.file_name());
+            let names: Vec<_> = names.take(SHOWN).map(|name| format!("{name:?}")).collect();
+            let more = if files.len() > SHOWN { ", ..." } else { "" };
+            Err(wrong(format!(
+                "no config.json here nor in vae/, and {} files of weights: name one of them, {}{more}",
+                files.len(),
+                names.join(", ")
+            )))
+        }
+    }
+}
+
+/// The files in a folder that may hold weights, sorted.
+fn weights_in(folder: &Path) -> Result<Vec<PathBuf>, LoadError> {
+    let unreadable = |source| LoadError::Io { path: folder.to_path_buf(), source };
+    let mut found = Vec::new();
+    for file in std::fs::read_dir(folder).map_err(unreadable)? {
+        let path = file.map_err(unreadable)?.path();
+        if is_weights_file(&path) && path.is_file() {
+            found.push(path);
+        }
+    }
+    found.sort_unstable();
+    Ok(found)
 }

@@ -29,6 +29,9 @@ pub struct VaeInfo {
     pub latents_mean: Option<Vec<f32>>,
     /// `latents_std` of the configuration, one value a channel, if it has them.
     pub latents_std: Option<Vec<f32>>,
+    /// What neither a configuration nor the user has said and was concluded from the tensors, such as the factors: one
+    /// sentence for people, without the path of the file.
+    pub concluded: Option<String>,
 }
 
 /// How latents are decoded. The default is what diffusers does when it is told nothing.
@@ -143,8 +146,14 @@ pub trait Vae: Send {
         None
     }
 
-    /// Bytes of the weights, which lie in mapped files; 0 for a model that cannot tell.
+    /// Bytes of the weights, in mapped files and in memory; 0 for a model that cannot tell.
     fn weights_memory(&self) -> usize {
+        0
+    }
+
+    /// Those of [`Vae::weights_memory`] that lie in memory, where the system cannot take them back: copies of files that
+    /// may be changed, and values that had to be converted.
+    fn copied_weights_memory(&self) -> usize {
         0
     }
 

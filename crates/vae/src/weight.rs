@@ -6,42 +6,58 @@ use std::sync::Arc;
 
 pub use kernels::DType;
 
-/// One tensor of a checkpoint. Cheap to clone: the bytes belong to the file that all its tensors share.
+/// One tensor of a checkpoint. Cheap to clone: the bytes are shared.
 #[derive(Clone)]
 pub struct Weight {
     /// The name it has in the file, for messages.
     pub name: String,
-    /// Element type in the file.
+    /// Element type.
     pub dtype: DType,
     /// Axis lengths in PyTorch's order, for example `[out, in, 3, 3]`.
     pub shape: Vec<usize>,
-    file: Arc<kernels::Bytes>,
-    range: Range<usize>,
+    bytes: WeightBytes,
+}
+
+/// Where the bytes of a weight are.
+#[derive(Clone)]
+pub(crate) enum WeightBytes {
+    /// Part of a mapped file that all its tensors share.
+    Mapped(Arc<kernels::Bytes>, Range<usize>),
+    /// Memory of its own.
+    Owned(Arc<[u8]>),
+}
+
+impl WeightBytes {
+    pub(crate) fn as_slice(&self) -> &[u8] {
+        match self {
+            Self::Mapped(file, range) => &file.as_slice()[range.clone()],
+            Self::Owned(bytes) => bytes,
+        }
+    }
 }
 
 impl Weight {
-    /// A tensor that lies at `range` of `file`, little-endian and in C order.
+    /// A tensor of these bytes, little-endian and in C order.
     ///
     /// # Panics
-    /// When `range` has not the length that `dtype` and `shape` ask for; loaders check this first.
-    pub fn new(
+    /// When there are more or fewer bytes than `dtype` and `shape` ask for; loaders check this first.
+    pub(crate) fn new(
         name: impl Into<String>,
         dtype: DType,
         shape: Vec<usize>,
-        file: Arc<kernels::Bytes>,
-        range: Range<usize>,
+        bytes: WeightBytes,
     ) -> Self {
         assert_eq!(
-            range.len(),
+            bytes.as_slice().len(),
             shape.iter().product::<usize>() * dtype.size(),
-            "range does not fit the shape"
+            "the bytes do not fit the shape"
         );
-        Self { name: name.into(), dtype, shape, file, range }
+        Self { name: name.into(), dtype, shape, bytes }
     }
 
     /// The values for the kernels.
     pub fn view(&self) -> kernels::WeightView<'_> {
-        kernels::WeightView::new(self.dtype, &self.file.as_slice()[self.range.clone()])
+        kernels::WeightView::new(self.dtype, self.bytes.as_slice())
     }
 
     /// The values as f32, in C order.
@@ -51,7 +67,10 @@ impl Weight {
 
     /// Tells the system that the pages of this tensor will not be needed soon. Reading them again is allowed.
     pub fn release_pages(&self) {
-        self.file.release(self.range.clone());
+        // What is in memory of its own stays there: there is no file to read it from again.
+        if let WeightBytes::Mapped(file, range) = &self.bytes {
+            file.release(range.clone());
+        }
     }
 
     /// The same values under another shape of the same size, such as a linear layer read from a 1×1 convolution.

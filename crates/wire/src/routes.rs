@@ -20,7 +20,7 @@ pub const DOCS: &str = "/docs";
 pub const PREDICT: &str = "/predict";
 
 /// First segments of paths that mean something else than a model; `page` has the files of the web page.
-const RESERVED: [&str; 8] =
+pub const RESERVED: [&str; 8] =
     ["predict", "health", "ready", "models", "metrics", "openapi.json", "docs", "page"];
 
 /// Whether a model can be served under this name: it must stand in a path as one segment of its own.

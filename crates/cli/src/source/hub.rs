@@ -4,7 +4,7 @@ use std::env;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use hub::{DEFAULT_ENDPOINT, DEFAULT_REVISION, Hub, HubError, Repo, Settings};
 use indicatif::ProgressBar;
 use tracing::info;
@@ -19,19 +19,49 @@ pub(super) fn resolve(place: &HubPath) -> anyhow::Result<vae::Source> {
     if let Some(source) = cached(&hub, &repo, place) {
         return Ok(source);
     }
-    download(&hub, &repo, place).map_err(|error| match error {
-        // Whoever mistypes a folder should not have to think of the hub.
-        HubError::NotFound(_) | HubError::Denied(_) | HubError::Offline { .. } => anyhow!(
-            "{error} ({place} is no file or folder here, so it is taken for a model on the Hugging Face hub)"
-        ),
+    download(&hub, &repo, place).map_err(|error| explained(error, place))?;
+    cached(&hub, &repo, place).with_context(|| no_autoencoder(place, &repo))
+}
+
+/// Whoever mistypes a folder should not have to think of the hub.
+fn explained(error: HubError, place: &HubPath) -> anyhow::Error {
+    match error {
+        HubError::NotFound(_) | HubError::Denied(_) | HubError::Offline { .. } | HubError::Network { .. } => {
+            anyhow!("{error} ({place} is no file or folder here, so it is taken for a model on the Hugging Face hub)")
+        }
         error => error.into(),
-    })?;
-    cached(&hub, &repo, place).with_context(|| {
-        format!(
-            "{place} has no autoencoder as diffusers saves it; name its folder or file: {}:PATH",
-            repo.id()
-        )
-    })
+    }
+}
+
+/// Downloads what is new of the model at `place`; says how much of it there is, and where.
+pub(super) fn pull(place: &HubPath) -> anyhow::Result<String> {
+    let hub = Hub::new(settings());
+    let repo = repo(place)?;
+    let before = cached(&hub, &repo, place).is_some();
+    let files = match download(&hub, &repo, place) {
+        Ok(files) => files,
+        Err(error) if before => {
+            let folder = hub.snapshot(&repo).unwrap_or_default();
+            bail!("{error} (an earlier download is in the cache, at {})", folder.display())
+        }
+        Err(error) => return Err(explained(error, place)),
+    };
+    if cached(&hub, &repo, place).is_none() {
+        bail!("{}", no_autoencoder(place, &repo));
+    }
+    let bytes = files.iter().filter_map(|file| Some(std::fs::metadata(file).ok()?.len())).sum();
+    let plural = if files.len() == 1 { "" } else { "s" };
+    let folder = hub.snapshot(&repo).unwrap_or_default();
+    Ok(format!(
+        "{place}: {} in {} file{plural}, at {}",
+        indicatif::HumanBytes(bytes),
+        files.len(),
+        folder.display()
+    ))
+}
+
+fn no_autoencoder(place: &HubPath, repo: &Repo) -> String {
+    format!("{place} has no autoencoder as diffusers saves it; name its folder or file: {}:PATH", repo.id())
 }
 
 /// Whether the model is in the cache.
@@ -76,21 +106,21 @@ fn files_below(folder: &Path) -> Vec<String> {
     files
 }
 
-fn download(hub: &Hub, repo: &Repo, place: &HubPath) -> Result<(), HubError> {
+/// Downloads what the model needs and is not in the cache; gives the files.
+fn download(hub: &Hub, repo: &Repo, place: &HubPath) -> Result<Vec<PathBuf>, HubError> {
     let listing = hub.list(repo)?;
     let files: Vec<&str> = listing.files.iter().map(String::as_str).collect();
     let wanted = if place.is_file() {
         let file = *files.iter().find(|file| **file == place.path).ok_or_else(|| {
             HubError::NotFound(format!("{} has no file {} at {}", repo.id(), place.path, listing.commit))
         })?;
-        // A configuration beside it comes along.
-        let beside = Path::new(file).with_file_name("config.json");
-        let config = files.iter().find(|file| Path::new(file) == beside);
-        config.copied().into_iter().chain([file]).collect()
+        // A configuration beside it comes along, and the shards that an index names.
+        vae::companions(&files, file).into_iter().chain([file]).collect()
     } else {
         // What is missing is said by who looks for it in the cache.
         vae::model_files(&files, &place.path).unwrap_or_default()
     };
+    let mut paths = Vec::with_capacity(wanted.len());
     for file in wanted {
         let title = format!("{}: {file}", repo.id());
         let bar = bar(&title);
@@ -104,8 +134,9 @@ fn download(hub: &Hub, repo: &Repo, place: &HubPath) -> Result<(), HubError> {
         bar.finish_and_clear();
         let path = path?;
         info!("{title}: at {}", path.display());
+        paths.push(path);
     }
-    Ok(())
+    Ok(paths)
 }
 
 /// Shown only where stderr is a terminal.
@@ -122,7 +153,7 @@ fn settings() -> Settings {
 
 fn from_variables(variable: impl Fn(&str) -> Option<OsString>, user: Option<PathBuf>) -> Settings {
     let text = |name: &str| variable(name)?.into_string().ok();
-    let path = |name: &str| variable(name).map(|path| expanded(PathBuf::from(path), user.as_deref()));
+    let path = |name: &str| variable(name).map(|path| expanded(path, &variable, user.as_deref()));
     let is_true = |name: &str| {
         text(name).is_some_and(|value| ["1", "ON", "YES", "TRUE"].contains(&value.to_uppercase().as_str()))
     };
@@ -146,12 +177,37 @@ fn from_variables(variable: impl Fn(&str) -> Option<OsString>, user: Option<Path
     }
 }
 
-/// `~` is the user's folder.
-fn expanded(path: PathBuf, user: Option<&Path>) -> PathBuf {
-    match (path.strip_prefix("~"), user) {
+/// A path as Python's `expanduser` and then `expandvars` make it: `~` is the user's folder, `$NAME` and `${NAME}` are
+/// variables, and what is not set stays as it is.
+fn expanded(path: OsString, variable: impl Fn(&str) -> Option<OsString>, user: Option<&Path>) -> PathBuf {
+    let path = PathBuf::from(path);
+    let path = match (path.strip_prefix("~"), user) {
         (Ok(rest), Some(user)) => user.join(rest),
         _ => path,
+    };
+    let Some(text) = path.to_str().filter(|text| text.contains('$')) else { return path };
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let mut done = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('$') {
+        done.push_str(before);
+        let bare = after.split_once(|c| !is_name(c)).map_or(after, |(name, _)| name);
+        let braced = after.strip_prefix('{').and_then(|after| after.split_once('}')).map(|(name, _)| name);
+        let (name, length) = braced.map_or((bare, bare.len()), |name| (name, name.len() + 2));
+        let value = variable(name).filter(|_| !name.is_empty()).and_then(|value| value.into_string().ok());
+        match value {
+            Some(value) => {
+                done.push_str(&value);
+                rest = after.get(length..).unwrap_or_default();
+            }
+            None => {
+                done.push('$');
+                rest = after;
+            }
+        }
     }
+    done.push_str(rest);
+    done.into()
 }
 
 #[cfg(test)]
@@ -174,6 +230,13 @@ mod tests {
             (&[("XDG_CACHE_HOME", "/x")][..], "/x/huggingface/hub"),
             (&[("HF_HOME", "~/hf"), ("XDG_CACHE_HOME", "/x")], "/home/me/hf/hub"),
             (&[("HF_HUB_CACHE", "/c"), ("HF_HOME", "/h")], "/c"),
+            (&[("HUGGINGFACE_HUB_CACHE", "~/c"), ("HF_HOME", "/h")], "/home/me/c"),
+            // As huggingface_hub 2.4 has them, by `os.path.expandvars(os.path.expanduser(...))`.
+            (&[("HF_HOME", "$SCRATCH/hf"), ("SCRATCH", "/scratch/me")], "/scratch/me/hf/hub"),
+            (&[("HF_HOME", "${SCRATCH}_2/$USER_NAME/hf"), ("SCRATCH", "/s")], "/s_2/$USER_NAME/hf/hub"),
+            (&[("HF_HUB_CACHE", "~/$A$B"), ("A", "x"), ("B", "$A")], "/home/me/x$A"),
+            (&[("XDG_CACHE_HOME", "$A/cache"), ("A", "/a")], "/a/cache/huggingface/hub"),
+            (&[("HF_HOME", "/a/$/${/${}/~")], "/a/$/${/${}/~/hub"),
         ] {
             assert_eq!(settings(variables).cache, Path::new(cache));
         }

@@ -1,7 +1,10 @@
 //! Models as they are named on the command line.
 
+mod cache_folder;
 #[cfg(feature = "hub")]
 mod hub;
+mod list;
+mod mistakes;
 mod preset;
 
 use std::fmt;
@@ -10,8 +13,9 @@ use std::str::FromStr;
 
 use anyhow::{Context, bail};
 use vae::engine::cpu::CpuEngine;
-use vae::{Factors, Vae};
+use vae::{Factors, LoadMode, LoadOptions, Vae};
 
+pub(crate) use self::list::{ModelArg, ModelArgs};
 pub(crate) use self::preset::Preset;
 use crate::demo;
 
@@ -46,13 +50,14 @@ pub(crate) struct HubPath {
 /// A model that is on this machine.
 pub(crate) struct Fetched {
     source: vae::Source,
-    factors: Factors,
+    options: LoadOptions,
 }
 
 impl Fetched {
-    /// The model, run by `engine`.
-    pub(crate) fn load(self, engine: CpuEngine) -> anyhow::Result<Box<dyn Vae>> {
-        Ok(vae::load_with(self.source, self.factors, engine)?)
+    /// The model, run by `engine`. Weights are kept as `mode` says, else mapped where nobody changes them.
+    pub(crate) fn load(self, engine: CpuEngine, mode: Option<LoadMode>) -> anyhow::Result<Box<dyn Vae>> {
+        let options = LoadOptions { mode: mode.unwrap_or(self.options.mode), ..self.options };
+        Ok(vae::load_with(self.source, &options, engine)?)
     }
 }
 
@@ -62,16 +67,29 @@ impl Source {
         Self { place: Place::Demo, factors: Factors::default() }
     }
 
-    /// The model, run by `engine`; downloaded first if it is on the hub and not in its cache.
-    pub(crate) fn load(self, engine: CpuEngine) -> anyhow::Result<Box<dyn Vae>> {
-        self.fetch()?.load(engine)
+    /// Whether there is something at its path, if it is one: what is wrong there is better known before a server starts.
+    ///
+    /// # Errors
+    /// Nothing is there; what may have been meant.
+    pub(crate) fn check(&self) -> anyhow::Result<()> {
+        match &self.place {
+            Place::Path(path) if !path.exists() => bail!("{}", mistakes::nothing_at(path)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The model, run by `engine`; downloaded first if it is on the hub and not in its cache. `mode` is as for
+    /// [`Fetched::load`].
+    pub(crate) fn load(self, engine: CpuEngine, mode: Option<LoadMode>) -> anyhow::Result<Box<dyn Vae>> {
+        self.fetch()?.load(engine, mode)
     }
 
     /// Downloads it, if it is on the hub and not in its cache.
     pub(crate) fn fetch(self) -> anyhow::Result<Fetched> {
+        self.check()?;
         let mut factors = self.factors;
-        let source = match self.place {
-            Place::Demo => demo::model(),
+        let (source, of_hub) = match self.place {
+            Place::Demo => (demo::model(), false),
             Place::Preset(preset) => {
                 let known = preset.factors();
                 // Another scaling factor is of another model, whose shift is not this one.
@@ -79,13 +97,37 @@ impl Source {
                     factors.scaling_factor = known.scaling_factor;
                     factors.shift_factor = factors.shift_factor.or(known.shift_factor);
                 }
-                resolve(&preset.place())?
+                (resolve(&preset.place())?, true)
             }
-            Place::Hub(place) => resolve(&place)?,
-            Place::Path(path) if path.is_file() => vae::Source::File(path),
-            Place::Path(path) => vae::Source::Folder(path),
+            Place::Hub(place) => (resolve(&place)?, true),
+            Place::Path(path) => {
+                let of_hub = cache_folder::is_inside(&path);
+                match cache_folder::snapshot(&path)? {
+                    Some(snapshot) => (vae::Source::Folder(snapshot), true),
+                    None if path.is_file() => (vae::Source::File(path), of_hub),
+                    None => (vae::Source::Folder(path), of_hub),
+                }
+            }
         };
-        Ok(Fetched { source, factors })
+        // What the hub's cache has is never written to again, and a repository is of one model.
+        let usual = if of_hub { LoadMode::Map } else { LoadMode::Auto };
+        Ok(Fetched { source, options: LoadOptions { factors, mode: usual, one_model: of_hub } })
+    }
+
+    /// Downloads the model into the hub's cache, or what is new of it; says what came of it, in one line.
+    ///
+    /// # Errors
+    /// It is none of the hub, or cannot be downloaded.
+    pub(crate) fn pull(&self) -> anyhow::Result<String> {
+        match &self.place {
+            Place::Demo => Ok("demo is part of this program: there is nothing to download".to_owned()),
+            Place::Preset(preset) => pull(&preset.place()),
+            Place::Hub(place) => pull(place),
+            Place::Path(path) if path.exists() => {
+                bail!("{} is on this machine already: it is a file or folder here", path.display())
+            }
+            Place::Path(path) => bail!("{}", mistakes::nothing_at(path)),
+        }
     }
 
     /// Where it comes from, as far as it is known beyond this machine.
@@ -118,15 +160,25 @@ impl Source {
             Place::Demo => return Ok("demo".to_owned()),
             Place::Preset(preset) => return Ok(preset.name.to_owned()),
             Place::Hub(HubPath { repo, .. }) => Path::new(repo).to_path_buf(),
-            // `.` and `..` have a name too, once they are looked up.
-            Place::Path(path) => {
-                path.canonicalize().with_context(|| format!("cannot read {}", path.display()))?
-            }
+            // A link is called by its own name, not by that of what it leads to.
+            Place::Path(path) => match path.file_name() {
+                Some(_) => path.clone(),
+                // `.` and `..` have a name too, once they are looked up.
+                None => path.canonicalize().with_context(|| format!("cannot read {}", path.display()))?,
+            },
         };
-        let name = if path.is_file() { path.file_stem() } else { path.file_name() };
-        match name.and_then(|name| name.to_str()) {
+        self.check()?;
+        let name = match cache_folder::repo_name(&path) {
+            Some(name) => Some(name),
+            None if path.is_file() => path.file_stem().and_then(|name| name.to_str()),
+            None => path.file_name().and_then(|name| name.to_str()),
+        };
+        match name {
             Some(name) if wire::routes::is_model_name(name) => Ok(name.to_owned()),
-            _ => bail!("{self} needs a name for its URL: write NAME={self}"),
+            name => {
+                let why = name.and_then(mistakes::name).map(|why| format!(": {why}")).unwrap_or_default();
+                bail!("{self} needs a name for its URL, write NAME={self}{why}")
+            }
         }
     }
 }
@@ -144,6 +196,16 @@ pub(crate) use self::hub::is_cached;
 #[cfg(not(feature = "hub"))]
 pub(crate) fn is_cached(_place: &HubPath) -> bool {
     false
+}
+
+#[cfg(feature = "hub")]
+fn pull(place: &HubPath) -> anyhow::Result<String> {
+    hub::pull(place)
+}
+
+#[cfg(not(feature = "hub"))]
+fn pull(place: &HubPath) -> anyhow::Result<String> {
+    bail!("{place} cannot be downloaded: this program was built without the feature `hub`")
 }
 
 #[cfg(not(feature = "hub"))]
@@ -205,6 +267,12 @@ fn with_factors(text: &str) -> Result<(&str, Factors), String> {
         }
         source = before;
     }
+    if let Some((_, last)) = source.rsplit_once(',')
+        && let Some((key, value)) = last.split_once('=')
+        && let Some(mistake) = mistakes::option(key, value).filter(|_| !Path::new(source).exists())
+    {
+        return Err(mistake);
+    }
     Ok((source, factors))
 }
 
@@ -225,6 +293,8 @@ impl HubPath {
         let good = repo.split_once('/').is_some_and(|(owner, name)| is_name(owner) && is_name(name))
             && is_path
             && revision != Some("");
+        // A file that is not there is not likely to be a repository.
+        let good = good && !(path.is_empty() && vae::is_weights_file(Path::new(repo)));
         good.then(|| Self {
             repo: repo.to_owned(),
             path: path.to_owned(),
@@ -235,7 +305,7 @@ impl HubPath {
     /// Whether it names a file rather than a folder.
     #[cfg(feature = "hub")]
     fn is_file(&self) -> bool {
-        self.path.ends_with(".safetensors") || self.path.ends_with(".sft")
+        vae::is_weights_file(Path::new(&self.path))
     }
 }
 
@@ -250,64 +320,6 @@ impl fmt::Display for HubPath {
             Some(revision) => write!(f, "@{revision}"),
             None => Ok(()),
         }
-    }
-}
-
-/// `NAME=SOURCE`, or a `SOURCE` alone.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct ModelArg {
-    name: Option<String>,
-    pub(crate) source: Source,
-}
-
-impl ModelArg {
-    /// The demonstration model.
-    pub(crate) fn demo() -> Self {
-        Self { name: None, source: Source::demo() }
-    }
-
-    /// Its name in URLs: what was said, else the source's own.
-    pub(crate) fn name(&self) -> anyhow::Result<String> {
-        self.name.clone().map_or_else(|| self.source.short_name(), Ok)
-    }
-}
-
-impl FromStr for ModelArg {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match named(text) {
-            Some((name, source)) => Ok(Self { name: Some(name.to_owned()), source: source.parse()? }),
-            None => Ok(Self { name: None, source: text.parse()? }),
-        }
-    }
-}
-
-/// `NAME=SOURCE` taken apart, if it is so. A path may have `=` in it too, but then it hardly begins with a bare word.
-fn named(text: &str) -> Option<(&str, &str)> {
-    text.split_once('=').filter(|(name, _)| wire::routes::is_model_name(name) && !FACTORS.contains(name))
-}
-
-/// What one `--model`, or the whole variable, says: models separated by commas.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct ModelArgs(pub(crate) Vec<ModelArg>);
-
-impl FromStr for ModelArgs {
-    type Err = String;
-
-    /// A comma separates only where a `NAME=` follows, since paths may have commas; factors belong to their model.
-    fn from_str(text: &str) -> Result<Self, String> {
-        let mut models: Vec<String> = Vec::new();
-        for part in text.split(',') {
-            match models.last_mut() {
-                Some(last) if named(part).is_none() => {
-                    last.push(',');
-                    last.push_str(part);
-                }
-                _ => models.push(part.to_owned()),
-            }
-        }
-        models.iter().map(|model| model.parse()).collect::<Result<_, _>>().map(Self)
     }
 }
 
@@ -336,6 +348,10 @@ mod tests {
             ("./a=b", vec![(None, path("./a=b"))]),
             ("sd=/x,y/z,sdxl=/w", vec![(Some("sd"), path("/x,y/z")), (Some("sdxl"), path("/w"))]),
             ("./a,scaling_factor=0.5", vec![(None, scaled(path("./a"), 0.5, None))]),
+            ("demo,demo", vec![(None, Source::demo()), (None, Source::demo())]),
+            ("x=demo,demo", vec![(Some("x"), Source::demo()), (None, Source::demo())]),
+            ("demo,scaling_factor=2,src", vec![(None, scaled(Source::demo(), 2.0, None)), (None, path("src"))]),
+            ("./no,src", vec![(None, path("./no,src"))]),
             (
                 "a=/x,y,shift_factor=-1,scaling_factor=0.5,b=demo",
                 vec![(Some("a"), scaled(path("/x,y"), 0.5, Some(-1.0))), (Some("b"), Source::demo())],
@@ -354,6 +370,10 @@ mod tests {
             "demo,scaling_factor=nan",
             "demo,shift_factor=x",
             "demo,shift_factor=1,shift_factor=2",
+            "demo,scaling_factr=0.5",
+            "demo,scale=0.5",
+            "health=demo",
+            "my model=demo",
         ] {
             let error = text.parse::<ModelArgs>().map(|models| models.0[0].source.place == Place::Demo);
             assert_ne!(error, Ok(true), "{text:?}");
@@ -406,6 +426,31 @@ mod tests {
         let file = here.path().join("ae.v2.safetensors");
         std::fs::write(&file, "").unwrap();
         assert_eq!(name(file.to_str().unwrap()).unwrap(), "ae.v2");
-        assert!(name("/no/such/folder").unwrap_err().to_string().contains("/no/such/folder"));
+        assert!(name("/no/such/folder").unwrap_err().to_string().contains("there is no file or folder /no/such"));
+        assert!(name("sdlx").unwrap_err().to_string().contains("did you mean `sdxl`?"));
+        let reserved = name(here.path().join("models").to_str().unwrap()).unwrap_err().to_string();
+        assert!(reserved.contains("NAME=") && reserved.contains("a path of the server itself"), "{reserved}");
+    }
+
+    /// As in the hub's cache, whose files are links to contents that are named by their checksums.
+    #[test]
+    #[cfg(unix)]
+    fn a_link_is_called_by_its_own_name() {
+        let here = tempfile::tempdir().unwrap();
+        let repo = here.path().join("models--somebody--some-vae");
+        let snapshot = repo.join("snapshots").join("4ac0".repeat(10));
+        std::fs::create_dir_all(&snapshot).unwrap();
+        std::fs::create_dir_all(repo.join("blobs")).unwrap();
+        std::fs::write(repo.join("blobs/4ac04ac0"), "").unwrap();
+        let link = snapshot.join("my-vae.safetensors");
+        std::os::unix::fs::symlink("../../blobs/4ac04ac0", &link).unwrap();
+        std::os::unix::fs::symlink(&snapshot, here.path().join("current")).unwrap();
+        let current = here.path().join("current");
+        for (path, expected) in
+            [(&link, "my-vae"), (&current, "current"), (&repo, "some-vae"), (&snapshot, "some-vae")]
+        {
+            let model: ModelArg = path.to_str().unwrap().parse().unwrap();
+            assert_eq!(model.name().unwrap(), expected);
+        }
     }
 }

@@ -118,12 +118,13 @@ async function learn() {
   options.suggestFactors(model());
 }
 
-function describeModel({ name, class_name, latent_channels, spatial_factor, temporal_factor, license, source }) {
+function describeModel({ name, class_name, latent_channels, spatial_factor, temporal_factor, license, source, concluded }) {
   if (!latent_channels) return "It is loaded when it is first asked for something.";
   const frames = temporal_factor ? ` and ${temporal_factor} frames` : "";
   const parts = [`${class_name}, ${latent_channels} latent channels of ${spatial_factor} × ${spatial_factor} pixels${frames}`];
   if (source && source !== name) parts.push(source);
   if (license) parts.push(license);
+  if (concluded) parts.push(concluded);
   return parts.join(" · ");
 }
 

@@ -205,6 +205,7 @@ pub(super) fn info() -> VaeInfo {
         shift_factor: Some(0.125),
         latents_mean: None,
         latents_std: None,
+        concluded: None,
     }
 }
 

@@ -9,6 +9,7 @@ use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::engine::{Engine, VideoEngine};
 use crate::forecast::{Foreseen, Rehearse};
+use crate::single_file::{kinds, layout};
 use crate::{HostTensor, LoadError, Vae, VaeError};
 
 /// The values of `_class_name` for which there is a family.
@@ -25,10 +26,18 @@ pub(crate) fn load<E: VideoEngine>(
     checkpoint: &Checkpoint,
     engine: E,
 ) -> Result<Box<dyn Vae>, LoadError> {
-    let rehearsal = engine.rehearsal().map(|engine| build(config, checkpoint, engine)).transpose()?;
-    let vae: Box<dyn Vae> = build(config, checkpoint, engine)?;
+    let build_both = || {
+        let rehearsal = engine.rehearsal().map(|engine| build(config, checkpoint, engine)).transpose()?;
+        let vae: Box<dyn Vae> = build(config, checkpoint, engine)?;
+        layout::refuse_unused(&vae.info().class_name, checkpoint)?;
+        Ok((vae, rehearsal))
+    };
+    let (vae, rehearsal) = build_both().map_err(|error| kinds::explained(error, checkpoint))?;
     Ok(match rehearsal {
-        Some(rehearsal) => Box::new(Foreseen::new(vae, rehearsal, checkpoint.bytes())),
+        Some(rehearsal) => {
+            let weights = [checkpoint.bytes(), checkpoint.copied_bytes()];
+            Box::new(Foreseen::new(vae, rehearsal, weights))
+        }
         None => vae,
     })
 }

@@ -14,6 +14,7 @@ fn info(latent_channels: usize) -> VaeInfo {
         shift_factor: None,
         latents_mean: None,
         latents_std: None,
+        concluded: None,
     }
 }
 

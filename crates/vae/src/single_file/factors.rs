@@ -1,10 +1,6 @@
 //! By what latents are scaled, which no tensor says.
 
-use std::path::Path;
-
-use tracing::{info, warn};
-
-use super::Shapes;
+use super::shapes::Shapes;
 use crate::checkpoint::Checkpoint;
 use crate::{Factors, LoadError};
 
@@ -25,6 +21,7 @@ const SD_V1: Known = Known::new("Stable Diffusion v1 and v2", 4, 0.18215, None, 
 const SDXL: Known = Known::new("SDXL", 4, 0.13025, None, 1024);
 const UPSCALER: Known = Known::new("the Stable Diffusion upscaler", 4, 0.08333, None, 256);
 const SD3: Known = Known::new("Stable Diffusion 3", 16, 1.5305, Some(0.0609), 1024);
+const HUNYUAN_VIDEO: Known = Known::new("HunyuanVideo", 16, 0.476_986, None, 256);
 const FLUX: Known = Known::new("Flux", 16, 0.3611, Some(0.1159), 1024);
 
 impl Known {
@@ -36,6 +33,17 @@ impl Known {
         sample_size: usize,
     ) -> Self {
         Self { name, latent_channels, scaling_factor, shift_factor, sample_size }
+    }
+
+    /// For people: `scaling_factor 0.3611 and shift_factor 0.1159`.
+    fn factors(&self) -> String {
+        let shift = self.shift_factor.map(|shift| format!(" and shift_factor {shift}")).unwrap_or_default();
+        format!("scaling_factor {}{shift}", self.scaling_factor)
+    }
+
+    /// What goes with [`Known::factors`] as a subject.
+    fn verb(&self) -> &'static str {
+        if self.shift_factor.is_some() { "are taken" } else { "is taken" }
     }
 }
 
@@ -78,17 +86,28 @@ impl Model {
     }
 }
 
-/// The factors of the autoencoder with these `shapes` in a checkpoint of `model`, and a line in the log about them.
+/// By what latents are scaled, and how sure that is.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) known: Known,
+    /// What was concluded, in one sentence; `None` where the user has said it.
+    pub(super) conclusion: Option<String>,
+    /// Whether it may be wrong.
+    pub(super) is_guess: bool,
+}
+
+/// The factors of the autoencoder with these `shapes` in a checkpoint of `model`. `beside` are those of a configuration that
+/// may be of another model.
 ///
 /// # Errors
 /// Neither known nor given.
 pub(super) fn find(
-    path: &Path,
     model: Model,
     shapes: &Shapes,
     given: Factors,
+    beside: Option<Factors>,
     checkpoint: &Checkpoint,
-) -> Result<Known, LoadError> {
+) -> Result<Found, LoadError> {
     if model == Model::Playground {
         return Err(checkpoint.wrong(
             "Playground v2.5 scales latents by numbers that are not in this file; load the folder of its diffusers \
@@ -97,8 +116,9 @@ pub(super) fn find(
         ));
     }
     let channels = shapes.latent_channels;
-    let quantised = shapes.use_quant_conv || shapes.use_post_quant_conv;
+    let quantised = shapes.use_quant_conv == Some(true) || shapes.use_post_quant_conv;
     let likely = match model {
+        _ if shapes.is_video => Some(HUNYUAN_VIDEO),
         // A newer model may have the tensors by which its predecessor is known, but not its latents.
         Model::Known(known) => Some(known).filter(|known| known.latent_channels == channels),
         _ if channels == 4 && quantised => Some(SD_V1),
@@ -107,32 +127,45 @@ pub(super) fn find(
     };
     if given.scaling_factor.is_some() {
         // The rest of what is known may stay: whoever needs another shift says so too.
-        return Ok(likely.unwrap_or(Known::new("", channels, 1.0, None, 512)));
+        let known = likely.unwrap_or(Known::new("", channels, 1.0, None, 512));
+        return Ok(Found { known, conclusion: None, is_guess: false });
     }
     let Some(known) = likely else {
-        return Err(checkpoint.wrong(format!(
-            "nothing in this file tells by which factor its {channels}-channel latents are scaled; give it after the \
-             file: FILE,scaling_factor=NUMBER (and ,shift_factor=NUMBER if there is one)"
-        )));
+        let Some(Factors { scaling_factor: Some(scaling_factor), shift_factor }) = beside else {
+            return Err(checkpoint.wrong(format!(
+                "nothing in this file tells by which factor its {channels}-channel latents are scaled; give it after the \
+                 file: FILE,scaling_factor=NUMBER (and ,shift_factor=NUMBER if there is one)"
+            )));
+        };
+        let known = Known::new("the config.json beside it", channels, scaling_factor, shift_factor, 512);
+        let conclusion = format!(
+            "{} of the config.json beside it {}, which belongs to files of other names but fits",
+            known.factors(),
+            known.verb()
+        );
+        return Ok(Found { known, conclusion: Some(conclusion), is_guess: true });
     };
-    let Known { name, scaling_factor, shift_factor, .. } = known;
-    let shift = shift_factor.map(|shift| format!(" and shift_factor {shift}")).unwrap_or_default();
-    let path = path.display();
-    match model {
-        Model::Known(_) => {
-            info!("{path}: scaling_factor {scaling_factor}{shift}: the checkpoint is of {name}")
-        }
-        _ if known == SD_V1 => warn!(
-            "{path}: scaling_factor {scaling_factor} of {name} is assumed: this file may as well be of SDXL, whose autoencoder \
-             has the same shapes; for SDXL write FILE,scaling_factor={}",
-            SDXL.scaling_factor
+    let (name, factors) = (known.name, known.factors());
+    let (conclusion, is_guess) = match model {
+        _ if shapes.is_video => (format!("{factors} of {name}, whose tensors these are"), false),
+        Model::Known(_) => (format!("{factors}: the checkpoint is of {name}"), false),
+        _ if known == SD_V1 => (
+            format!(
+                "{factors} of {name} is assumed: this file may as well be of SDXL, whose autoencoder has the same shapes; \
+                 for SDXL write FILE,scaling_factor={}",
+                SDXL.scaling_factor
+            ),
+            true,
         ),
-        _ => info!(
-            "{path}: scaling_factor {scaling_factor}{shift} of {name} are assumed; for Stable Diffusion 3, whose autoencoder has \
-             the same shapes, write FILE,scaling_factor={},shift_factor={}",
-            SD3.scaling_factor,
-            SD3.shift_factor.unwrap_or_default()
+        _ => (
+            format!(
+                "{factors} of {name} are assumed; for Stable Diffusion 3, whose autoencoder has the same shapes, write \
+                 FILE,scaling_factor={},shift_factor={}",
+                SD3.scaling_factor,
+                SD3.shift_factor.unwrap_or_default()
+            ),
+            true,
         ),
-    }
-    Ok(known)
+    };
+    Ok(Found { known, conclusion: Some(conclusion), is_guess })
 }

@@ -1,150 +1,114 @@
-//! Autoencoders that come as one `.safetensors` file, without a configuration.
+//! Autoencoders that come as one file, without a configuration of their own.
 //!
 //! Three things are found out from names and shapes, before any tensor is read: where in the file the autoencoder is
 //! (`first_stage_model.` or `vae.` in a full checkpoint), whether its layers have diffusers' names or the original ones,
-//! and its configuration. The shapes tell all of the architecture. They do not tell the factors by which latents are
-//! scaled: those are known for the model that the rest of a full checkpoint belongs to, and otherwise assumed, which is
-//! said in the log.
+//! and its configuration. The shapes tell all of the architecture but the groups of its norms. They do not tell the factors
+//! by which latents are scaled: those are known for the model that the rest of a full checkpoint belongs to, and otherwise
+//! assumed, which is said in the log and of the loaded model.
 
+mod beside;
 mod factors;
+pub(crate) mod kinds;
+pub(crate) mod layout;
 mod original;
+mod shapes;
 
 use std::path::Path;
 
-use serde_json::{Map, Value, json};
-use tracing::info;
+use tracing::{info, warn};
 
+use self::beside::Beside;
+use self::factors::{Found, Model};
+use self::layout::FIRST_LAYER;
+use self::shapes::Shapes;
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
-use crate::{Factors, LoadError, families};
+use crate::{Factors, LoadError, LoadOptions};
 
-/// Where autoencoders are in full checkpoints: those of the original code bases, and those of newer models.
-const PREFIXES: [&str; 3] = ["", "first_stage_model.", "vae."];
+/// What a configuration says of factors.
+const FACTOR_KEYS: [&str; 4] = ["scaling_factor", "shift_factor", "latents_mean", "latents_std"];
 
-/// The first layer of every decoder of pictures that we know.
-const FIRST_LAYER: &str = "decoder.conv_in.weight";
-
-/// The same of HunyuanVideo's, whose own files have diffusers' names too.
-const FIRST_VIDEO_LAYER: &str = "decoder.conv_in.conv.weight";
-
-/// Opens the file at `path`. `factors` are those that the user gives; what they say need not be assumed.
-pub(crate) fn open(path: &Path, factors: Factors) -> Result<(Config, Checkpoint), LoadError> {
+/// Opens the file at `path`.
+pub(crate) fn open(path: &Path, options: &LoadOptions) -> Result<(Config, Checkpoint), LoadError> {
     let mut checkpoint = Checkpoint::open_file(path)?;
-    let model = factors::Model::of(&checkpoint);
-    let first = |prefix: &&str| {
-        [FIRST_LAYER, FIRST_VIDEO_LAYER].iter().any(|layer| checkpoint.contains(&format!("{prefix}{layer}")))
-    };
-    let Some(prefix) = PREFIXES.into_iter().find(first) else {
-        return Err(checkpoint.wrong(format!(
-            "no autoencoder that we know: there is no tensor `{FIRST_LAYER}`, neither as it is nor after \
+    layout::unwrap(&mut checkpoint)?;
+    let model = Model::of(&checkpoint);
+    if !layout::extract(&mut checkpoint)? {
+        let error = checkpoint.wrong(format!(
+            "no autoencoder that can be served: there is no tensor `{FIRST_LAYER}`, neither as it is nor after \
              `first_stage_model.` or `vae.`"
-        )));
+        ));
+        return Err(kinds::explained(error, &checkpoint));
+    }
+    match configure(path, options, model, &checkpoint) {
+        Ok(config) => Ok((config, checkpoint)),
+        Err(error) => Err(kinds::explained(error, &checkpoint)),
+    }
+}
+
+/// Takes wrappers, prefixes and original names away, as in a single file, in a checkpoint that comes with its configuration.
+pub(crate) fn normalise(checkpoint: &mut Checkpoint) -> Result<(), LoadError> {
+    layout::unwrap(checkpoint)?;
+    layout::extract(checkpoint).map(drop)
+}
+
+/// The configuration of an autoencoder: that beside its file, if it is the file's own, else what its tensors tell.
+fn configure(
+    path: &Path,
+    options: &LoadOptions,
+    model: Model,
+    checkpoint: &Checkpoint,
+) -> Result<Config, LoadError> {
+    let shapes = Shapes::of(checkpoint)?;
+    let beside = Beside::find(path, options.one_model, &shapes);
+    if let Beside::Own(config) = beside {
+        info!("{}: config.json beside it is its configuration", path.display());
+        return Ok(config);
+    }
+    let said = match &beside {
+        Beside::Fits(config) => Some(Factors {
+            // What diffusers takes where nothing is said.
+            scaling_factor: config
+                .number("scaling_factor", if shapes.is_video { 0.476_986 } else { 0.18215 })
+                .ok(),
+            shift_factor: config.optional_number("shift_factor").ok().flatten(),
+        }),
+        _ => None,
     };
-    checkpoint.rename(|name| name.strip_prefix(prefix).map(str::to_owned));
-    original::rename(&mut checkpoint)?;
-
-    if let Some(config) = beside(path) {
-        return Ok((config, checkpoint));
-    }
-    if checkpoint.contains(FIRST_VIDEO_LAYER) {
+    let Found { known, conclusion, is_guess } =
+        factors::find(model, &shapes, options.factors, said, checkpoint)?;
+    let passed_over = match (&beside, said) {
+        (Beside::Other(difference), _) => {
+            format!(" (config.json beside it is not used: {difference})")
+        }
+        (_, Some(Factors { scaling_factor: Some(other), .. })) if other != known.scaling_factor => format!(
+            " (config.json beside it says scaling_factor {other}, but belongs to files of other names; if it is of this \
+             file, write FILE,scaling_factor={other})"
+        ),
+        _ => String::new(),
+    };
+    let mut config = match beside {
+        // It fits, and says what no tensor tells, such as the groups of norms.
+        Beside::Fits(mut config) => {
+            FACTOR_KEYS.iter().for_each(|key| config.remove(key));
+            config
+        }
         // There is one model of this family, and its configuration is what diffusers takes where nothing is said.
-        info!("{}: an autoencoder of HunyuanVideo", path.display());
-        let class_name = Value::from("AutoencoderKLHunyuanVideo");
-        return Ok((Config::of(path, Map::from_iter([("_class_name".to_owned(), class_name)])), checkpoint));
+        _ if shapes.is_video => Config::of_class(path, shapes.class_name()),
+        _ => Config::of(path, shapes.config(&known)),
+    };
+    config.set("scaling_factor", known.scaling_factor);
+    if let Some(shift) = known.shift_factor {
+        config.set("shift_factor", shift);
     }
-    let shapes = Shapes::of(&checkpoint)?;
-    let known = factors::find(path, model, &shapes, factors, &checkpoint)?;
-    let config = Config::of(path, shapes.config(&known));
-    Ok((config, checkpoint))
-}
-
-/// The `config.json` in the folder of the file, if it is that of an autoencoder: in the folder of a pipeline or of
-/// another model there may be one that means something else.
-fn beside(path: &Path) -> Option<Config> {
-    let path = path.with_file_name("config.json");
-    let config = Config::read(&path).ok()?;
-    let ours = config.class_name().is_ok_and(|class| families::CLASS_NAMES.contains(&class));
-    ours.then(|| {
-        info!("{}: this is the configuration", path.display());
-        config
-    })
-}
-
-/// The architecture of an `AutoencoderKL`, as the shapes of its tensors tell it.
-struct Shapes {
-    in_channels: usize,
-    out_channels: usize,
-    latent_channels: usize,
-    /// From the picture's end to the latents' end.
-    block_out_channels: Vec<usize>,
-    layers_per_block: usize,
-    mid_block_add_attention: bool,
-    use_quant_conv: bool,
-    use_post_quant_conv: bool,
-}
-
-impl Shapes {
-    fn of(checkpoint: &Checkpoint) -> Result<Self, LoadError> {
-        let axis = |name: &str, axis: usize| {
-            match checkpoint.shape(name) {
-            Some(shape) if shape.len() == 4 => Ok(shape[axis]),
-            found => Err(checkpoint.wrong(format!(
-                "tensor `{name}` has shape {found:?}, expected that of a convolution, [out, in, height, width]"
-            ))),
+    if let Some(conclusion) = conclusion {
+        let conclusion = format!("{conclusion}{passed_over}");
+        if is_guess {
+            warn!("{}: {conclusion}", path.display());
+        } else {
+            info!("{}: {conclusion}", path.display());
         }
-        };
-        let resnet =
-            |block: usize, layer: usize| format!("decoder.up_blocks.{block}.resnets.{layer}.conv1.weight");
-        let mut block_out_channels = Vec::new();
-        while checkpoint.contains(&resnet(block_out_channels.len(), 0)) {
-            block_out_channels.push(axis(&resnet(block_out_channels.len(), 0), 0)?);
-        }
-        block_out_channels.reverse();
-        let layers = (0..).take_while(|&layer| checkpoint.contains(&resnet(0, layer))).count();
-        if layers < 2 {
-            return Err(checkpoint.wrong(format!(
-                "no decoder that we know: {layers} layers in its first up block, expected 2 or more"
-            )));
-        }
-        let out_channels = axis("decoder.conv_out.weight", 0)?;
-        let first = "encoder.conv_in.weight";
-        Ok(Self {
-            in_channels: if checkpoint.contains(first) { axis(first, 1)? } else { out_channels },
-            out_channels,
-            latent_channels: axis(FIRST_LAYER, 1)?,
-            block_out_channels,
-            // A decoder's blocks have one layer more than the configuration says.
-            layers_per_block: layers - 1,
-            mid_block_add_attention: checkpoint
-                .names()
-                .any(|name| name.starts_with("decoder.mid_block.attentions.")),
-            use_quant_conv: checkpoint.contains("quant_conv.weight"),
-            use_post_quant_conv: checkpoint.contains("post_quant_conv.weight"),
-        })
+        config.conclude(conclusion);
     }
-
-    /// The configuration as diffusers would write it.
-    fn config(&self, known: &factors::Known) -> Map<String, Value> {
-        let blocks = self.block_out_channels.len();
-        let values = json!({
-            "_class_name": "AutoencoderKL",
-            "in_channels": self.in_channels,
-            "out_channels": self.out_channels,
-            "latent_channels": self.latent_channels,
-            "block_out_channels": self.block_out_channels,
-            "down_block_types": vec!["DownEncoderBlock2D"; blocks],
-            "up_block_types": vec!["UpDecoderBlock2D"; blocks],
-            "layers_per_block": self.layers_per_block,
-            "mid_block_add_attention": self.mid_block_add_attention,
-            "use_quant_conv": self.use_quant_conv,
-            "use_post_quant_conv": self.use_post_quant_conv,
-            "scaling_factor": known.scaling_factor,
-            "shift_factor": known.shift_factor,
-            "sample_size": known.sample_size,
-        });
-        match values {
-            Value::Object(values) => values,
-            _ => Map::new(),
-        }
-    }
+    Ok(config)
 }

@@ -19,8 +19,7 @@ pub(super) fn rename(checkpoint: &mut Checkpoint) -> Result<(), LoadError> {
         )));
     }
     let up_blocks = checkpoint.names().filter_map(up_block).map(|index| index + 1).max().unwrap_or(0);
-    checkpoint.rename(|name| Some(diffusers_name(name, up_blocks)));
-    Ok(())
+    checkpoint.rename(|name| Some(diffusers_name(name, up_blocks)))
 }
 
 fn is_attention_of_a_block(name: &str) -> bool {
@@ -39,32 +38,38 @@ fn diffusers_name(name: &str, up_blocks: usize) -> String {
     // diffusers counts up blocks from the latents on, the original from the picture on.
     let up =
         |index: &str| index.parse().ok().and_then(|index| up_blocks.checked_sub(1usize.checked_add(index)?));
+    // Convolutions over time have their parameters one level deeper, in `conv`.
     let new = match parts[..] {
         [half, "norm_out", parameter] => Some(format!("{half}.conv_norm_out.{parameter}")),
-        [half, "mid", "attn_1", layer, parameter] => {
-            attention_layer(layer).map(|layer| format!("{half}.mid_block.attentions.0.{layer}.{parameter}"))
+        [half, "mid", "attn_1", layer, ref rest @ ..] => {
+            attention_layer(layer).map(|layer| format!("{half}.mid_block.attentions.0.{layer}{}", tail(rest)))
         }
-        [half, "mid", "block_1", layer, parameter] => {
-            Some(format!("{half}.mid_block.resnets.0.{}.{parameter}", resnet_layer(layer)))
+        [half, "mid", block @ ("block_1" | "block_2"), layer, ref rest @ ..] => {
+            let index = usize::from(block == "block_2");
+            Some(format!("{half}.mid_block.resnets.{index}.{}{}", resnet_layer(layer), tail(rest)))
         }
-        [half, "mid", "block_2", layer, parameter] => {
-            Some(format!("{half}.mid_block.resnets.1.{}.{parameter}", resnet_layer(layer)))
+        [half, "down", block, "block", index, layer, ref rest @ ..] => {
+            let layer = resnet_layer(layer);
+            Some(format!("{half}.down_blocks.{block}.resnets.{index}.{layer}{}", tail(rest)))
         }
-        [half, "down", block, "block", index, layer, parameter] => {
-            Some(format!("{half}.down_blocks.{block}.resnets.{index}.{}.{parameter}", resnet_layer(layer)))
+        [half, "down", block, "downsample", ref rest @ ..] => {
+            Some(format!("{half}.down_blocks.{block}.downsamplers.0{}", tail(rest)))
         }
-        [half, "down", block, "downsample", "conv", parameter] => {
-            Some(format!("{half}.down_blocks.{block}.downsamplers.0.conv.{parameter}"))
+        [half, "up", block, "block", index, layer, ref rest @ ..] => {
+            let layer = resnet_layer(layer);
+            up(block).map(|block| format!("{half}.up_blocks.{block}.resnets.{index}.{layer}{}", tail(rest)))
         }
-        [half, "up", block, "block", index, layer, parameter] => up(block).map(|block| {
-            format!("{half}.up_blocks.{block}.resnets.{index}.{}.{parameter}", resnet_layer(layer))
-        }),
-        [half, "up", block, "upsample", "conv", parameter] => {
-            up(block).map(|block| format!("{half}.up_blocks.{block}.upsamplers.0.conv.{parameter}"))
+        [half, "up", block, "upsample", ref rest @ ..] => {
+            up(block).map(|block| format!("{half}.up_blocks.{block}.upsamplers.0{}", tail(rest)))
         }
         _ => None,
     };
     new.unwrap_or_else(|| name.to_owned())
+}
+
+/// The rest of a name, each part with the dot before it.
+fn tail(parts: &[&str]) -> String {
+    parts.iter().map(|part| format!(".{part}")).collect()
 }
 
 fn attention_layer(layer: &str) -> Option<&'static str> {
@@ -101,6 +106,23 @@ mod tests {
                 // What is diffusers' already stays.
                 assert_eq!(&diffusers_name(expected, up_blocks), expected);
             }
+        }
+    }
+
+    /// As ComfyUI's repackaged file of HunyuanVideo's autoencoder has them, and what its loader expects there.
+    #[test]
+    fn convolutions_over_time_are_one_level_deeper() {
+        for (original, expected) in [
+            ("decoder.mid.block_2.conv1.conv.weight", "decoder.mid_block.resnets.1.conv1.conv.weight"),
+            ("decoder.mid.attn_1.proj_out.bias", "decoder.mid_block.attentions.0.to_out.0.bias"),
+            ("decoder.up.3.block.0.nin_shortcut.conv.bias", "decoder.up_blocks.0.resnets.0.conv_shortcut.conv.bias"),
+            ("decoder.up.1.upsample.conv.conv.weight", "decoder.up_blocks.2.upsamplers.0.conv.conv.weight"),
+            ("encoder.down.0.downsample.conv.conv.bias", "encoder.down_blocks.0.downsamplers.0.conv.conv.bias"),
+            ("encoder.down.2.block.1.norm2.weight", "encoder.down_blocks.2.resnets.1.norm2.weight"),
+            ("decoder.conv_in.conv.weight", "decoder.conv_in.conv.weight"),
+        ] {
+            assert_eq!(diffusers_name(original, 4), expected);
+            assert_eq!(diffusers_name(expected, 4), expected);
         }
     }
 

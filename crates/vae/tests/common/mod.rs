@@ -10,6 +10,7 @@ use remote_vae_vae::engine::cpu::{CpuEngine, CpuOptions, Isa, Numerics};
 use remote_vae_vae::engine::reference::Reference;
 use remote_vae_vae::{Cancelled, DType, HostTensor, LoadError, Observer, Source, Vae, load};
 use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorView};
 use serde::Deserialize;
 
 /// An engine by name, and how to load a model on it.
@@ -106,6 +107,33 @@ pub(crate) fn encoding_cases() -> Vec<Case> {
 /// The case `name`.
 pub(crate) fn case(name: &str) -> Case {
     cases().into_iter().find(|case| case.name == name).unwrap()
+}
+
+/// The tensors of a safetensors file, to be changed and written again.
+pub(crate) type RawTensors = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
+
+/// The weights of a case.
+pub(crate) fn weights(case: &Case) -> RawTensors {
+    let names = ["diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors"];
+    let path = names.iter().map(|name| case.folder.join(name)).find(|path| path.exists()).unwrap();
+    let bytes = fs::read(path).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    file.iter()
+        .map(|(name, view)| (name.to_owned(), (view.dtype(), view.shape().to_vec(), view.data().to_vec())))
+        .collect()
+}
+
+/// Writes them as a safetensors file.
+pub(crate) fn write(tensors: &RawTensors, path: &Path) {
+    let views = tensors
+        .iter()
+        .map(|(name, (dtype, shape, data))| (name, TensorView::new(*dtype, shape.clone(), data).unwrap()));
+    safetensors::serialize_to_file(views, None, path).unwrap();
+}
+
+/// The same tensors under other names.
+pub(crate) fn renamed(tensors: RawTensors, name: impl Fn(&str) -> String) -> RawTensors {
+    tensors.into_iter().map(|(old, tensor)| (name(&old), tensor)).collect()
 }
 
 fn tensors(path: &Path) -> BTreeMap<String, HostTensor> {

@@ -54,6 +54,7 @@ pub(super) struct AutoencoderKLHunyuanVideo<E: VideoEngine> {
 impl<E: VideoEngine> AutoencoderKLHunyuanVideo<E> {
     /// Builds the model from its configuration and weights.
     pub(super) fn load(config: &Config, checkpoint: &Checkpoint, engine: E) -> Result<Self, LoadError> {
+        let concluded = config.concluded().map(str::to_owned);
         let config = HunyuanVideoConfig::read(config)?;
         let (latents, space) = (config.latent_channels, config.spatial_compression_ratio);
         let costs = Costs::default();
@@ -75,6 +76,7 @@ impl<E: VideoEngine> AutoencoderKLHunyuanVideo<E> {
             shift_factor: None,
             latents_mean: None,
             latents_std: None,
+            concluded,
             can_encode: encoding.is_some(),
         };
         let workload = Workload::new(costs);

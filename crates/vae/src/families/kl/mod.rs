@@ -39,6 +39,7 @@ pub(super) struct AutoencoderKL<E: Engine> {
 impl<E: Engine> AutoencoderKL<E> {
     /// Builds the model from its configuration and weights.
     pub(super) fn load(config: &Config, checkpoint: &Checkpoint, engine: E) -> Result<Self, LoadError> {
+        let concluded = config.concluded().map(str::to_owned);
         let config = AutoencoderKLConfig::read(config)?;
         let latents = config.latent_channels;
         let workload = Cell::new(Workload::default());
@@ -70,6 +71,7 @@ impl<E: Engine> AutoencoderKL<E> {
             shift_factor: config.shift_factor,
             latents_mean: config.latents_mean,
             latents_std: config.latents_std,
+            concluded,
         };
         Ok(Self { engine, info, post_quant_conv, decoder, workload: workload.get(), tiling, encoding })
     }
@@ -276,13 +278,15 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::LoadMode;
     use crate::engine::reference::Reference;
 
     #[test]
     fn latents_are_checked_before_memory_is_taken() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/vae/sd-like");
         let config = Config::read(&folder.join("config.json")).unwrap();
-        let checkpoint = Checkpoint::open(&folder).unwrap();
+        let mut checkpoint = Checkpoint::open(&folder).unwrap();
+        checkpoint.settle(LoadMode::Map).unwrap();
         let vae = AutoencoderKL::load(&config, &checkpoint, Reference).unwrap();
         assert_eq!(vae.check_latents(&[2, 4, 5, 3]).unwrap(), (2, 15));
         // The largest tensor is what the last up blocks put out: 8 channels of 8×8 pixels a latent, in f32.
