@@ -32,6 +32,7 @@ mod place;
 mod preview;
 mod progress;
 mod provenance;
+mod pull;
 mod quickstart;
 mod roundtrip;
 mod serve;
@@ -77,6 +78,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(args),
         Command::Models(args) => models::run(&args),
         Command::Completions(args) => completions::run(&args),
+        Command::Pull(args) => pull::run(&args),
     };
     #[cfg(feature = "otel")]
     if let Some(traces) = traces {

@@ -44,7 +44,7 @@ impl Place {
             let model = Path::new(path).file_name().map(|name| name.to_string_lossy().into_owned());
             let fetched = source.fetch()?;
             let loading = Work::begin(format!("loading {name}"));
-            let vae = fetched.load(args.engine.engine()?)?;
+            let vae = fetched.load(args.engine.engine()?, args.engine.load_mode())?;
             drop(loading);
             return Ok(Self::Here { vae: Mutex::new(vae), name, model });
         }

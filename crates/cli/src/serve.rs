@@ -10,8 +10,8 @@ use clap::{ArgMatches, ValueHint};
 use server::{Config, Model, ServeError, Server};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tracing::warn;
-use vae::{LoadMode, VaeInfo};
 use vae::engine::cpu::CpuEngine;
+use vae::{LoadMode, VaeInfo};
 
 use crate::args::doors::DoorArgs;
 use crate::args::engine::EngineArgs;
@@ -89,7 +89,7 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<()> {
         .models
         .iter()
         .flat_map(|models| &models.0)
-        .map(|model| served(model, engine.clone(), args.engine.load, loaded.clone()))
+        .map(|model| served(model, engine.clone(), args.engine.load_mode(), loaded.clone()))
         .collect::<anyhow::Result<Vec<_>>>()?;
     let config = args.limits.apply(Config {
         host: args.host,

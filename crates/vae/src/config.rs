@@ -25,10 +25,11 @@ impl Config {
         match serde_json::from_str(text) {
             Ok(values) => Ok(Self { path, values, concluded: None }),
             Err(error) => {
-                let message = match foreign_kind(&path, text.as_bytes()).filter(|_| !text.starts_with(['{', '['])) {
-                    Some(kind) => format!("it is {kind}; expected the settings of a model, as JSON"),
-                    None => format!("not a JSON object of settings: {error}"),
-                };
+                let message =
+                    match foreign_kind(&path, text.as_bytes()).filter(|_| !text.starts_with(['{', '['])) {
+                        Some(kind) => format!("it is {kind}; expected the settings of a model, as JSON"),
+                        None => format!("not a JSON object of settings: {error}"),
+                    };
                 Err(LoadError::Config { path, message })
             }
         }

@@ -143,7 +143,9 @@ mod tests {
         ] {
             assert!(has_config_beside(name), "{name}");
         }
-        for name in ["ae.safetensors", "my-sd-vae.safetensors", "models.safetensors", "modelv2.ckpt", "my_model.pt"] {
+        for name in
+            ["ae.safetensors", "my-sd-vae.safetensors", "models.safetensors", "modelv2.ckpt", "my_model.pt"]
+        {
             assert!(!has_config_beside(name), "{name}");
         }
     }

@@ -41,12 +41,7 @@ impl Weight {
     ///
     /// # Panics
     /// When there are more or fewer bytes than `dtype` and `shape` ask for; loaders check this first.
-    pub(crate) fn new(
-        name: impl Into<String>,
-        dtype: DType,
-        shape: Vec<usize>,
-        bytes: WeightBytes,
-    ) -> Self {
+    pub(crate) fn new(name: impl Into<String>, dtype: DType, shape: Vec<usize>, bytes: WeightBytes) -> Self {
         assert_eq!(
             bytes.as_slice().len(),
             shape.iter().product::<usize>() * dtype.size(),

@@ -102,7 +102,9 @@ fn other_types_have_the_values_that_pytorch_makes_of_them() {
 fn names_are_unwrapped() {
     let case = case("sd-like");
     let expected = decoded(case.source(), &case);
-    for before in ["_orig_mod.", "module.", "module._orig_mod.", "state_dict.", "state_dict.vae.", "first_stage_model."] {
+    for before in
+        ["_orig_mod.", "module.", "module._orig_mod.", "state_dict.", "state_dict.vae.", "first_stage_model."]
+    {
         let tensors = renamed(weights(&case), |name| format!("{before}{name}"));
         assert!(decoded(folder(folder_of(&case, &tensors).path()), &case) == expected, "{before}");
     }
@@ -114,7 +116,10 @@ fn names_are_unwrapped() {
     let twice = tensors["decoder.conv_in.bias"].clone();
     tensors.insert("module.decoder.conv_in.bias".to_owned(), twice);
     let error = refused(folder(folder_of(&case, &tensors).path()));
-    assert!(error.contains("`decoder.conv_in.bias`") && error.contains("`module.decoder.conv_in.bias`"), "{error}");
+    assert!(
+        error.contains("`decoder.conv_in.bias`") && error.contains("`module.decoder.conv_in.bias`"),
+        "{error}"
+    );
 }
 
 /// ComfyUI's repackaged file: the original names around `.conv.`, attention as convolutions over time.
@@ -227,7 +232,11 @@ fn a_folder_without_configuration_is_its_one_file() {
 fn what_is_no_weights_is_called_what_it_is() {
     let here = tempdir().unwrap();
     for (name, bytes, words) in [
-        ("a.safetensors", &b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"[..], "Git LFS"),
+        (
+            "a.safetensors",
+            &b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"[..],
+            "Git LFS",
+        ),
         ("a.safetensors", b"<!doctype html><title>Access to model is restricted</title>", "HTML page"),
         ("a.ckpt", b"\n<HTML><body>", "HTML page"),
         ("a.gguf", b"GGUF\x03\0\0\0\0\0\0\0\0\0\0\0", "GGUF"),
@@ -350,7 +359,8 @@ fn a_file_that_is_cut_off_is_refused_with_a_sentence() {
         for cut in [1, 4096, whole.len() - 5000] {
             let here = folder_with(&case, WEIGHTS, &whole[..whole.len() - cut]);
             let options = LoadOptions { mode, ..LoadOptions::default() };
-            let error = load_with(folder(here.path()), &options, Reference).map(drop).unwrap_err().to_string();
+            let error =
+                load_with(folder(here.path()), &options, Reference).map(drop).unwrap_err().to_string();
             assert!(error.contains("cut off: its header") && error.contains("again"), "{error}");
         }
     }

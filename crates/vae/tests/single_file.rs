@@ -10,7 +10,8 @@ use common::{Case, case};
 use remote_vae_vae::engine::cpu::{CpuEngine, CpuOptions};
 use remote_vae_vae::engine::reference::Reference;
 use remote_vae_vae::{
-    DecodeOptions, EncodeOptions, Factors, HostTensor, LoadOptions, Silent, Source, Vae, VaeInfo, load, load_with,
+    DecodeOptions, EncodeOptions, Factors, HostTensor, LoadOptions, Silent, Source, Vae, VaeInfo, load,
+    load_with,
 };
 use safetensors::tensor::{Dtype, TensorView};
 use safetensors::{SafeTensors, serialize_to_file};
@@ -202,7 +203,10 @@ fn the_architecture_comes_from_a_configuration_that_fits() {
     assert!(error.contains("which is 32"), "{error}");
     fs::copy(case.folder.join("config.json"), folder.path().join("config.json")).unwrap();
     let decode = |source| {
-        load(source, Reference).unwrap().decode(case.latents(), &DecodeOptions::default(), &mut Silent).unwrap()
+        load(source, Reference)
+            .unwrap()
+            .decode(case.latents(), &DecodeOptions::default(), &mut Silent)
+            .unwrap()
     };
     assert!(decode(Source::File(path)) == decode(case.source()));
 }

@@ -1,8 +1,8 @@
 //! The flags that say how models are run on this machine, shared by every command that runs them.
 
 use clap::ValueEnum;
-use vae::EngineError;
 use vae::engine::cpu::{CpuEngine, CpuOptions, Isa, Numerics, Storage};
+use vae::{EngineError, LoadMode};
 
 use super::heading;
 
@@ -22,10 +22,14 @@ pub(crate) struct EngineArgs {
     /// How values lie in memory between layers: f16 takes half of the memory and rounds them
     #[arg(long, value_name = "TYPE", default_value = "f32")]
     pub(crate) storage: StorageArg,
+    /// Where weights are kept: in their files, which are mapped (map; one that is cut short ends the program), or in memory
+    /// (copy) [default: map what nobody changes, files that cannot be written to and those of the hub's cache; copy the rest]
+    #[arg(long, value_name = "HOW")]
+    pub(crate) load: Option<LoadArg>,
 }
 
 /// Names of the flags of [`EngineArgs`].
-pub(crate) const FLAGS: [&str; 4] = ["threads", "isa", "numerics", "storage"];
+pub(crate) const FLAGS: [&str; 5] = ["threads", "isa", "numerics", "storage", "load"];
 
 /// More threads than any machine has cores are a slip of the keyboard, and each one takes memory.
 const MAX_THREADS: usize = 1024;
@@ -62,7 +66,22 @@ pub(crate) enum StorageArg {
     F16,
 }
 
+/// `--load`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LoadArg {
+    Copy,
+    Map,
+}
+
 impl EngineArgs {
+    /// Where weights are kept, if that was said.
+    pub(crate) fn load_mode(self) -> Option<LoadMode> {
+        self.load.map(|load| match load {
+            LoadArg::Copy => LoadMode::Copy,
+            LoadArg::Map => LoadMode::Map,
+        })
+    }
+
     /// The engine that runs all models of this process: its clones share threads and memory.
     pub(crate) fn engine(self) -> Result<CpuEngine, EngineError> {
         CpuEngine::new(self.options())
@@ -118,6 +137,18 @@ mod tests {
         {
             assert_eq!(parse(&["--isa", name]).unwrap().isa, Some(isa));
         }
+    }
+
+    #[test]
+    fn weights_are_kept_as_the_flag_says() {
+        let mode = |flags: &[&str]| {
+            let command = EngineArgs::augment_args(clap::Command::new("test"));
+            let matches = command.try_get_matches_from([&["test"], flags].concat()).unwrap();
+            EngineArgs::from_arg_matches(&matches).unwrap().load_mode()
+        };
+        assert_eq!(mode(&[]), None);
+        assert_eq!(mode(&["--load=map"]), Some(LoadMode::Map));
+        assert_eq!(mode(&["--load", "copy"]), Some(LoadMode::Copy));
     }
 
     #[test]

@@ -20,6 +20,7 @@ use crate::config::{self, Arguments};
 use crate::decode::DecodeArgs;
 use crate::encode::EncodeArgs;
 use crate::models::ModelsArgs;
+use crate::pull::PullArgs;
 use crate::quickstart::QuickstartArgs;
 use crate::roundtrip::RoundtripArgs;
 use crate::serve::ServeArgs;
@@ -69,6 +70,7 @@ pub(crate) enum Command {
     Bench(BenchArgs),
     Models(ModelsArgs),
     Completions(CompletionsArgs),
+    Pull(PullArgs),
 }
 
 /// The command line with its variables: every flag is also one, `--port` is `REMOTE_VAE_PORT`, where yes and no may
@@ -116,8 +118,9 @@ impl Args {
             Command::Decode(args) => args.place.settle(matches)?,
             Command::Encode(args) => args.place.settle(matches)?,
             Command::Roundtrip(args) => args.place.settle(matches)?,
+            Command::Bench(args) => args.model.settle(matches),
             Command::Serve(args) | Command::Config(args) => args.settle(matches),
-            Command::Quickstart(_) | Command::Bench(_) | Command::Models(_) | Command::Completions(_) => {}
+            Command::Quickstart(_) | Command::Models(_) | Command::Completions(_) | Command::Pull(_) => {}
         }
         Ok(args)
     }

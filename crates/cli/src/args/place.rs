@@ -66,6 +66,9 @@ impl PlaceArgs {
     /// A server and a model exclude each other. Said in one place, that is an error; said in both, the command line
     /// goes before the environment, which may be meant for other commands.
     pub(crate) fn settle(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        if let Some(models) = &mut self.model {
+            models.settle(matches);
+        }
         let said = |id: &str| matches.value_source(id);
         let conflict = |message: String| Err(Args::command().error(ErrorKind::ArgumentConflict, message));
         match (said("endpoint"), said("model")) {

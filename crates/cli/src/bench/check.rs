@@ -42,7 +42,7 @@ pub(super) fn check(source: &Source, vae: &mut dyn Vae, options: CpuOptions) -> 
         storage: Storage::F32,
         threads: options.threads,
     };
-    let mut reference = source.clone().load(CpuEngine::new(plain)?)?;
+    let mut reference = source.clone().load(CpuEngine::new(plain)?, None)?;
     let latents = latents(vae.info(), checked_latents(vae.info()))?;
     let mut progress = Progress::new("checking the result".to_owned());
     let expected = reference.decode(latents.clone(), &DecodeOptions::default(), &mut progress)?;

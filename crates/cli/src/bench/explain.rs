@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn every_layer_of_a_decode_is_explained() {
-        let mut vae = Source::demo().load(CpuEngine::new(Default::default()).unwrap()).unwrap();
+        let mut vae = Source::demo().load(CpuEngine::new(Default::default()).unwrap(), None).unwrap();
         let channels = vae.info().latent_channels;
         let latents = HostTensor::new(vec![2, channels, 3, 5], vec![0.5; 2 * channels * 15]);
         let mut silent = Silent;

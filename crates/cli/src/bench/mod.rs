@@ -49,7 +49,7 @@ pub(crate) fn run(args: BenchArgs) -> anyhow::Result<()> {
         bail!("--model names {} models, but one is measured", args.model.0.len());
     };
     let source = model.source.clone();
-    let mut vae = source.clone().load(args.engine.engine()?)?;
+    let mut vae = source.clone().load(args.engine.engine()?, args.engine.load_mode())?;
     let info = vae.info().clone();
     let sizes = sizes(&args, &info)?;
     ensure!(

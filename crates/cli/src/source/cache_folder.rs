@@ -58,8 +58,9 @@ pub(super) fn repo_name(path: &Path) -> Option<&str> {
 /// Whether the content of `path` is a blob of the hub's cache, which is never written to once it is there, or a folder of
 /// such.
 pub(super) fn is_inside(path: &Path) -> bool {
-    let is_repo =
-        |name: &OsStr| name.to_str().is_some_and(|name| name.starts_with(MODELS) && name.len() > MODELS.len());
+    let is_repo = |name: &OsStr| {
+        name.to_str().is_some_and(|name| name.starts_with(MODELS) && name.len() > MODELS.len())
+    };
     let parts = |path: &Path| {
         let names: Vec<_> = path
             .components()
@@ -68,9 +69,7 @@ pub(super) fn is_inside(path: &Path) -> bool {
                 _ => None,
             })
             .collect();
-        names
-            .windows(2)
-            .any(|pair| is_repo(&pair[0]) && (pair[1] == "snapshots" || pair[1] == "blobs"))
+        names.windows(2).any(|pair| is_repo(&pair[0]) && (pair[1] == "snapshots" || pair[1] == "blobs"))
     };
     // Where the path leads, and as it is named: what is in a snapshot may have been copied there.
     path.canonicalize().is_ok_and(|path| parts(&path)) || parts(path)

@@ -27,7 +27,9 @@ pub(super) fn resolve(place: &HubPath) -> anyhow::Result<vae::Source> {
 fn explained(error: HubError, place: &HubPath) -> anyhow::Error {
     match error {
         HubError::NotFound(_) | HubError::Denied(_) | HubError::Offline { .. } | HubError::Network { .. } => {
-            anyhow!("{error} ({place} is no file or folder here, so it is taken for a model on the Hugging Face hub)")
+            anyhow!(
+                "{error} ({place} is no file or folder here, so it is taken for a model on the Hugging Face hub)"
+            )
         }
         error => error.into(),
     }

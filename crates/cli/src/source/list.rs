@@ -3,12 +3,15 @@
 use std::path::Path;
 use std::str::FromStr;
 
+use clap::ArgMatches;
+use clap::parser::ValueSource;
+
 use super::{FACTORS, Factors, HubPath, Preset, Source, mistakes, with_factors};
 
 /// `NAME=SOURCE`, or a `SOURCE` alone.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct ModelArg {
-    name: Option<String>,
+    pub(super) name: Option<String>,
     pub(crate) source: Source,
 }
 
@@ -67,8 +70,8 @@ impl FromStr for ModelArgs {
                 continue;
             };
             let whole = format!("{last},{part}");
-            let separate = !Path::new(&whole).exists()
-                && (named(part)?.is_some() || is_model(last) && is_model(part));
+            let separate =
+                !Path::new(&whole).exists() && (named(part)?.is_some() || is_model(last) && is_model(part));
             if separate {
                 models.push(part.to_owned());
             } else {
@@ -76,6 +79,16 @@ impl FromStr for ModelArgs {
             }
         }
         models.iter().map(|model| model.parse()).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+impl ModelArgs {
+    /// For commands that work with one model: the variable may be meant for `serve`, where the first model is the one that
+    /// answers at `/`, so it is the one here too.
+    pub(crate) fn settle(&mut self, matches: &ArgMatches) {
+        if matches.value_source("model") == Some(ValueSource::EnvVariable) {
+            self.0.truncate(1);
+        }
     }
 }
 

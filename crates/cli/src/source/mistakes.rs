@@ -40,7 +40,9 @@ pub(super) fn name(name: &str) -> Option<String> {
             routes::RESERVED.join(", ")
         ));
     }
-    Some(format!("a model cannot be called `{name}`: letters of English, digits, `.`, `_` and `-` can be in its URL"))
+    Some(format!(
+        "a model cannot be called `{name}`: letters of English, digits, `.`, `_` and `-` can be in its URL"
+    ))
 }
 
 /// What is said of a path where nothing is.
@@ -50,10 +52,9 @@ pub(super) fn nothing_at(path: &Path) -> String {
     let is_word = !whole.is_empty() && !whole.contains(['/', '\\', '.', '~']);
     if is_word {
         let names = Preset::all().map(|preset| preset.name).chain(["demo"]);
-        let meant = nearest(whole, names).map(|near| format!(", did you mean `{near}`?")).unwrap_or_default();
+        let meant = nearest(whole, names).map(|near| format!("did you mean `{near}`? ")).unwrap_or_default();
         return format!(
-            "there is no model `{text}`{}; `remote-vae models` lists the names, and no file or folder here is called so",
-            meant
+            "there is no model `{text}`: {meant}`remote-vae models` lists the names, and no file or folder here is called so"
         );
     }
     if whole.starts_with('~') {
@@ -62,7 +63,8 @@ pub(super) fn nothing_at(path: &Path) -> String {
              with it: write $HOME instead"
         );
     }
-    let missing = path.ancestors().skip(1).take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists());
+    let missing =
+        path.ancestors().skip(1).take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists());
     if let Some(folder) = missing.last() {
         return format!("there is no file or folder {text}: there is no {} either", folder.display());
     }
@@ -71,7 +73,8 @@ pub(super) fn nothing_at(path: &Path) -> String {
     let names: Vec<_> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let meant = nearest(name, names.iter().map(String::as_str));
-    let meant = meant.map(|near| format!("; did you mean {}?", parent.join(near).display())).unwrap_or_default();
+    let meant =
+        meant.map(|near| format!("; did you mean {}?", parent.join(near).display())).unwrap_or_default();
     format!("there is no file or folder {text}{meant}")
 }
 
@@ -99,7 +102,7 @@ mod tests {
             ("fluxx", "did you mean `flux`?"),
             ("demmo", "did you mean `demo`?"),
             ("hunyuanvideo", "did you mean `hunyuan-video`?"),
-            ("something", "there is no model `something`; `remote-vae models` lists"),
+            ("something", "there is no model `something`: `remote-vae models` lists"),
         ] {
             let said = nothing_at(Path::new(word));
             assert!(said.contains(expected), "{said}");

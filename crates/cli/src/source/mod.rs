@@ -350,7 +350,10 @@ mod tests {
             ("./a,scaling_factor=0.5", vec![(None, scaled(path("./a"), 0.5, None))]),
             ("demo,demo", vec![(None, Source::demo()), (None, Source::demo())]),
             ("x=demo,demo", vec![(Some("x"), Source::demo()), (None, Source::demo())]),
-            ("demo,scaling_factor=2,src", vec![(None, scaled(Source::demo(), 2.0, None)), (None, path("src"))]),
+            (
+                "demo,scaling_factor=2,src",
+                vec![(None, scaled(Source::demo(), 2.0, None)), (None, path("src"))],
+            ),
             ("./no,src", vec![(None, path("./no,src"))]),
             (
                 "a=/x,y,shift_factor=-1,scaling_factor=0.5,b=demo",
@@ -426,7 +429,9 @@ mod tests {
         let file = here.path().join("ae.v2.safetensors");
         std::fs::write(&file, "").unwrap();
         assert_eq!(name(file.to_str().unwrap()).unwrap(), "ae.v2");
-        assert!(name("/no/such/folder").unwrap_err().to_string().contains("there is no file or folder /no/such"));
+        assert!(
+            name("/no/such/folder").unwrap_err().to_string().contains("there is no file or folder /no/such")
+        );
         assert!(name("sdlx").unwrap_err().to_string().contains("did you mean `sdxl`?"));
         let reserved = name(here.path().join("models").to_str().unwrap()).unwrap_err().to_string();
         assert!(reserved.contains("NAME=") && reserved.contains("a path of the server itself"), "{reserved}");

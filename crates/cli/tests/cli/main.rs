@@ -3,6 +3,7 @@
 mod batch;
 mod encode;
 mod flags;
+mod models;
 mod program;
 mod terminal;
 

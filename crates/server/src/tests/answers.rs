@@ -293,6 +293,7 @@ async fn bytes_are_latents_too() {
 #[tokio::test]
 async fn models_are_found_by_path_and_query() {
     let wide = VaeInfo { spatial_factor: 3, ..info() };
+    let wide = VaeInfo { concluded: Some("its factors are assumed".to_owned()), ..wide };
     let models = vec![model("first", info()).0, model("second", wide).0];
     let house = House::open(Config::default(), models).await;
     for (path, side) in [
@@ -321,6 +322,9 @@ async fn models_are_found_by_path_and_query() {
     assert_eq!(models["models"][1]["default"], false);
     assert_eq!(models["models"][1]["spatial_factor"], 3);
     assert_eq!(models["models"][1]["scaling_factor"], 0.5);
+    // What was assumed of a model is told, and only then.
+    assert_eq!(models["models"][1]["concluded"], "its factors are assumed");
+    assert_eq!(models["models"][0].get("concluded"), None);
 }
 
 #[tokio::test]

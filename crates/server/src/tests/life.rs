@@ -141,6 +141,15 @@ async fn a_model_that_does_not_load_ends_it() {
     let error = Live::open(Config::default(), vec![broken]).await.end().await.unwrap_err();
     assert_eq!(error.to_string(), "cannot load model \"broken\" from nowhere: config.json: no such class");
 
+    // A path that the reason names already is not said twice.
+    let load = Box::new(|| {
+        Err(vae::LoadError::Weights { path: PathBuf::from("/a/b.ckpt"), message: "it is empty".to_owned() }
+            .into())
+    });
+    let broken = from("broken", "/a/b.ckpt", load);
+    let error = Live::open(Config::default(), vec![broken]).await.end().await.unwrap_err();
+    assert_eq!(error.to_string(), "cannot load model \"broken\": /a/b.ckpt: it is empty");
+
     let panics = from("b", "c", Box::new(|| panic!("ouch")));
     let error = Live::open(Config::default(), vec![panics]).await.end().await.unwrap_err();
     assert!(error.to_string().contains("ouch"), "{error}");

@@ -24,7 +24,9 @@ pub(super) fn as_it_is(dtype: &Type) -> Option<DType> {
 /// The values of `bytes`: f16 for those of eight bits, which it has exactly, else f32.
 pub(super) fn converted(dtype: &Type, bytes: &[u8], scale: Option<&Scale>) -> Option<(DType, Arc<[u8]>)> {
     let plain: (DType, Vec<u8>) = match dtype {
-        Type::E4m3 => (DType::F16, bytes.iter().flat_map(|&value| f16_of_e4m3(value).to_le_bytes()).collect()),
+        Type::E4m3 => {
+            (DType::F16, bytes.iter().flat_map(|&value| f16_of_e4m3(value).to_le_bytes()).collect())
+        }
         Type::E5m2 => (DType::F16, bytes.iter().flat_map(|&value| [0, value]).collect()),
         Type::F64 => {
             let values = bytes.as_chunks().0.iter().map(|value| f64::from_le_bytes(*value) as f32);
@@ -87,21 +89,24 @@ mod tests {
             };
             let expected = if code < 0x80 { magnitude } else { -magnitude };
             let found = f16::from_bits(f16_of_e4m3(code)).to_f32();
-            assert!(found.to_bits() == expected.to_bits() || found.is_nan() && expected.is_nan(), "{code:#x}: {found}");
+            assert!(
+                found.to_bits() == expected.to_bits() || found.is_nan() && expected.is_nan(),
+                "{code:#x}: {found}"
+            );
         }
         // The corners that the definition names.
         let value = |dtype: Type, code| {
             let (dtype, bytes) = converted(&dtype, &[code], None).unwrap();
             floats(dtype, &bytes)[0]
         };
-        assert_eq!([value(Type::E4m3, 0x7e), value(Type::E4m3, 0x08), value(Type::E4m3, 0x01)], [
-            448.0, 0.015_625, 0.001_953_125
-        ]);
-        assert_eq!([value(Type::E5m2, 0x7b), value(Type::E5m2, 0x04), value(Type::E5m2, 0x81)], [
-            57344.0,
-            2f32.powi(-14),
-            -2f32.powi(-16)
-        ]);
+        assert_eq!(
+            [value(Type::E4m3, 0x7e), value(Type::E4m3, 0x08), value(Type::E4m3, 0x01)],
+            [448.0, 0.015_625, 0.001_953_125]
+        );
+        assert_eq!(
+            [value(Type::E5m2, 0x7b), value(Type::E5m2, 0x04), value(Type::E5m2, 0x81)],
+            [57344.0, 2f32.powi(-14), -2f32.powi(-16)]
+        );
         assert!(value(Type::E5m2, 0x7c).is_infinite() && value(Type::E5m2, 0x7f).is_nan());
     }
 

@@ -146,7 +146,8 @@ impl WeightFile {
                 Ok(WeightBytes::Owned(bytes.into()))
             }
             (Place::Scattered(stored), Source::Torch(_, torch)) => {
-                let bytes = torch.read(stored, element_size).map_err(|error| self.wrong(error.to_string()))?;
+                let bytes =
+                    torch.read(stored, element_size).map_err(|error| self.wrong(error.to_string()))?;
                 Ok(WeightBytes::Owned(bytes.into()))
             }
             (Place::Scattered(_), _) => Err(self.wrong("a tensor of it is in no storage".to_owned())),
@@ -229,8 +230,9 @@ fn of_torch(torch: &TorchFile) -> Result<Vec<Entry>, String> {
         let shape = stored.shape.clone();
         let (dtype, place) = match stored.element() {
             Some(element) => {
-                let place =
-                    torch.place(stored, element.size()).map_err(|error| format!("tensor {name:?}: {error}"))?;
+                let place = torch
+                    .place(stored, element.size())
+                    .map_err(|error| format!("tensor {name:?}: {error}"))?;
                 let place = place.map_or_else(|| Place::Scattered(stored.clone()), Place::Range);
                 (Type::of_torch(element), place)
             }

@@ -24,7 +24,10 @@ const MAGIC: [(&[u8], &str); 17] = [
     (b"Rar!", "a RAR archive: unpack it first"),
     (b"%PDF", "a PDF document"),
     (b"\x7fELF", "a program"),
-    (b"<?xml", "an XML document, such as the error page of a file store; look into it, and download the file again"),
+    (
+        b"<?xml",
+        "an XML document, such as the error page of a file store; look into it, and download the file again",
+    ),
     (b"{", "JSON, not weights"),
     (b"[", "JSON, not weights"),
 ];
@@ -59,4 +62,5 @@ pub(crate) fn kind(path: &Path, start: &[u8]) -> Option<&'static str> {
 }
 
 /// The endings of files that are tried.
-pub(crate) const READABLE: &str = "expected a .safetensors file, or a .ckpt, .pt, .pth or .bin file of PyTorch";
+pub(crate) const READABLE: &str =
+    "expected a .safetensors file, or a .ckpt, .pt, .pth or .bin file of PyTorch";

@@ -157,7 +157,8 @@ impl Checkpoint {
             };
             scales.insert(weight, scale);
         }
-        let last = |name: &str| name.rsplit_once('.').map_or(SCALED == name, |(_, last)| OF_SCALES.contains(&last));
+        let last =
+            |name: &str| name.rsplit_once('.').map_or(SCALED == name, |(_, last)| OF_SCALES.contains(&last));
         self.tensors.retain(|name, _| !last(name));
         Ok(scales)
     }

@@ -75,8 +75,8 @@ impl Checkpoint {
     }
 
     fn open_shards(path: &Path) -> Result<Self, LoadError> {
-        let text = std::fs::read(path)
-            .map_err(|source| LoadError::Io { path: path.to_path_buf(), source })?;
+        let text =
+            std::fs::read(path).map_err(|source| LoadError::Io { path: path.to_path_buf(), source })?;
         let mut checkpoint = Self::empty(path);
         let index: Index = serde_json::from_slice(&text).map_err(|error| {
             checkpoint.wrong(match foreign_kind(path, &text).filter(|_| !text.starts_with(b"{")) {
@@ -88,7 +88,8 @@ impl Checkpoint {
         shards.sort_unstable();
         shards.dedup();
         // A downloaded index must not send us out of its folder.
-        if let Some(shard) = shards.iter().find(|shard| Path::new(shard).file_name() != Some(shard.as_ref())) {
+        if let Some(shard) = shards.iter().find(|shard| Path::new(shard).file_name() != Some(shard.as_ref()))
+        {
             return Err(
                 checkpoint.wrong(format!("the shard {shard:?} is not the name of a file beside the index"))
             );

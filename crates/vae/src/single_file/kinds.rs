@@ -11,7 +11,10 @@ type Kind = (&'static [&'static str], &'static str);
 const KINDS: &[Kind] = &[
     (&["bn.running_mean"], "FLUX.2's autoencoder (AutoencoderKLFlux2), which normalises latents by `bn`"),
     (
-        &["decoder.upsamples.0.upsamples.0.residual.2.weight", "decoder.up_blocks.0.upsampler.resample.1.weight"],
+        &[
+            "decoder.upsamples.0.upsamples.0.residual.2.weight",
+            "decoder.up_blocks.0.upsampler.resample.1.weight",
+        ],
         "the autoencoder of Wan 2.2 or Qwen-Image 2.1",
     ),
     (
@@ -28,7 +31,10 @@ const KINDS: &[Kind] = &[
         "an autoencoder of LTX-Video",
     ),
     (
-        &["decoder.mid_block.resnets.0.norm1.norm_layer.weight", "decoder.mid.block_1.norm1.norm_layer.weight"],
+        &[
+            "decoder.mid_block.resnets.0.norm1.norm_layer.weight",
+            "decoder.mid.block_1.norm1.norm_layer.weight",
+        ],
         "CogVideoX's autoencoder (AutoencoderKLCogVideoX)",
     ),
     (
@@ -64,7 +70,12 @@ const KINDS: &[Kind] = &[
         "a deep compression autoencoder, as Sana's (AutoencoderDC)",
     ),
     (
-        &["taesd_decoder.1.weight", "taesd_encoder.0.weight", "decoder.layers.2.conv.0.weight", "decoder.3.conv.0.weight"],
+        &[
+            "taesd_decoder.1.weight",
+            "taesd_encoder.0.weight",
+            "decoder.layers.2.conv.0.weight",
+            "decoder.3.conv.0.weight",
+        ],
         "a tiny autoencoder (TAESD and its kin, AutoencoderTiny)",
     ),
     (&["decoder.22.bias"], "a tiny autoencoder of videos (TAEHV)"),
@@ -105,7 +116,9 @@ const KINDS: &[Kind] = &[
 
 /// What the file is, if it is none of those that are served.
 pub(crate) fn of(checkpoint: &Checkpoint) -> Option<&'static str> {
-    let ends = |name: &str, part: &str| name.strip_suffix(part).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+    let ends = |name: &str, part: &str| {
+        name.strip_suffix(part).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+    };
     let has = |parts: &[&str]| checkpoint.names().any(|name| parts.iter().any(|part| ends(name, part)));
     if let Some((_, kind)) = KINDS.iter().find(|(parts, _)| has(parts)) {
         return Some(kind);

@@ -115,9 +115,15 @@ mod tests {
         for (original, expected) in [
             ("decoder.mid.block_2.conv1.conv.weight", "decoder.mid_block.resnets.1.conv1.conv.weight"),
             ("decoder.mid.attn_1.proj_out.bias", "decoder.mid_block.attentions.0.to_out.0.bias"),
-            ("decoder.up.3.block.0.nin_shortcut.conv.bias", "decoder.up_blocks.0.resnets.0.conv_shortcut.conv.bias"),
+            (
+                "decoder.up.3.block.0.nin_shortcut.conv.bias",
+                "decoder.up_blocks.0.resnets.0.conv_shortcut.conv.bias",
+            ),
             ("decoder.up.1.upsample.conv.conv.weight", "decoder.up_blocks.2.upsamplers.0.conv.conv.weight"),
-            ("encoder.down.0.downsample.conv.conv.bias", "encoder.down_blocks.0.downsamplers.0.conv.conv.bias"),
+            (
+                "encoder.down.0.downsample.conv.conv.bias",
+                "encoder.down_blocks.0.downsamplers.0.conv.conv.bias",
+            ),
             ("encoder.down.2.block.1.norm2.weight", "encoder.down_blocks.2.resnets.1.norm2.weight"),
             ("decoder.conv_in.conv.weight", "decoder.conv_in.conv.weight"),
         ] {

@@ -42,8 +42,9 @@ impl Shapes {
                 )))
             }
         };
-        let resnet =
-            |block: usize, layer: usize| format!("decoder.up_blocks.{block}.resnets.{layer}.conv1{conv}.weight");
+        let resnet = |block: usize, layer: usize| {
+            format!("decoder.up_blocks.{block}.resnets.{layer}.conv1{conv}.weight")
+        };
         let mut block_out_channels = Vec::new();
         while checkpoint.contains(&resnet(block_out_channels.len(), 0)) {
             block_out_channels.push(axis(&resnet(block_out_channels.len(), 0), 0)?);
@@ -82,7 +83,11 @@ impl Shapes {
     pub(super) fn difference(&self, config: &Config) -> Option<String> {
         let class = config.class_name().unwrap_or_default();
         if class != self.class_name() {
-            return Some(format!("it is of {}, and the tensors of {}", class.escape_debug(), self.class_name()));
+            return Some(format!(
+                "it is of {}, and the tensors of {}",
+                class.escape_debug(),
+                self.class_name()
+            ));
         }
         let size = |key: &str, default: usize| config.size(key, default, MAX_SIZE).ok();
         // diffusers' defaults, which differ from class to class.
@@ -105,8 +110,7 @@ impl Shapes {
         if said.as_ref() != Some(&self.block_out_channels) {
             return Some(said_and_found("block_out_channels", said, &self.block_out_channels));
         }
-        let mut flags =
-            vec![("mid_block_add_attention", self.mid_block_add_attention)];
+        let mut flags = vec![("mid_block_add_attention", self.mid_block_add_attention)];
         if !self.is_video {
             flags.push(("use_post_quant_conv", self.use_post_quant_conv));
             flags.extend(self.use_quant_conv.map(|found| ("use_quant_conv", found)));
