@@ -2,13 +2,18 @@
 
 import json
 import re
+import socket
 import subprocess
+import tomllib
 
 import pytest
 import requests
 import yaml
 from place import ROOT, binary, clean_environment
 from prometheus import figure
+from prometheus_client import parser
+from prometheus_client.openmetrics import parser as openmetrics
+from service import serving
 
 DEPLOY = ROOT / "deploy"
 MANIFESTS = list(yaml.safe_load_all((DEPLOY / "kubernetes" / "remote-vae.yaml").read_text()))
@@ -61,7 +66,7 @@ def test_the_dashboard_asks_for_figures_that_exist(figures):
         assert labels <= known, f"{expression}: {labels - known} are no labels of {names}"
     # And the other way round: nothing is counted that the dashboard does not show.
     families = set(re.findall(r"^# TYPE (\w+) ", figures, re.M))
-    shown = {re.sub(r"_(total|bucket|sum|count|info)$", "", name) for name in asked}
+    shown = {re.sub(r"_(bucket|sum|count)$", "", name) for name in asked}
     assert families == shown
 
 
@@ -70,11 +75,49 @@ def test_the_autoscaler_looks_at_a_figure_that_exists(figures):
     assert figure(figures, metric["pods"]["metric"]["name"]) == 0
 
 
-def test_probes_ask_what_is_answered(server):
-    (container,) = manifest("Deployment")["spec"]["template"]["spec"]["containers"]
-    for probe, path in [("startupProbe", "/health"), ("livenessProbe", "/health"), ("readinessProbe", "/ready")]:
-        assert container[probe]["httpGet"] == {"path": path, "port": "http"}
-        assert requests.get(server.url + path, timeout=10).status_code == 200
+def test_probes_ask_what_is_answered(tmp_path):
+    """At the port for probes, by Kubernetes and by the image's own health check."""
+    pod = manifest("Deployment")["spec"]["template"]
+    (container,) = pod["spec"]["containers"]
+    settings = tomllib.loads(manifest("ConfigMap")["data"]["remote-vae.toml"])
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert (ports["admin"], pod["metadata"]["annotations"]["prometheus.io/port"]) == (settings["admin-port"], str(settings["admin-port"]))
+    assert pod["spec"]["enableServiceLinks"] is False
+    # What runs when the pod is stopped fits into its time.
+    seconds = {"s": 1, "m": 60}
+    stop = sum(int(settings[key][:-1]) * seconds[settings[key][-1]] for key in ("drain-delay", "drain-timeout"))
+    assert pod["spec"]["terminationGracePeriodSeconds"] > stop
+    dockerfile = (DEPLOY / "Dockerfile").read_text()
+    (check,) = re.findall(r"^HEALTHCHECK .*CMD (\[.*\])$", dockerfile, re.M)
+    compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+    checks = [json.loads(check), compose["services"]["remote-vae"]["healthcheck"]["test"][1:]]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        admin = str(probe.getsockname()[1])
+    with serving(["--admin-port", admin], tmp_path / "log"):
+        for probe, path in [("startupProbe", "/health"), ("livenessProbe", "/health"), ("readinessProbe", "/ready")]:
+            assert container[probe]["httpGet"] == {"path": path, "port": "admin"}
+            assert requests.get(f"http://127.0.0.1:{admin}{path}", timeout=10).status_code == 200
+        for program, *arguments in checks:
+            assert program == "/usr/local/bin/remote-vae"
+            environment = clean_environment(REMOTE_VAE_ADMIN_PORT=admin, REMOTE_VAE_HOST="0.0.0.0")
+            assert subprocess.run([binary(), *arguments], env=environment, check=False).returncode == 0
+
+
+def test_figures_are_read_by_prometheus_own_parsers(server):
+    """As text 0.0.4 and as OpenMetrics: the same samples, and of the same kinds."""
+
+    def read(media_type: str, read) -> dict:
+        answer = requests.get(f"{server.url}/metrics", headers={"accept": media_type}, timeout=10)
+        assert answer.headers["content-type"].startswith(media_type)
+        families = list(read(answer.text))
+        assert len(families) > 15
+        return {sample.name: family.type for family in families for sample in family.samples}
+
+    plain = read("text/plain; version=0.0.4", parser.text_string_to_metric_families)
+    open_metrics = read("application/openmetrics-text; version=1.0.0", openmetrics.text_string_to_metric_families)
+    assert "unknown" not in plain.values()
+    assert plain == {name: "gauge" if kind == "info" else kind for name, kind in open_metrics.items()}
 
 
 def test_settings_are_those_of_the_program(tmp_path):

@@ -1,5 +1,7 @@
 """The server as a service: what it says of itself, and how it ends."""
 
+import os
+import pty
 import signal
 import threading
 import time
@@ -7,6 +9,7 @@ import time
 import pytest
 import requests
 from models import REAL
+from place import binary, clean_environment
 from service import Service, serving
 
 BINARY = {"Content-Type": "tensor/binary", "Accept": "tensor/binary"}
@@ -109,3 +112,36 @@ def test_a_second_signal_ends_it_at_once(tmp_path):
         assert any(not isinstance(outcome[0], requests.Response) for _, outcome in running)
     finally:
         service.process.kill()
+
+
+@pytest.mark.parametrize("starter", [[], ["nohup"]])
+def test_a_closed_terminal_ends_it_as_other_programs(tmp_path, starter):
+    """SIGHUP reads files again; but who closes the window does not mean that, unless it was started by nohup."""
+    command = [*starter, str(binary()), "serve", "--port=0"]
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(tmp_path)
+        os.execvpe(command[0], command, clean_environment())
+
+    def ended(seconds: float) -> bool:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            done, status = os.waitpid(pid, os.WNOHANG)
+            if done:
+                assert os.waitstatus_to_exitcode(status) == 0
+                return True
+            time.sleep(0.02)
+        return False
+
+    # nohup sends what would go to the terminal there.
+    said, out = b"", tmp_path / "nohup.out"
+    while b"Stop with" not in said:
+        said = (out.read_bytes() if out.exists() else b"") if starter else said + os.read(terminal, 1024)
+        time.sleep(0.01)
+    os.close(terminal)
+    if not starter:
+        assert ended(10)
+        return
+    assert not ended(1)
+    os.kill(pid, signal.SIGTERM)
+    assert ended(10)

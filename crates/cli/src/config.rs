@@ -51,6 +51,8 @@ impl Arguments {
         };
         let text =
             std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        // Some editors of Windows begin every file with a byte order mark.
+        let text = text.trim_start_matches('\u{feff}');
         let table: Table = text.parse().with_context(|| format!("{} is no TOML", path.display()))?;
         let command = serve(name);
         let mut from_file = Vec::new();
@@ -232,9 +234,11 @@ mod tests {
             "--model=a=demo",
             "--model=b=demo",
         ];
-        let mut found = arguments_of(file, &[]).unwrap();
-        found.sort();
-        assert_eq!(found, expected);
+        for file in [file.to_owned(), format!("\u{feff}{file}")] {
+            let mut found = arguments_of(&file, &[]).unwrap();
+            found.sort();
+            assert_eq!(found, expected);
+        }
     }
 
     #[test]

@@ -16,6 +16,7 @@ macro_rules! say {
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod allocator;
 mod args;
+mod banner;
 mod batch;
 mod bench;
 mod completions;
@@ -23,6 +24,7 @@ mod config;
 mod decode;
 mod demo;
 mod encode;
+mod health;
 mod machine;
 mod models;
 #[cfg(feature = "otel")]
@@ -36,6 +38,7 @@ mod pull;
 mod quickstart;
 mod roundtrip;
 mod serve;
+mod signals;
 mod similarity;
 mod source;
 
@@ -67,6 +70,9 @@ fn main() -> ExitCode {
     #[cfg(feature = "otel")]
     let log = log.and_then(traces.as_ref().map(otel::Traces::layer));
     tracing_subscriber::registry().with(log).init();
+    if serves {
+        args::links::report();
+    }
     let result = match args.command {
         Command::Serve(args) => serve::run(args),
         // It is printed already.
@@ -79,6 +85,7 @@ fn main() -> ExitCode {
         Command::Models(args) => models::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::Pull(args) => pull::run(&args),
+        Command::Health(args) => health::run(&args),
     };
     #[cfg(feature = "otel")]
     if let Some(traces) = traces {
@@ -99,7 +106,13 @@ fn failed(error: &anyhow::Error) -> ExitCode {
 
 /// Log lines, on stderr, so that what a command prints stays its own.
 fn log(filter: Targets, format: LogFormat) -> impl Layer<Registry> {
-    let lines = tracing_subscriber::fmt::layer().with_writer(|| progress::Stderr);
+    // Where a line comes from is for those who look for a fault.
+    let is_close = |level: LevelFilter| level > LevelFilter::INFO;
+    let places =
+        filter.default_level().is_some_and(is_close) || filter.iter().any(|(_, level)| is_close(level));
+    let lines = tracing_subscriber::fmt::layer().with_writer(|| progress::Stderr).with_target(places);
+    // Where stderr is gone, there is nowhere to say so: the attempt would panic.
+    let lines = lines.log_internal_errors(false);
     let lines = match format {
         LogFormat::Text => {
             let colors = anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never;

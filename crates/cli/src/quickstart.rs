@@ -12,7 +12,8 @@ use tokio::sync::oneshot;
 use vae::VaeInfo;
 
 use crate::args::engine::EngineArgs;
-use crate::serve::{IMPORT, Loaded, served, snippet, url};
+use crate::banner::{IMPORT, snippet, url};
+use crate::serve::{Loaded, served};
 use crate::source::ModelArg;
 use crate::{demo, output};
 

@@ -1,21 +1,21 @@
 //! `remote-vae serve`.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
-use clap::builder::styling::Style;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, ValueHint};
 use server::{Config, Model, ServeError, Server};
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tracing::warn;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tracing::{info, warn};
 use vae::engine::cpu::CpuEngine;
 use vae::{LoadMode, VaeInfo};
 
 use crate::args::doors::DoorArgs;
 use crate::args::engine::EngineArgs;
 use crate::args::limits::LimitArgs;
+use crate::banner::Banner;
+use crate::signals::Signals;
 use crate::source::{ModelArg, ModelArgs};
 
 /// Serve models over HTTP
@@ -55,6 +55,10 @@ pub(crate) struct ServeArgs {
     /// Port to listen on; 0 takes a free one
     #[arg(long, default_value_t = 8080)]
     pub(crate) port: u16,
+    /// One more port, for /health, /ready and /metrics alone, where they answer whatever happens at the other one. It has
+    /// no TLS: keep it to your own network [default: none]
+    #[arg(long, value_name = "PORT")]
+    pub(crate) admin_port: Option<u16>,
     /// File with settings, in TOML: the flags here without their dashes, such as max-queue = 64. The command line and the
     /// environment go before it; `remote-vae config` shows what is in force
     #[arg(long, value_name = "FILE")]
@@ -94,6 +98,7 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<()> {
     let config = args.limits.apply(Config {
         host: args.host,
         port: args.port,
+        admin_port: args.admin_port,
         lazy: args.lazy,
         access: args.doors.access(),
         #[cfg(feature = "tls")]
@@ -117,19 +122,22 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<()> {
                 "anybody who reaches {address} can use this server: --api-key-file lets in only who has a key"
             );
         }
-        let mut url = url(address);
-        if doors.is_encrypted() {
-            url = url.replacen("http:", "https:", 1);
+        let banner = Banner::new(address, doors.is_encrypted(), !doors.is_open()).admin(server.admin_addr());
+        if !lazy {
+            Banner::loading(&names);
         }
-        if lazy {
-            say!(
-                "remote-vae {} on {url}; models are loaded when they are asked for",
-                env!("CARGO_PKG_VERSION")
-            );
-        } else {
-            tokio::spawn(greet(url, to_come, names));
-        }
-        server.run(stop_signal()?).await?;
+        let ready = server.ready();
+        tokio::spawn(async move {
+            ready.await;
+            banner.ready(to_come, &names);
+        });
+        let signals = Signals::new().context("cannot listen for signals")?;
+        let reload = server.reload();
+        let reload = move || {
+            info!("told to read keys and certificates again");
+            reload.now();
+        };
+        server.run(signals.stop(reload)).await?;
         Ok(())
     });
     // What the server has left behind when its time to stop was over is not waited for.
@@ -139,7 +147,7 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<()> {
 
 /// A model that has been loaded.
 pub(crate) struct Loaded {
-    name: String,
+    pub(crate) name: String,
     pub(crate) info: VaeInfo,
 }
 
@@ -169,122 +177,7 @@ pub(crate) fn served(
     })
 }
 
-/// Tells a person at a terminal what there is and how to use it, once all models are there.
-async fn greet(url: String, mut to_come: UnboundedReceiver<Loaded>, names: Vec<String>) {
-    let mut models = Vec::with_capacity(names.len());
-    while models.len() < names.len() {
-        match to_come.recv().await {
-            Some(model) => models.push(model),
-            // One could not be loaded, and the server says so.
-            None => return,
-        }
-    }
-    // They come as they get ready; the first one named is the default.
-    models.sort_by_key(|model| names.iter().position(|name| *name == model.name));
-    let bold = Style::new().bold();
-    say!("{bold}remote-vae {}{bold:#} on {bold}{url}{bold:#}", env!("CARGO_PKG_VERSION"));
-    for (index, Loaded { name, info }) in models.iter().enumerate() {
-        let default = if index == 0 { " and /" } else { "" };
-        say!(
-            "  at /{name}{default}: {} with {} latent channels, on {}",
-            info.class_name,
-            info.latent_channels,
-            info.engine
-        );
-    }
-    if let Some(Loaded { info, .. }) = models.first() {
-        let call = snippet(&url, "latents", info);
-        say!("\nFrom Python, with diffusers:\n\n    {IMPORT}\n    image = {call}\n\nStop with Ctrl-C.");
-    }
-}
-
-/// Python that decodes `latents`, an expression, with the model at `url`.
-pub(crate) fn snippet(url: &str, latents: &str, info: &VaeInfo) -> String {
-    let shift = info.shift_factor.map(|shift| format!(", shift_factor={shift}")).unwrap_or_default();
-    format!("remote_decode(\"{url}\", {latents}, scaling_factor={}{shift})", info.scaling_factor)
-}
-
-/// The line of Python that must come before a [`snippet`].
-pub(crate) const IMPORT: &str = "from diffusers.utils.remote_utils import remote_decode";
-
-/// The address for people: one that can be opened on this machine.
-pub(crate) fn url(mut address: SocketAddr) -> String {
-    match address {
-        SocketAddr::V4(v4) if v4.ip().is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
-        SocketAddr::V6(v6) if v6.ip().is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
-        _ => {}
-    }
-    format!("http://{address}/")
-}
-
 /// Whether a port could not be had because somebody else has it.
 fn is_taken(error: &ServeError) -> bool {
     matches!(error, ServeError::Bind { source, .. } if source.kind() == std::io::ErrorKind::AddrInUse)
-}
-
-/// Ready when the process is asked to stop: Ctrl-C, or on Unix SIGTERM. A second time ends it at once.
-fn stop_signal() -> anyhow::Result<impl Future<Output = ()> + Send + 'static> {
-    let mut signals = Signals::new().context("cannot listen for signals")?;
-    Ok(async move {
-        signals.next().await;
-        tokio::spawn(async move {
-            signals.next().await;
-            anstream::eprintln!("stopped at once; requests were cut off");
-            std::process::exit(130);
-        });
-    })
-}
-
-#[cfg(unix)]
-struct Signals {
-    interrupt: tokio::signal::unix::Signal,
-    terminate: tokio::signal::unix::Signal,
-}
-
-#[cfg(unix)]
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
-    }
-}
-
-#[cfg(not(unix))]
-struct Signals;
-
-#[cfg(not(unix))]
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self)
-    }
-
-    async fn next(&mut self) {
-        if tokio::signal::ctrl_c().await.is_err() {
-            std::future::pending().await
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_for_people() {
-        for (address, expected) in [
-            ("127.0.0.1:80", "http://127.0.0.1:80/"),
-            ("0.0.0.0:8080", "http://127.0.0.1:8080/"),
-            ("[::]:8080", "http://[::1]:8080/"),
-            ("10.1.2.3:1", "http://10.1.2.3:1/"),
-        ] {
-            assert_eq!(url(address.parse().unwrap()), expected);
-        }
-    }
 }

@@ -60,14 +60,12 @@ impl Connection {
 }
 
 impl Connection {
-    /// What the server says at `/ready`.
-    pub(crate) async fn is_ready(&self) -> Result<bool, Error> {
+    /// Asks for what is at a path, once. Any answer but 200 is an error.
+    pub(crate) async fn probe(&self, path: &str) -> Result<(), Error> {
         let transport = |error: reqwest::Error| Error::transport(&self.endpoint, &error);
-        let response =
-            self.http.get(self.endpoint.at(wire::routes::READY)).send().await.map_err(transport)?;
+        let response = self.http.get(self.endpoint.at(path)).send().await.map_err(transport)?;
         match response.status().as_u16() {
-            200 => Ok(true),
-            503 => Ok(false),
+            200 => Ok(()),
             status => {
                 let message = ErrorBody::read(&response.bytes().await.map_err(transport)?).error;
                 Err(Error::Refused { status, message, retry_after: None })

@@ -116,12 +116,22 @@ impl RemoteVae {
     /// # Errors
     /// A server that cannot be reached or does not answer in time, or any other answer than yes (200) and no (503).
     pub async fn is_ready(&self) -> Result<bool, Error> {
-        for connection in self.connections.iter() {
-            if !connection.is_ready().await? {
-                return Ok(false);
-            }
+        match self.probe(wire::routes::READY).await {
+            Ok(()) => Ok(true),
+            Err(Error::Refused { status: 503, .. }) => Ok(false),
+            Err(error) => Err(error),
         }
-        Ok(true)
+    }
+
+    /// Asks a server at a path for probes, such as `/health`, once and not again. With several endpoints, all of them.
+    ///
+    /// # Errors
+    /// A server that cannot be reached or does not answer in time; [`Error::Refused`] for any answer but 200.
+    pub async fn probe(&self, path: &str) -> Result<(), Error> {
+        for connection in self.connections.iter() {
+            connection.probe(path).await?;
+        }
+        Ok(())
     }
 
     /// The endpoint, without user, password and query: fit for a log. Of several, all, separated by commas.

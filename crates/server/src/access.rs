@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
@@ -18,11 +18,10 @@ use wire::routes::{DOCS, HEALTH, OPENAPI, READY};
 use crate::app::App;
 use crate::body;
 use crate::client::Client;
-use crate::error::{ApiError, ServeError};
+use crate::error::{ApiError, ServeError, Severity};
+use crate::forwarded::Forwarding;
 use crate::rate::{RateLimit, Rates};
-
-/// Whom a proxy asks for; the last entry is the one that it added.
-const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+use crate::text;
 
 /// The shortest secret: 16 random letters cannot be guessed over a network.
 const MIN_SECRET: usize = 16;
@@ -84,8 +83,9 @@ pub struct AccessConfig {
     pub key_file: Option<PathBuf>,
     /// How many requests for work a client may send: each key, or without keys each address.
     pub rate_limit: Option<RateLimit>,
-    /// Whether clients are told apart by the last entry of `X-Forwarded-For`, which the proxy in front must write.
-    pub trust_forwarded_for: bool,
+    /// By which header of the proxy in front, which must write it, clients are told apart; `None` for the addresses of
+    /// connections.
+    pub forwarding: Option<Forwarding>,
     /// Origins whose pages browsers let call this server; `*` is every one. None by default.
     pub cors_origins: Vec<String>,
 }
@@ -120,15 +120,30 @@ impl Access {
         &self.config.cors_origins
     }
 
-    /// Reads the key file again. Where that fails, the keys stay as they are.
+    /// Reads the key file again. From then on a key of the file counts only if the file has it: one that was removed
+    /// opens nothing, be it by a file that is gone or that cannot be read.
     pub(crate) fn reload(&self) {
-        match read_keys(&self.config) {
-            Ok(keys) => {
-                info!(keys = keys.len(), "API keys read again");
-                *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
+        let Some(path) = &self.config.key_file else { return };
+        let mut keys = self.config.keys.clone();
+        match read_file(path) {
+            Ok(KeyFile { keys: more, mistakes }) => {
+                keys.extend(more);
+                for mistake in mistakes {
+                    warn!("{} {mistake}: this line opens nothing", path.display());
+                }
             }
-            Err(error) => warn!(%error, "the API keys stay as they were"),
+            Err(error) => warn!("the API keys in {} count no more: {error}", path.display()),
         }
+        match keys.len() {
+            0 => warn!("no API key is left: every request is refused until {} has one", path.display()),
+            keys => info!(keys, "API keys read again"),
+        }
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys.into();
+    }
+
+    /// Whether only those who have a key are let in.
+    fn wants_keys(&self) -> bool {
+        !self.config.keys.is_empty() || self.config.key_file.is_some()
     }
 
     /// Who asks, if he may.
@@ -137,12 +152,16 @@ impl Access {
     /// 401 without a key that is known, 429 for more requests than a client may send.
     fn admit(&self, request: &Request) -> Result<Client, ApiError> {
         let keys = Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner));
-        let client = if keys.is_empty() { self.address(request) } else { keyed(&keys, request)? };
-        if let (Some(rate), &Method::POST) = (&self.rate, request.method()) {
+        let client = if self.wants_keys() { keyed(&keys, request)? } else { self.address(request) };
+        if let (Some(rate), Some(limit), &Method::POST) =
+            (&self.rate, self.config.rate_limit, request.method())
+        {
             rate.count(client).map_err(|wait| {
-                let message =
-                    "you have sent more requests than you may for now: wait for as long as `Retry-After` says";
-                ApiError::too_many(message, wait)
+                let message = format!(
+                    "you have sent more requests than you may for now (--rate-limit {limit}): wait for as long as \
+                     `Retry-After` says"
+                );
+                ApiError::too_many(message, wait).noted(Severity::Info)
             })?;
         }
         Ok(client)
@@ -150,12 +169,7 @@ impl Access {
 
     fn address(&self, request: &Request) -> Client {
         let peer = request.extensions().get().copied().unwrap_or(Client::Unknown);
-        if !self.config.trust_forwarded_for {
-            return peer;
-        }
-        let forwarded = request.headers().get_all(FORWARDED_FOR).iter().next_back();
-        let last = forwarded.and_then(|value| value.to_str().ok()?.rsplit(',').next()?.trim().parse().ok());
-        last.map_or(peer, Client::at)
+        self.config.forwarding.and_then(|header| header.client(request.headers())).unwrap_or(peer)
     }
 }
 
@@ -167,18 +181,40 @@ fn is_origin(text: &str) -> bool {
             .is_some_and(|host| !host.is_empty() && host.bytes().all(|b| b.is_ascii_graphic() && b != b'/'))
 }
 
+/// What a key file says.
+#[derive(Default)]
+struct KeyFile {
+    keys: Vec<ApiKey>,
+    /// What is wrong with lines that are no keys.
+    mistakes: Vec<String>,
+}
+
+fn read_file(path: &Path) -> std::io::Result<KeyFile> {
+    let mut file = KeyFile::default();
+    for (index, line) in text::read(path)?.lines().enumerate() {
+        let line = line.split('#').next().unwrap_or_default().trim();
+        if line.is_empty() {
+            continue;
+        }
+        match line.parse() {
+            Ok(key) => file.keys.push(key),
+            Err(error) => file.mistakes.push(format!("line {}: {error}", index + 1)),
+        }
+    }
+    Ok(file)
+}
+
+/// The keys at the start, when a mistake is told rather than lived with.
 fn read_keys(config: &AccessConfig) -> Result<Arc<[ApiKey]>, ServeError> {
     let mut keys = config.keys.clone();
     if let Some(path) = &config.key_file {
         let wrong = |what: String| ServeError::Config(format!("the API keys in {}: {what}", path.display()));
-        let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
-        for (index, line) in text.lines().enumerate() {
-            let line = line.split('#').next().unwrap_or_default().trim();
-            if !line.is_empty() {
-                keys.push(line.parse().map_err(|error| wrong(format!("line {}: {error}", index + 1)))?);
-            }
+        let file = read_file(path).map_err(|error| wrong(error.to_string()))?;
+        if let Some(mistake) = file.mistakes.into_iter().next() {
+            return Err(wrong(mistake));
         }
-        // Nobody who names a file wants an open door.
+        keys.extend(file.keys);
+        // Who names a file wants to let in only some.
         if keys.is_empty() {
             return Err(wrong("there is none".to_owned()));
         }
@@ -299,6 +335,9 @@ mod tests {
             read_keys(&config).map_err(|error| error.to_string())
         };
         let keys = read("# ours\nalice:0123456789abcdef # hers\n\n  fedcba9876543210  \n").unwrap();
+        assert_eq!(format!("{keys:?}"), "[ApiKey(alice), ApiKey(unnamed)]");
+        // As editors of Windows write it.
+        let keys = read("\u{feff}alice:0123456789abcdef\r\nfedcba9876543210\r\n").unwrap();
         assert_eq!(format!("{keys:?}"), "[ApiKey(alice), ApiKey(unnamed)]");
         assert!(read("# nobody\n").unwrap_err().contains("there is none"));
         let error = read("0123456789abcdef\nsecret\n").unwrap_err();

@@ -171,7 +171,8 @@ impl Admission {
                 size(room),
                 size(self.budget.limit.unwrap_or(usize::MAX))
             ),
-        ))
+        )
+        .at_limit())
     }
 }
 

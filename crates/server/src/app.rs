@@ -1,11 +1,12 @@
 //! What all handlers share.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::Serialize;
+use tokio::sync::{Semaphore, watch};
 use vae::VaeInfo;
 use wire::Limits;
 use wire::routes::{Target, is_model_name};
@@ -17,7 +18,7 @@ use crate::error::{ApiError, ServeError};
 use crate::executor::Executor;
 use crate::metrics::Metrics;
 use crate::queue::Full;
-use crate::shelf::{Known, warn_unloaded};
+use crate::shelf::Known;
 use crate::values::NonFinite;
 use crate::{Config, Model};
 
@@ -41,8 +42,22 @@ struct Inner {
     body_timeout: Duration,
     timeout: Duration,
     bodies: Bodies,
-    draining: AtomicBool,
+    /// Places for requests that come before the models are loaded: as many as can be queued then.
+    early: Semaphore,
+    max_queue: usize,
+    life: watch::Sender<Life>,
     in_flight: AtomicUsize,
+}
+
+/// Whether the server goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Life {
+    /// It does.
+    Serving,
+    /// It says at `/ready` that it does not, and takes work as long as clients do not know.
+    Leaving,
+    /// It only finishes what it has.
+    Draining,
 }
 
 /// A request that is worked on, from its head to its answer.
@@ -118,7 +133,9 @@ impl App {
             body_timeout: config.body_timeout,
             timeout: config.timeout,
             bodies: Bodies::new(admission.budget),
-            draining: AtomicBool::new(false),
+            early: Semaphore::new(config.max_queue.saturating_add(1).min(Semaphore::MAX_PERMITS)),
+            max_queue: config.max_queue,
+            life: watch::Sender::new(Life::Serving),
             in_flight: AtomicUsize::new(0),
         })))
     }
@@ -177,21 +194,52 @@ impl App {
         &self.0.names
     }
 
+    /// From now on the server says that it stops, and still takes work.
+    pub(crate) fn leave(&self) {
+        self.0.life.send_replace(Life::Leaving);
+    }
+
     /// From now on the server only finishes what it has.
     pub(crate) fn drain(&self) {
-        self.0.draining.store(true, Ordering::SeqCst);
+        self.0.life.send_replace(Life::Draining);
+    }
+
+    /// Whether the server has been told to stop.
+    pub(crate) fn is_stopping(&self) -> bool {
+        *self.0.life.borrow() != Life::Serving
     }
 
     /// Accepts a request: the server does not end before it is answered, unless that takes too long.
     ///
     /// # Errors
-    /// 503 while the models are loaded, and once the server only finishes what it has.
+    /// 503 once the server only finishes what it has.
     pub(crate) fn accept(&self) -> Result<InFlight<'_>, ApiError> {
         // Counted first, so that a server that begins to drain sees it or is seen by it.
         self.0.in_flight.fetch_add(1, Ordering::SeqCst);
         let accepted = InFlight(&self.0.in_flight);
-        self.ready()?;
+        if *self.0.life.borrow() == Life::Draining {
+            return Err(stopping());
+        }
         Ok(accepted)
+    }
+
+    /// Waits until the models are loaded.
+    ///
+    /// # Errors
+    /// 429 when more requests wait for that than can be queued, 503 when the server is told to stop meanwhile.
+    pub(crate) async fn until_ready(&self) -> Result<(), ApiError> {
+        if self.0.executor.is_ready() {
+            return Ok(());
+        }
+        let _place =
+            self.0.early.try_acquire().map_err(|_| {
+                ApiError::from(Full { capacity: self.0.max_queue, retry_after: WHILE_LOADING })
+            })?;
+        let mut life = self.0.life.subscribe();
+        tokio::select! {
+            () = self.0.executor.until_ready() => Ok(()),
+            _ = life.wait_for(|life| *life == Life::Draining) => Err(stopping()),
+        }
     }
 
     /// How many requests are worked on.
@@ -199,13 +247,13 @@ impl App {
         self.0.in_flight.load(Ordering::SeqCst)
     }
 
-    /// Whether the server takes work.
+    /// Whether the server takes work at once, and will for a while.
     ///
     /// # Errors
     /// 503 that says why not: it is being stopped, or its models are still being loaded.
     pub(crate) fn ready(&self) -> Result<(), ApiError> {
-        if self.0.draining.load(Ordering::SeqCst) {
-            return Err(ApiError::unavailable("the server is being stopped", WHILE_LOADING));
+        if self.is_stopping() {
+            return Err(stopping());
         }
         if !self.0.executor.is_ready() {
             return Err(ApiError::unavailable("the models are still being loaded", WHILE_LOADING));
@@ -223,10 +271,7 @@ impl App {
     /// # Errors
     /// 503 when it cannot be loaded.
     pub(crate) fn load(&self, model: usize) -> Result<Arc<Known>, ApiError> {
-        self.0.executor.shelf().load(model).map_err(|error| {
-            warn_unloaded(&error);
-            ApiError::not_loaded()
-        })
+        self.0.executor.shelf().load(model).map_err(|error| ApiError::not_loaded(&error))
     }
 
     /// The index of the model that a request names by its path, by `?model=`, or not at all.
@@ -261,6 +306,11 @@ impl App {
 
 impl From<Full> for ApiError {
     fn from(full: Full) -> Self {
-        Self::too_many("the queue is full: try again later", full.retry_after)
+        let message = format!("the queue is full (--max-queue {}): try again later", full.capacity);
+        Self::too_many(message, full.retry_after).at_limit()
     }
+}
+
+fn stopping() -> ApiError {
+    ApiError::unavailable("the server is being stopped", WHILE_LOADING)
 }

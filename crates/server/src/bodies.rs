@@ -57,7 +57,7 @@ impl Held<'_> {
                 budget.bodies,
                 size(budget.limit.unwrap_or(usize::MAX))
             );
-            return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message));
+            return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message).at_limit());
         }
         let more = u32::try_from(wanted.saturating_sub(self.units)).unwrap_or(u32::MAX);
         if more == 0 {
@@ -70,7 +70,7 @@ impl Held<'_> {
                 size(self.bodies.held()),
                 size(budget.bodies)
             );
-            return Err(ApiError::too_many(message, RETRY_AFTER));
+            return Err(ApiError::too_many(message, RETRY_AFTER).at_limit());
         };
         self.units = wanted;
         match &mut self.permit {

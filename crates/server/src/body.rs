@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use bytes::Bytes;
@@ -13,8 +13,9 @@ use tokio::time::timeout;
 use crate::bodies::Held;
 use crate::error::ApiError;
 
-/// How much of a refused body is read and thrown away, and for how long. Many clients do not look for an answer
-/// before they have sent everything; without this they would see a broken connection instead of the reason.
+/// How much of a refused body is read and thrown away, and for how long. The answer does not wait for that, but many
+/// clients do not look for one before they have sent everything; without this they would see a broken connection
+/// instead of the reason.
 const DISCARD_BYTES: usize = 256 << 20;
 const DISCARD_TIME: Duration = Duration::from_secs(10);
 
@@ -32,13 +33,14 @@ pub(crate) fn announced_length(headers: &HeaderMap) -> Option<usize> {
 /// A body on its way; `None` once it has come to its end.
 pub(crate) type Upload = Option<Body>;
 
-/// Reads a whole body of at most `limit` bytes.
+/// Reads a whole body of at most `limit` bytes, which `flag` sets if one does.
 ///
 /// # Errors
 /// 413 for a longer one, 429 when other bodies hold the memory, 408 when it takes too long, 400 when it breaks off.
 pub(crate) async fn read(
     upload: &mut Upload,
     limit: usize,
+    flag: Option<&str>,
     time: Duration,
     held: &mut Held<'_>,
 ) -> Result<Bytes, ApiError> {
@@ -51,10 +53,10 @@ pub(crate) async fn read(
             // Trailers have no meaning here.
             let Ok(data) = frame.into_data() else { continue };
             if data.len() > limit - bytes.len() {
-                return Err(ApiError::new(
-                    StatusCode::PAYLOAD_TOO_LARGE,
-                    format!("the body has more than the {limit} bytes that this request may have"),
-                ));
+                let flag = flag.map(|flag| format!(" ({flag})")).unwrap_or_default();
+                let message =
+                    format!("the body has more than the {limit} bytes that this request may have{flag}");
+                return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message).at_limit());
             }
             // One that has not said how long it is takes room as it comes.
             let length = bytes.len() + data.len();
@@ -82,6 +84,9 @@ async fn next(upload: &mut Upload) -> Option<Result<Frame<Bytes>, axum::Error>> 
 /// Has the rest of a body that nobody wants read and thrown away. The answer does not wait for that: whoever looks for it
 /// while sending finds it.
 pub(crate) fn discard(head: &Parts, mut upload: Upload) {
+    if upload.as_ref().is_none_or(HttpBody::is_end_stream) {
+        return;
+    }
     // Such a client does wait for the answer, and reading would tell it to send.
     let waits = head.headers.contains_key(header::EXPECT);
     if waits || announced_length(&head.headers).is_some_and(|length| length > DISCARD_BYTES) {

@@ -9,6 +9,8 @@ pub(crate) enum Client {
     Key(u64),
     /// Whoever calls from this address.
     Address(IpAddr),
+    /// Whoever a trusted proxy calls by a name that hides the address: a number that stands for it.
+    Named(u64),
     /// Nothing is known: a request that came over no connection, as in tests.
     Unknown,
 }

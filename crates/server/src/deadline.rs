@@ -63,7 +63,8 @@ impl Deadline {
                 self.time.as_secs_f64(),
                 self.setting
             );
-            Err(ApiError::unavailable(message, RETRY_AFTER))
+            let refusal = ApiError::unavailable(message, RETRY_AFTER);
+            Err(if self.setting == REQUEST_TIMEOUT_NAME { refusal } else { refusal.at_limit() })
         })
     }
 }

@@ -62,13 +62,49 @@ pub(crate) struct ApiError {
     pub(crate) message: String,
     /// After how long another try makes sense.
     pub(crate) retry_after: Option<Duration>,
-    /// For the log: what the message leaves out because it tells clients nothing.
-    cause: Option<String>,
+    /// What the log says of it; `None` where the status says enough.
+    pub(crate) note: Option<Note>,
+}
+
+/// What the log says of a refusal, in the line of its request. Sizes and settings, never what a client wrote.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Note {
+    pub(crate) severity: Severity,
+    pub(crate) reason: String,
+}
+
+/// How much a refusal matters to whoever runs the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Severity {
+    /// A rule at work.
+    Info,
+    /// A limit that could be raised, or a model that cannot be loaded.
+    Warn,
+    /// A fault of ours.
+    Error,
 }
 
 impl ApiError {
     pub(crate) fn new(status: StatusCode, message: impl Into<String>) -> Self {
-        Self { status, message: message.into(), retry_after: None, cause: None }
+        Self { status, message: message.into(), retry_after: None, note: None }
+    }
+
+    /// The log says so much of it, and says why.
+    pub(crate) fn noted(self, severity: Severity) -> Self {
+        let note = Note { severity, reason: self.message.clone() };
+        Self { note: Some(note), ..self }
+    }
+
+    /// A limit of the server is reached; the message names its flag.
+    pub(crate) fn at_limit(self) -> Self {
+        self.noted(Severity::Warn)
+    }
+
+    /// The log tells the cause too, which is nobody else's business.
+    pub(crate) fn because(self, cause: impl std::fmt::Display) -> Self {
+        let severity = self.note.as_ref().map_or(Severity::Error, |note| note.severity);
+        let reason = format!("{}: {cause}", self.message);
+        Self { note: Some(Note { severity, reason }), ..self }
     }
 
     pub(crate) fn not_found(message: impl Into<String>) -> Self {
@@ -81,28 +117,23 @@ impl ApiError {
     }
 
     /// A model that is loaded at its first use could not be loaded. Why not may say too much of this machine.
-    pub(crate) fn not_loaded() -> Self {
+    pub(crate) fn not_loaded(cause: &ServeError) -> Self {
         let message = "this model cannot be loaded now; the server's log says why";
-        Self::unavailable(message, Duration::from_secs(30))
+        Self::unavailable(message, Duration::from_secs(30)).noted(Severity::Warn).because(cause)
     }
 
     /// Our fault.
     pub(crate) fn internal(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, message)
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, message).noted(Severity::Error)
     }
 
-    /// With what the log says of it besides.
-    pub(crate) fn because(self, cause: impl ToString) -> Self {
-        Self { cause: Some(cause.to_string()), ..self }
-    }
-
-    /// Says it in the log: loudly where it is our fault.
+    /// Says it in the log, where no request's line will.
     pub(crate) fn log(&self) {
-        let (status, reason, cause) = (self.status.as_u16(), &self.message, self.cause.as_deref());
-        if self.status == StatusCode::INTERNAL_SERVER_ERROR {
-            error!(status, reason, cause, "a request failed");
-        } else {
-            debug!(status, reason, cause, "refused");
+        let (status, note) = (self.status.as_u16(), self.note.as_ref());
+        let reason = note.map_or(self.message.as_str(), |note| note.reason.as_str());
+        match note.map(|note| note.severity) {
+            Some(Severity::Error) => error!(status, reason, "failed"),
+            _ => debug!(status, reason, "refused"),
         }
     }
 
@@ -118,7 +149,8 @@ impl ApiError {
 impl From<WireError> for ApiError {
     fn from(error: WireError) -> Self {
         let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::BAD_REQUEST);
-        Self::new(status, error.to_string())
+        let refusal = Self::new(status, error.to_string());
+        if matches!(error, WireError::TooLarge(_)) { refusal.at_limit() } else { refusal }
     }
 }
 
@@ -137,11 +169,13 @@ impl From<VaeError> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        self.log();
         let body = ErrorBody { error: self.message }.to_json();
         let mut response = (self.status, [(header::CONTENT_TYPE, wire::JSON)], body).into_response();
         if let Some(wait) = self.retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(whole_seconds(wait)));
+        }
+        if let Some(note) = self.note {
+            response.extensions_mut().insert(note);
         }
         response
     }

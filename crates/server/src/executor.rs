@@ -7,20 +7,22 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
-use tracing::{Span, error, info};
+use tokio::sync::{oneshot, watch};
+use tracing::{Span, debug, error, info};
 use vae::{Cancelled, HostTensor, Observer, Vae, VaeError};
 
 use crate::admission::Admission;
 use crate::client::Client;
 use crate::error::{ApiError, ServeError};
 use crate::queue::{Admitted, Cost, Full, JobId, Queue, Started};
-use crate::shelf::{Shelf, guarded, warn_unloaded};
+use crate::shelf::{Shelf, guarded};
 use crate::steps::Steps;
 use crate::{Config, Model};
 
-/// How often the log says how far long work is.
-const SAY_EVERY: Duration = Duration::from_secs(5);
+/// When the log first says how far the work on a video is; from then on after twice as long each time, but not less often
+/// than each minute.
+const SAY_FIRST: Duration = Duration::from_secs(5);
+const SAY_EACH: Duration = Duration::from_secs(60);
 
 /// A request that is done.
 #[derive(Debug)]
@@ -63,7 +65,7 @@ struct Shared {
     lazy: bool,
     admission: Admission,
     /// Work can be taken.
-    ready: AtomicBool,
+    ready: watch::Sender<bool>,
     idle_release: Duration,
 }
 
@@ -93,7 +95,7 @@ impl Executor {
             shelf: Shelf::new(models),
             lazy: config.lazy,
             admission: Admission::new(config),
-            ready: AtomicBool::new(config.lazy),
+            ready: watch::Sender::new(config.lazy),
             idle_release: config.idle_release,
         }))
     }
@@ -117,7 +119,13 @@ impl Executor {
 
     /// Whether work can be taken: all models are loaded and memory is at hand, or models are loaded when they are needed.
     pub(crate) fn is_ready(&self) -> bool {
-        self.0.ready.load(Ordering::Acquire)
+        *self.0.ready.borrow()
+    }
+
+    /// Waits until work can be taken.
+    pub(crate) async fn until_ready(&self) {
+        // The sender lives as long as this does.
+        let _ = self.0.ready.subscribe().wait_for(|ready| *ready).await;
     }
 
     /// Whether a request of this client would be admitted now.
@@ -150,10 +158,12 @@ impl Executor {
         };
         let Admitted { id, displaced } = self.0.lock().queue.admit(client, cost, job, Instant::now())?;
         if let Some((job, full)) = displaced {
-            let _ = job.reply.send(Err(ApiError::too_many(
-                "the queue is full, and others have fewer requests in it: try again later",
-                full.retry_after,
-            )));
+            let what = format!(
+                "the queue is full (--max-queue {}), and others have fewer requests in it",
+                full.capacity
+            );
+            let refusal = ApiError::too_many(format!("{what}: try again later"), full.retry_after);
+            let _ = job.reply.send(Err(refusal.at_limit()));
         }
         self.0.wake.notify_one();
         Ok(Ticket { id, abandoned, reply: receiver, shared: Arc::clone(&self.0) })
@@ -236,7 +246,7 @@ impl Shared {
         }
         self.shelf.rest();
         self.shelf.reserve(&self.admission);
-        self.ready.store(true, Ordering::Release);
+        self.ready.send_replace(true);
         info!(models = self.shelf.loaded(), "ready");
 
         let mut rested = false;
@@ -290,14 +300,13 @@ impl Shared {
         let mut taken = match self.shelf.take(model) {
             Ok(taken) => taken,
             Err(error) => {
-                warn_unloaded(&error);
                 self.lock().queue.finish(false, Instant::now());
-                let _ = reply.send(Err(ApiError::not_loaded()));
+                let _ = reply.send(Err(ApiError::not_loaded(&error)));
                 return;
             }
         };
         let Some(vae) = taken.vae() else { return };
-        let mut observer = Watch { shared: self, abandoned: &abandoned, said: start };
+        let mut observer = Watch { shared: self, abandoned: &abandoned, said: start, pause: SAY_FIRST };
         let result = guarded(|| {
             // The first look at whether anybody still waits, in case the client left just now.
             observer.progress(0, 1).map_err(VaeError::from)?;
@@ -314,17 +323,17 @@ impl Shared {
                 memory: vae.peak_memory(),
             }),
             Ok(Err(VaeError::Cancelled)) => {
-                info!("the client left; its work was cancelled");
+                debug!("the client left; its work was cancelled");
                 Err(VaeError::Cancelled.into())
             }
             Ok(Err(error)) => Err(error.into()),
             Err(panic) => {
                 // What it kept may be half done.
                 if let Err(panic) = guarded(|| vae.release()) {
-                    error!(panic, "and again while it gave back its memory");
+                    error!(panic, "a model that panicked did so again while it gave back its memory");
                 }
-                Err(ApiError::internal("the model crashed on this request, which is a bug of the server")
-                    .because(panic))
+                let message = "the model crashed on this request, which is a bug of the server";
+                Err(ApiError::internal(message).because(panic))
             }
         };
         // Who has left misses nothing, but the log would.
@@ -340,6 +349,8 @@ struct Watch<'a> {
     abandoned: &'a AtomicBool,
     /// When the log was last told how far it is.
     said: Instant,
+    /// After how long it is told again.
+    pause: Duration,
 }
 
 impl Observer for Watch<'_> {
@@ -352,9 +363,12 @@ impl Observer for Watch<'_> {
             state.queue.progress(done, total, Instant::now());
             state.queue.running()
         };
-        if let Some([done, frames]) = running.filter(|_| self.said.elapsed() >= SAY_EVERY) {
+        if let Some([done, frames]) =
+            running.filter(|[_, frames]| *frames > 1 && self.said.elapsed() >= self.pause)
+        {
             self.said = Instant::now();
-            info!(done, frames, "decoding");
+            self.pause = (2 * self.pause).min(SAY_EACH);
+            info!(done, frames, "working");
         }
         Ok(())
     }

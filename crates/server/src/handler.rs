@@ -7,7 +7,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use tracing::{info, warn};
+use tracing::warn;
 use vae::{Forecast, Forecaster, VaeInfo};
 use wire::routes::{self, Target};
 use wire::{Limits, Metadata, RequestHead, Task};
@@ -18,7 +18,7 @@ use crate::body::Upload;
 use crate::client::Client;
 use crate::error::ApiError;
 use crate::executor::Work;
-use crate::metrics::Asked;
+use crate::metrics::{self, Asked};
 use crate::queue::Cost;
 use crate::respond::Reply;
 use crate::steps::Steps;
@@ -90,7 +90,9 @@ async fn answer(app: &App, parts: &Parts, upload: &mut Upload) -> Result<Respons
     let mut held = app.bodies().begin();
     held.grow(announced.unwrap_or(0))?;
     let limit = announced.map_or(limit, |length| length.min(limit));
-    let bytes = body::read(upload, limit, app.body_timeout(), &mut held).await?;
+    let flag = if announced.is_some() || head.has_length() { None } else { Some("--max-body") };
+    let bytes = body::read(upload, limit, flag, app.body_timeout(), &mut held).await?;
+    app.until_ready().await?;
 
     let prepared = blocking({
         let app = app.clone();
@@ -112,17 +114,7 @@ async fn answer(app: &App, parts: &Parts, upload: &mut Upload) -> Result<Respons
     let done = app.executor().admit(client, cost, memory, work, steps.cloned())?.done().await?;
     let model = app.names().get(model).map_or("", String::as_str);
     app.metrics().worked(model, task, &done, forecast, pixels);
-    info!(
-        model,
-        task = task.name(),
-        pixels,
-        output = reply.media_type(),
-        mode = mode.name(),
-        memory_mib = done.memory.map(|bytes| bytes >> 20),
-        queue_ms = done.queued.as_millis() as u64,
-        work_ms = done.worked.as_millis() as u64,
-        "done"
-    );
+    asked.set_work(metrics::Work { pixels, memory: done.memory, queued: done.queued, worked: done.worked });
     let step = steps.map(Steps::answer);
     let mut response = blocking(move || respond::answer(done, reply)).await?;
     drop(step);

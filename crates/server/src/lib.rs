@@ -19,13 +19,17 @@ mod bodies;
 mod body;
 mod budget;
 mod client;
+mod connections;
 mod cors;
 mod deadline;
 mod decode;
 mod encode;
 mod error;
 mod executor;
+mod exposition;
+mod forwarded;
 mod handler;
+mod idle;
 mod local;
 mod memory;
 mod metrics;
@@ -46,6 +50,7 @@ mod stream;
 mod tensors;
 #[cfg(test)]
 mod tests;
+mod text;
 #[cfg(feature = "tls")]
 mod tls;
 mod trace;
@@ -57,10 +62,11 @@ use std::time::Duration;
 pub use access::{AccessConfig, ApiKey};
 pub use admission::OnLarge;
 pub use error::ServeError;
+pub use forwarded::Forwarding;
 pub use local::{Decoded, Encoded, Refused, decode, encode};
 pub use memory::default_memory_limit;
 pub use rate::RateLimit;
-pub use serve::Server;
+pub use serve::{Reload, Server};
 pub use steps::STEPS;
 #[cfg(feature = "tls")]
 pub use tls::TlsConfig;
@@ -91,6 +97,8 @@ pub struct Config {
     pub host: String,
     /// Port to listen on; 0 takes a free one.
     pub port: u16,
+    /// One more port, without TLS, for probes and figures alone; they have connections of their own there.
+    pub admin_port: Option<u16>,
     /// Who may come in.
     pub access: AccessConfig,
     /// The certificate for TLS; without one, connections are not encrypted.
@@ -115,6 +123,11 @@ pub struct Config {
     pub max_pending_bytes: usize,
     /// Connections that may be open together; more wait to be accepted.
     pub max_connections: usize,
+    /// Connections that may be open from one address; one more is refused. `None` is a quarter of all, or all of them
+    /// where a proxy in front of the server tells who its clients are.
+    pub max_connections_per_client: Option<usize>,
+    /// How long a connection may be idle between two requests.
+    pub keep_alive: Duration,
     /// How long a request may take, from its head to the last step of its work. Clients may ask for less.
     pub timeout: Duration,
     /// How long a client may take to send the head of a request.
@@ -123,6 +136,8 @@ pub struct Config {
     pub body_timeout: Duration,
     /// How long a client may take nothing of its answer before the connection is closed.
     pub write_timeout: Duration,
+    /// How long work is still taken once the server was told to stop, while `/ready` says so already.
+    pub drain_delay: Duration,
     /// How long accepted requests may take to be finished once the server was told to stop.
     pub drain_timeout: Duration,
     /// After how long without work the models give back memory that they keep for the next decode.
@@ -134,6 +149,7 @@ impl Default for Config {
         Self {
             host: "127.0.0.1".to_owned(),
             port: 8080,
+            admin_port: None,
             access: AccessConfig::default(),
             #[cfg(feature = "tls")]
             tls: None,
@@ -146,10 +162,13 @@ impl Default for Config {
             lazy: false,
             max_pending_bytes: 512 << 20,
             max_connections: 1024,
+            max_connections_per_client: None,
+            keep_alive: Duration::from_secs(75),
             timeout: Duration::from_secs(3600),
             header_timeout: Duration::from_secs(30),
             body_timeout: Duration::from_secs(60),
             write_timeout: Duration::from_secs(60),
+            drain_delay: Duration::ZERO,
             drain_timeout: Duration::from_secs(300),
             idle_release: Duration::from_secs(60),
         }

@@ -18,9 +18,6 @@ use crate::app::App;
 use crate::executor::Done;
 use crate::memory;
 
-/// What [`Metrics::text`] is.
-pub(crate) const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-
 /// What is known of a request only once it has been read, for whoever counts it at its end.
 #[derive(Clone, Default)]
 pub(crate) struct Asked(Arc<AskedInner>);
@@ -31,6 +28,17 @@ struct AskedInner {
     task: OnceLock<&'static str>,
     output: OnceLock<&'static str>,
     mode: OnceLock<Mode>,
+    work: OnceLock<Work>,
+}
+
+/// What the work of a request took.
+#[derive(Clone, Copy)]
+pub(crate) struct Work {
+    pub(crate) pixels: usize,
+    /// The most bytes that the engine had in use, if it can tell.
+    pub(crate) memory: Option<usize>,
+    pub(crate) queued: Duration,
+    pub(crate) worked: Duration,
 }
 
 impl Asked {
@@ -52,6 +60,16 @@ impl Asked {
     /// The request wants an answer of this media type.
     pub(crate) fn set_output(&self, media_type: &'static str) {
         let _ = self.0.output.set(media_type);
+    }
+
+    /// The work of the request is done.
+    pub(crate) fn set_work(&self, work: Work) {
+        let _ = self.0.work.set(work);
+    }
+
+    /// What its work took; `None` before it is done.
+    pub(crate) fn work(&self) -> Option<Work> {
+        self.0.work.get().copied()
     }
 
     /// What is known by now.
@@ -248,7 +266,7 @@ impl Metrics {
         self.pixels.get_or_create(&labels).inc_by(pixels as u64);
     }
 
-    /// Everything as text, as it is now.
+    /// Everything as OpenMetrics text, as it is now.
     pub(crate) fn text(&self, app: &App) -> String {
         let gauge = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
         self.queue_length.set(gauge(app.executor().waiting()));

@@ -115,7 +115,10 @@ fn paths(schemas: &mut SchemaGenerator) -> Value {
                 "404": failure("404"),
             },
         } },
-        METRICS: { "get": read("state", "Figures for Prometheus.", json!({ "application/openmetrics-text": {} })) },
+        METRICS: { "get": read("state", "Figures for Prometheus.", json!({
+            "text/plain": { "schema": { "type": "string" } },
+            "application/openmetrics-text": { "schema": { "type": "string" } },
+        })) },
         HEALTH: { "get": probe("`Ok` while the process lives.", false) },
         READY: { "get": probe("`Ok` once every model is loaded and work is accepted.", true) },
         OPENAPI: { "get": public(read("page", "This document.", json!({ wire::JSON: {} }))) },

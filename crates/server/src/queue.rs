@@ -44,9 +44,10 @@ pub(crate) struct JobId {
     number: u64,
 }
 
-/// There is no place; another try makes sense after `retry_after`.
+/// There is no place among the `capacity` that there are; another try makes sense after `retry_after`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Full {
+    pub(crate) capacity: usize,
     pub(crate) retry_after: Duration,
 }
 
@@ -194,7 +195,7 @@ impl<T> Queue<T> {
 
     /// A place becomes free when the next job may start.
     fn full(&self, now: Instant) -> Full {
-        Full { retry_after: self.remaining(now).unwrap_or(NO_IDEA) }
+        Full { capacity: self.capacity, retry_after: self.remaining(now).unwrap_or(NO_IDEA) }
     }
 
     /// How long the running job will take yet.

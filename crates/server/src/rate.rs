@@ -22,6 +22,18 @@ pub struct RateLimit {
     pub period: Duration,
 }
 
+impl std::fmt::Display for RateLimit {
+    /// As it is read.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.period.as_secs() {
+            1 => write!(f, "{}/s", self.requests),
+            60 => write!(f, "{}/m", self.requests),
+            3600 => write!(f, "{}/h", self.requests),
+            seconds => write!(f, "{} in {seconds} seconds", self.requests),
+        }
+    }
+}
+
 impl FromStr for RateLimit {
     type Err = String;
 
@@ -89,6 +101,9 @@ mod tests {
     fn rates() {
         let rate: RateLimit = "60/m".parse().unwrap();
         assert_eq!((rate.requests.get(), rate.period), (60, Duration::from_secs(60)));
+        for text in ["10/s", "60/m", "500/h"] {
+            assert_eq!(text.parse::<RateLimit>().unwrap().to_string(), text);
+        }
         for wrong in ["60", "0/s", "-1/s", "60/d", "/s", "x/s"] {
             assert!(wrong.parse::<RateLimit>().unwrap_err().contains("60/m"), "{wrong}");
         }

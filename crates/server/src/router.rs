@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use axum::Router;
 use axum::extract::{Path, Request, State};
-use axum::http::{HeaderValue, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get};
@@ -16,7 +16,7 @@ use wire::routes::{self, DOCS, HEALTH, METRICS, MODELS, OPENAPI, PREDICT, READY}
 
 use crate::app::{App, Origin};
 use crate::error::ApiError;
-use crate::{access, body, cors, handler, metrics, openapi, page, trace};
+use crate::{access, body, cors, exposition, handler, openapi, page, trace};
 
 /// The whole HTTP surface.
 pub(crate) fn router(app: App) -> Router {
@@ -54,6 +54,20 @@ fn routed(app: App) -> Router {
     router.layer(from_fn_with_state(app.clone(), trace::middleware)).with_state(app)
 }
 
+/// What is answered at [`crate::Config::admin_port`]: probes and figures.
+pub(crate) fn admin(app: App) -> Router {
+    let mut router = Router::new();
+    for (path, handlers) in [(HEALTH, get(ok)), (READY, get(ready)), (METRICS, get(metrics))] {
+        router = router.route(&format!("{path}/"), handlers.clone()).route(path, handlers);
+    }
+    let message = "this port has /health, /ready and /metrics alone: requests for work go to the other one";
+    router
+        .fallback(async move || ApiError::not_found(message))
+        .layer(from_fn_with_state(app.clone(), access::middleware))
+        .layer(from_fn_with_state(app.clone(), trace::middleware))
+        .with_state(app)
+}
+
 /// The route that has no other name, which no slash can follow.
 pub(crate) const ROOT: &str = "/";
 
@@ -86,8 +100,15 @@ async fn ready(State(app): State<App>) -> Result<&'static str, ApiError> {
 }
 
 /// Figures for Prometheus.
-async fn metrics(State(app): State<App>) -> Response {
-    ([(header::CONTENT_TYPE, metrics::MEDIA_TYPE)], app.metrics().text(&app)).into_response()
+async fn metrics(State(app): State<App>, headers: HeaderMap) -> Response {
+    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
+    let text = app.metrics().text(&app);
+    let (media_type, text) = if exposition::wants_openmetrics(accept) {
+        (exposition::OPENMETRICS, text)
+    } else {
+        (exposition::PROMETHEUS, exposition::prometheus(&text))
+    };
+    ([(header::CONTENT_TYPE, media_type), (header::VARY, "accept")], text).into_response()
 }
 
 /// What is served, the default model first.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
 
-use tracing::{info, warn};
+use tracing::info;
 use vae::{DecodeOptions, Forecaster, HostTensor, Silent, Vae, VaeInfo};
 
 use crate::Model;
@@ -222,9 +222,4 @@ pub(crate) fn guarded<R>(work: impl FnOnce() -> R) -> Result<R, String> {
         let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
         text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
     })
-}
-
-/// Says in the log why a model could not be loaded while the server runs.
-pub(crate) fn warn_unloaded(error: &ServeError) {
-    warn!(%error, "a model could not be loaded");
 }

@@ -13,6 +13,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 use wire::ErrorBody;
 
+use crate::idle::{Expired, Idle};
+
 /// What carries bytes to a client and back: TCP, plain or under TLS.
 pub(crate) trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
@@ -25,6 +27,7 @@ pub(crate) struct Stream {
     /// Runs while the client takes nothing.
     stalled: Option<Pin<Box<Sleep>>>,
     refusal: Option<Refusal>,
+    idle: Idle,
 }
 
 /// A refusal that is written in the place of hyper's.
@@ -34,8 +37,8 @@ struct Refusal {
 }
 
 impl Stream {
-    pub(crate) fn new(transport: Box<dyn Transport>, timeout: Duration) -> Self {
-        Self { transport, timeout, stalled: None, refusal: None }
+    pub(crate) fn new(transport: Box<dyn Transport>, timeout: Duration, idle: Idle) -> Self {
+        Self { transport, timeout, stalled: None, refusal: None, idle }
     }
 
     /// Does one step of writing, unless the client has not let any happen for too long.
@@ -46,6 +49,7 @@ impl Stream {
     ) -> Poll<io::Result<usize>> {
         if let Poll::Ready(outcome) = write(Pin::new(self.transport.as_mut()), cx) {
             self.stalled = None;
+            self.idle.taken();
             return Poll::Ready(outcome);
         }
         let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(self.timeout)));
@@ -108,7 +112,20 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(self.get_mut().transport.as_mut()).poll_read(cx, buffer)
+        let this = self.get_mut();
+        let before = buffer.filled().len();
+        let outcome = Pin::new(this.transport.as_mut()).poll_read(cx, buffer);
+        if outcome.is_pending() {
+            return match ready!(this.idle.poll(cx)) {
+                // The connection ends as if the client had closed it.
+                Expired::Idle => Poll::Ready(Ok(())),
+                Expired::Head => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            };
+        }
+        if buffer.filled().len() > before {
+            this.idle.received();
+        }
+        outcome
     }
 }
 

@@ -1,14 +1,18 @@
-//! In-process tests of the whole HTTP surface with a model that is easy to predict. Only [`life`] takes a port.
+//! In-process tests of the whole HTTP surface with a model that is easy to predict. Only [`live`] takes a port.
 
 mod answers;
+mod connections;
 mod doors;
 mod encode;
 mod errors;
 mod face;
 mod fake;
 mod lazy;
+mod leaving;
 mod life;
 mod line;
+mod live;
+mod log;
 mod memory;
 mod spellings;
 #[cfg(feature = "tls")]

@@ -11,6 +11,7 @@ use tokio_rustls::TlsAcceptor;
 use tracing::{info, warn};
 
 use crate::error::ServeError;
+use crate::text;
 
 /// Where the certificate and its key are, as PEM. Both are read again when they change.
 #[derive(Clone, Debug)]
@@ -58,13 +59,18 @@ impl Tls {
 
 fn read(files: &TlsConfig) -> Result<ServerConfig, ServeError> {
     let wrong = |path: &PathBuf, error: String| ServeError::Config(format!("{}: {error}", path.display()));
-    let certificates = CertificateDer::pem_file_iter(&files.cert)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+    let certificates = text::read(&files.cert).map_err(|error| error.to_string()).and_then(|text| {
+        let certificates = CertificateDer::pem_slice_iter(text.as_bytes());
+        certificates.collect::<Result<Vec<_>, _>>().map_err(|error| error.to_string())
+    });
+    let certificates = certificates
         .map_err(|error| wrong(&files.cert, format!("the certificate cannot be read: {error}")))?;
     if certificates.is_empty() {
         return Err(wrong(&files.cert, "there is no certificate in PEM format".to_owned()));
     }
-    let key = PrivateKeyDer::from_pem_file(&files.key)
+    let key = text::read(&files.key)
+        .map_err(|error| error.to_string())
+        .and_then(|text| PrivateKeyDer::from_pem_slice(text.as_bytes()).map_err(|error| error.to_string()))
         .map_err(|error| wrong(&files.key, format!("the private key cannot be read: {error}")))?;
     let unusable = |error: rustls::Error| wrong(&files.cert, format!("cannot be used with its key: {error}"));
     let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))

@@ -1,17 +1,18 @@
-//! An id and a log line for every request. Neither query nor content is logged: both may be private.
+//! An id and one log line for every request. Neither query nor content is logged: both may be private.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::Response;
-use tracing::{Instrument, debug, field, info, info_span};
+use tracing::{Instrument, Level, event, field, info_span};
 
 use crate::app::App;
+use crate::error::{Note, Severity};
 use crate::metrics::{Asked, LEFT};
 use crate::steps::Steps;
 
@@ -37,12 +38,14 @@ pub(crate) async fn middleware(State(app): State<App>, mut request: Request, nex
         method: request.method().clone(),
         path: request.uri().path().to_owned(),
         status: None,
+        note: None,
         steps,
     };
     async move {
         let mut end = end;
         let mut response = next.run(request).await;
         end.status = Some(response.status().as_u16());
+        end.note = response.extensions_mut().remove();
         response.headers_mut().insert(REQUEST_ID, id);
         response
     }
@@ -58,25 +61,55 @@ struct End {
     method: Method,
     path: String,
     status: Option<u16>,
+    /// What the log says of a refusal.
+    note: Option<Note>,
     steps: Steps,
 }
 
 impl Drop for End {
     fn drop(&mut self) {
-        let Self { app, asked, start, method, path, status, steps } = self;
+        let Self { app, asked, start, method, path, status, note, steps } = self;
+        let (labels, work) = (asked.labels(app), asked.work());
+        let known =
+            |text: &str| Some(text.to_owned()).filter(|text| !matches!(text.as_str(), "none" | "unknown"));
+        let [model, task, output, mode] =
+            [labels.model.as_str(), labels.task, labels.output, labels.mode].map(known);
+        let (path, status) = (path.as_str(), *status);
         if *method == Method::POST {
-            let (labels, status) = (asked.labels(app), status.unwrap_or(LEFT));
+            let status = status.unwrap_or(LEFT);
             steps.ended(&labels, status);
             app.metrics().ended(labels, status, start.elapsed());
         }
-        let ms = start.elapsed().as_millis() as u64;
-        match status {
+        let ms = milliseconds(start.elapsed());
+        let reason = note.as_ref().map(|note| note.reason.as_str());
+        let pixels = work.map(|work| work.pixels);
+        let memory_mib = work.and_then(|work| work.memory).map(|bytes| bytes >> 20);
+        let queue_ms = work.map(|work| milliseconds(work.queued));
+        let work_ms = work.map(|work| milliseconds(work.worked));
+        // What is not known is left out.
+        macro_rules! line {
+            ($level:ident, $what:literal) => {
+                event!(
+                    Level::$level, %method, path, status, ms, reason, model, task, pixels, output, mode, memory_mib,
+                    queue_ms, work_ms, $what
+                )
+            };
+        }
+        match (note.as_ref().map(|note| note.severity), status) {
+            (_, None) => line!(INFO, "the client left"),
+            (Some(Severity::Error), _) => line!(ERROR, "failed"),
+            (Some(Severity::Warn), _) => line!(WARN, "refused"),
+            (Some(Severity::Info), _) => line!(INFO, "refused"),
             // Probes come every few seconds, for ever.
-            Some(status) if *method == Method::GET => debug!(%method, path, status, ms, "request"),
-            Some(status) => info!(%method, path, status, ms, "request"),
-            None => info!(%method, path, ms, "the client left"),
+            (None, Some(_)) if *method == Method::GET => line!(DEBUG, "answered"),
+            (None, Some(400..)) => line!(INFO, "refused"),
+            (None, Some(_)) => line!(INFO, "answered"),
         }
     }
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Whether an id can stand in a log line without harm.

@@ -175,6 +175,11 @@ impl RequestHead {
         })
     }
 
+    /// Whether the query says how long the body is.
+    pub fn has_length(&self) -> bool {
+        self.body == BodyFormat::Binary && self.tensor.is_some()
+    }
+
     /// The most bytes that the body may have.
     ///
     /// # Errors
@@ -202,8 +207,12 @@ impl RequestHead {
         if length <= limit {
             return Ok(());
         }
+        let tensor = match self.body {
+            BodyFormat::Base64 | BodyFormat::Json => format!(" {}, in base64", limits.max_body_bytes),
+            BodyFormat::Binary | BodyFormat::Image => String::new(),
+        };
         Err(WireError::TooLarge(format!(
-            "the body has {length} bytes, and this server takes {limit} at most (--max-body)"
+            "the body has {length} bytes, and this server takes {limit} at most (--max-body{tensor})"
         )))
     }
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use server::{AccessConfig, ApiKey, RateLimit};
+use server::{AccessConfig, ApiKey, Forwarding, RateLimit};
 
 use super::heading;
 
@@ -23,6 +23,9 @@ pub(crate) struct DoorArgs {
     /// Tell clients apart by the last entry of X-Forwarded-For: only behind a proxy that writes it
     #[arg(long)]
     trust_forwarded_for: bool,
+    /// The same by Forwarded (RFC 7239), where the proxy writes that one
+    #[arg(long, conflicts_with = "trust_forwarded_for")]
+    trust_forwarded: bool,
     /// Origins, such as https://example.org, whose pages browsers let call this server; * for all [default: none]
     #[arg(long, value_name = "ORIGIN,ORIGIN", value_delimiter = ',')]
     cors_origins: Vec<String>,
@@ -43,7 +46,11 @@ impl DoorArgs {
             keys: self.api_keys.clone(),
             key_file: self.api_key_file.clone(),
             rate_limit: self.rate_limit,
-            trust_forwarded_for: self.trust_forwarded_for,
+            forwarding: match (self.trust_forwarded_for, self.trust_forwarded) {
+                (true, _) => Some(Forwarding::XForwardedFor),
+                (_, true) => Some(Forwarding::Forwarded),
+                _ => None,
+            },
             cors_origins: self.cors_origins.clone(),
         }
     }

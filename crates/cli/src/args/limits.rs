@@ -38,6 +38,10 @@ pub(crate) struct LimitArgs {
     /// Connections that may be open together; more wait to be accepted
     #[arg(long, value_name = "N", default_value_t = Config::default().max_connections)]
     max_connections: usize,
+    /// Connections that may be open from one address; one more is refused [default: a quarter of --max-connections, or
+    /// all of them with --trust-forwarded-for or --trust-forwarded]
+    #[arg(long, value_name = "N")]
+    max_connections_per_client: Option<usize>,
     /// Memory that the server may have while it works, such as 8GiB; what does not fit is done as --on-large says
     /// [default: nine tenths of the machine's, or of what the container may have]
     #[arg(long, value_name = "SIZE", help_heading = heading::MEMORY)]
@@ -61,7 +65,14 @@ pub(crate) struct LimitArgs {
     /// How long a client may take nothing of its answer
     #[arg(long, value_name = "TIME", value_parser = time, default_value = "1m", help_heading = heading::TIME)]
     write_timeout: Duration,
-    /// After a stop signal: how long accepted requests may take to be finished
+    /// How long a connection may be idle between two requests; longer than the load balancer in front keeps it
+    #[arg(long, value_name = "TIME", value_parser = time, default_value = "75s", help_heading = heading::TIME)]
+    keep_alive: Duration,
+    /// After a stop signal: how long work is still taken, while /ready says 503 already, so that a load balancer can
+    /// send it elsewhere [default: not at all]
+    #[arg(long, value_name = "TIME", value_parser = time, help_heading = heading::TIME)]
+    drain_delay: Option<Duration>,
+    /// After a stop signal, and after --drain-delay: how long accepted requests may take to be finished
     #[arg(long, value_name = "TIME", value_parser = time, default_value = "5m", help_heading = heading::TIME)]
     drain_timeout: Duration,
 }
@@ -105,10 +116,13 @@ impl LimitArgs {
             idle_release: self.idle_release,
             max_pending_bytes: self.max_pending.0,
             max_connections: self.max_connections,
+            max_connections_per_client: self.max_connections_per_client,
+            keep_alive: self.keep_alive,
             timeout: self.timeout,
             header_timeout: self.header_timeout,
             body_timeout: self.body_timeout,
             write_timeout: self.write_timeout,
+            drain_delay: self.drain_delay.unwrap_or(config.drain_delay),
             drain_timeout: self.drain_timeout,
             ..config
         }

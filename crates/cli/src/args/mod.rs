@@ -6,6 +6,7 @@ pub(crate) mod doors;
 pub(crate) mod engine;
 pub(crate) mod heading;
 pub(crate) mod limits;
+pub(crate) mod links;
 pub(crate) mod options;
 pub(crate) mod place;
 pub(crate) mod size;
@@ -19,6 +20,7 @@ use crate::completions::CompletionsArgs;
 use crate::config::{self, Arguments};
 use crate::decode::DecodeArgs;
 use crate::encode::EncodeArgs;
+use crate::health::HealthArgs;
 use crate::models::ModelsArgs;
 use crate::pull::PullArgs;
 use crate::quickstart::QuickstartArgs;
@@ -71,6 +73,7 @@ pub(crate) enum Command {
     Models(ModelsArgs),
     Completions(CompletionsArgs),
     Pull(PullArgs),
+    Health(HealthArgs),
 }
 
 /// The command line with its variables: every flag is also one, `--port` is `REMOTE_VAE_PORT`, where yes and no may
@@ -83,6 +86,9 @@ fn with_variables(command: clap::Command) -> clap::Command {
     let command = command.mut_args(|arg| {
         let Some(long) = arg.get_long() else { return arg };
         let variable = format!("REMOTE_VAE_{}", long.replace('-', "_").to_uppercase());
+        if links::is_link(&variable) {
+            return arg;
+        }
         let is_switch = matches!(arg.get_action(), ArgAction::SetTrue);
         let arg = arg.env(variable).hide_env_values(true);
         if is_switch { arg.value_parser(BoolishValueParser::new()) } else { arg }
@@ -120,7 +126,11 @@ impl Args {
             Command::Roundtrip(args) => args.place.settle(matches)?,
             Command::Bench(args) => args.model.settle(matches),
             Command::Serve(args) | Command::Config(args) => args.settle(matches),
-            Command::Quickstart(_) | Command::Models(_) | Command::Completions(_) | Command::Pull(_) => {}
+            Command::Quickstart(_)
+            | Command::Models(_)
+            | Command::Completions(_)
+            | Command::Pull(_)
+            | Command::Health(_) => {}
         }
         Ok(args)
     }

@@ -5,6 +5,7 @@ mod encode;
 mod flags;
 mod models;
 mod program;
+mod serve;
 mod terminal;
 
 use std::io::Read;

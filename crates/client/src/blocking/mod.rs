@@ -113,6 +113,14 @@ impl RemoteVae {
         self.wait(self.client.activity())
     }
 
+    /// As [`crate::RemoteVae::probe`].
+    ///
+    /// # Errors
+    /// The same, and [`Error::BlockingInAsync`] when called from async code.
+    pub fn probe(&self, path: &str) -> Result<(), Error> {
+        self.wait(self.client.probe(path))
+    }
+
     fn wait<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         match &self.runtime {
             Some(runtime) if runtime::Handle::try_current().is_err() => runtime.block_on(work),

@@ -172,7 +172,7 @@ fn the_greediest_client_makes_room() {
     assert!(queue.check(client(1), now).is_err(), "nobody displaces himself");
     assert!(queue.check(client(2), now).is_ok());
     let admitted = queue.admit(client(2), SMALL, "2a", now).unwrap();
-    assert_eq!(admitted.displaced, Some(("1c", Full { retry_after: NO_IDEA })));
+    assert_eq!(admitted.displaced, Some(("1c", Full { capacity: 3, retry_after: NO_IDEA })));
     // Two and one: the roles would only be changed.
     assert!(queue.check(client(2), now).is_err());
     // Client 3 has none, client 1 has two.

@@ -8,7 +8,7 @@ use axum::http::Request;
 use super::fake::{info, model};
 use super::{House, Reply, tensor_request};
 use crate::client::Client;
-use crate::{AccessConfig, Config};
+use crate::{AccessConfig, Config, Forwarding};
 
 const ONE: &str = "/?dtype=uint8&shape=[1,4,1,1]&output_type=pt";
 const KEY: &str = "0123456789abcdef";
@@ -77,18 +77,63 @@ async fn a_key_file_is_read_again() {
     std::fs::write(&path, OTHER).unwrap();
     house.app.access().reload();
     assert_eq!((status(KEY).await, status(OTHER).await), (401, 200));
-    // A file that makes no sense opens no door and closes none.
-    std::fs::write(&path, "").unwrap();
+    // A key counts only while the file has it: nobody is let in by a file that is empty, gone or no text.
+    for content in [Some(&b""[..]), None, Some(b"# nobody\n"), Some(b"\xFF\xFF"), Some(b"short\n")] {
+        std::fs::write(&path, KEY).unwrap();
+        house.app.access().reload();
+        assert_eq!((status(KEY).await, status(OTHER).await), (200, 401));
+        match content {
+            Some(content) => std::fs::write(&path, content).unwrap(),
+            None => std::fs::remove_file(&path).unwrap(),
+        }
+        house.app.access().reload();
+        assert_eq!((status(KEY).await, status(OTHER).await), (401, 401), "{content:?}");
+        assert_eq!(house.get("/models").await.status, 401, "{content:?}");
+        assert_eq!(house.get("/health").await.status, 200, "{content:?}");
+    }
+    // A line with a mistake takes no other key away.
+    std::fs::write(&path, format!("{KEY}\nshort\n\u{feff}{OTHER}")).unwrap();
+    house.app.access().reload();
+    assert_eq!((status(KEY).await, status(OTHER).await), (200, 401));
+}
+
+#[tokio::test]
+async fn keys_that_are_no_file_stay() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("keys");
+    std::fs::write(&path, KEY).unwrap();
+    let keys = vec![OTHER.parse().unwrap()];
+    let access = AccessConfig { keys, key_file: Some(path.clone()), ..AccessConfig::default() };
+    let house = house(access).await;
+    let status = async |key: &str| post(&house, &format!("{ONE}&api_key={key}"), &[]).await.status.as_u16();
+    assert_eq!((status(KEY).await, status(OTHER).await), (200, 200));
+    std::fs::remove_file(&path).unwrap();
     house.app.access().reload();
     assert_eq!((status(KEY).await, status(OTHER).await), (401, 200));
 }
 
 #[tokio::test]
+async fn who_has_no_key_is_told_before_his_body_is_there() {
+    let house = with_keys().await;
+    let (mut sender, body) = http_body_util::channel::Channel::<bytes::Bytes>::new(1);
+    sender.send_data(bytes::Bytes::from_static(b"12")).await.unwrap();
+    let answer = house.post(ONE, "", Body::new(body));
+    let reply = tokio::time::timeout(Duration::from_secs(5), answer).await.expect("it waits for the body");
+    reply.error(401);
+    // And whoever sends it all the same is not cut off while he does.
+    sender.send_data(bytes::Bytes::from_static(b"34")).await.unwrap();
+}
+
+#[tokio::test]
 async fn each_client_has_its_own_rate() {
     let rate_limit = Some("2/h".parse().unwrap());
-    let house =
-        house(AccessConfig { rate_limit, trust_forwarded_for: true, ..AccessConfig::default() }).await;
-    for address in ["10.0.0.1", "1.2.3.4, 10.0.0.2"] {
+    let house = house(AccessConfig {
+        rate_limit,
+        forwarding: Some(Forwarding::XForwardedFor),
+        ..AccessConfig::default()
+    })
+    .await;
+    for address in ["10.0.0.1", "1.2.3.4, 10.0.0.2", "10.0.0.3:50000"] {
         for _ in 0..2 {
             post(&house, ONE, &[("x-forwarded-for", address)]).await.content("tensor/binary");
         }
@@ -99,7 +144,36 @@ async fn each_client_has_its_own_rate() {
     }
     // What the client itself wrote before the proxy's entry counts for nothing.
     post(&house, ONE, &[("x-forwarded-for", "9.9.9.9, 10.0.0.2")]).await.error(429);
+    // Nor does its port, which is another one with each connection.
+    post(&house, ONE, &[("x-forwarded-for", "10.0.0.3:50001")]).await.error(429);
+    // A header that this proxy does not write is the client's own.
+    let own = [("x-forwarded-for", "10.0.0.3"), ("forwarded", "for=10.9.9.9")];
+    post(&house, ONE, &own).await.error(429);
     assert_eq!(house.get("/models").await.status, 200, "only work is counted");
+}
+
+#[tokio::test]
+async fn clients_behind_a_proxy_that_speaks_rfc_7239() {
+    let access = AccessConfig {
+        rate_limit: Some("1/h".parse().unwrap()),
+        forwarding: Some(Forwarding::Forwarded),
+        ..AccessConfig::default()
+    };
+    let house = house(access).await;
+    for (forwarded, status) in [
+        ("for=192.0.2.1;proto=https", 200),
+        ("for=192.0.2.9, for=\"192.0.2.1:4711\"", 429),
+        ("for=\"[2001:db8:cafe::17]:4711\"", 200),
+        // The same network of IPv6.
+        ("for=\"[2001:db8:cafe::18]\"", 429),
+        ("for=_hidden", 200),
+        ("for=\"_hidden:_port\"", 429),
+        ("for=_other", 200),
+    ] {
+        assert_eq!(post(&house, ONE, &[("forwarded", forwarded)]).await.status, status, "{forwarded}");
+    }
+    let own = [("x-forwarded-for", "10.9.9.9"), ("forwarded", "for=192.0.2.1")];
+    post(&house, ONE, &own).await.error(429);
 }
 
 #[tokio::test]
@@ -142,12 +216,86 @@ async fn pages_of_other_sites() {
 }
 
 #[tokio::test]
+async fn pages_of_other_sites_read_every_header() {
+    let (model, handle) = model("fake", info());
+    let access = AccessConfig {
+        cors_origins: vec!["https://example.org".to_owned()],
+        rate_limit: Some("4/h".parse().unwrap()),
+        ..AccessConfig::default()
+    };
+    let house = House::open(Config { access, ..Config::default() }, vec![model]).await;
+    // What answers have, and what a page may read of it at once (https://fetch.spec.whatwg.org/, "CORS-safelisted
+    // response-header name").
+    let always = [
+        "cache-control",
+        "content-language",
+        "content-length",
+        "content-type",
+        "expires",
+        "last-modified",
+        "pragma",
+    ];
+    let mut seen = std::collections::BTreeSet::new();
+    let mut look = |reply: &Reply| {
+        let exposed = reply.header("access-control-expose-headers").to_lowercase();
+        let exposed: Vec<_> = exposed.split(',').map(str::trim).collect();
+        for name in reply.headers.keys().map(|name| name.as_str()) {
+            let is_of_cors = name.starts_with("access-control-") || name == "vary";
+            assert!(
+                is_of_cors || always.contains(&name) || exposed.contains(&name) || exposed == ["*"],
+                "{name} is hidden: {reply:?}"
+            );
+            seen.insert(name.to_owned());
+        }
+    };
+    let origin = [("origin", "https://example.org")];
+    look(&post(&house, ONE, &origin).await);
+    let mut encode = tensor_request("/?dtype=uint8&shape=[1,3,2,2]&task=encode&seed=7", "", vec![0; 12]);
+    encode.headers_mut().insert("origin", origin[0].1.parse().unwrap());
+    look(&house.send(encode).await);
+    look(&post(&house, "/other", &origin).await);
+    // Beyond the time that it has.
+    handle.hold();
+    look(&post(&house, ONE, &[origin[0], ("x-request-timeout", "0.01")]).await);
+    handle.let_go();
+    let refused = post(&house, ONE, &origin).await;
+    refused.error(429);
+    look(&refused);
+    for name in ["shape", "dtype", "seed", "server-timing", "x-decode-mode", "x-request-id", "retry-after"] {
+        assert!(seen.contains(name), "no answer has {name}: {seen:?}");
+    }
+}
+
+#[tokio::test]
+async fn figures_come_in_the_format_that_is_asked_for() {
+    let house = House::open(Config::default(), vec![model("fake", info()).0]).await;
+    house.post(ONE, "", vec![0; 4]).await.content("tensor/binary");
+    let ask = async |accept: Option<&str>| {
+        let mut request = Request::get("/metrics");
+        if let Some(accept) = accept {
+            request = request.header("accept", accept);
+        }
+        house.send(request.body(Body::empty()).unwrap()).await
+    };
+    for accept in [None, Some("*/*"), Some("text/plain;version=0.0.4")] {
+        let reply = ask(accept).await;
+        let text =
+            String::from_utf8(reply.content("text/plain; version=0.0.4; charset=utf-8").to_vec()).unwrap();
+        assert!(text.contains("# TYPE remote_vae_requests_total counter\n"), "{text}");
+        assert!(text.contains("# TYPE remote_vae_build_info gauge\n"), "{text}");
+        assert!(!text.contains("# EOF") && !text.contains("# UNIT"), "{text}");
+    }
+    let reply = ask(Some("application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5")).await;
+    let media_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    assert!(reply.content(media_type).ends_with(b"# EOF\n"));
+}
+
+#[tokio::test]
 async fn what_has_been_done_is_counted() {
     let (model, handle) = model("fake", info());
     let house = House::open(Config::default(), vec![model]).await;
     let line = async |line: &str| {
         let text = String::from_utf8(house.get("/metrics").await.body.to_vec()).unwrap();
-        assert!(text.ends_with("# EOF\n"), "{text}");
         text.lines().any(|found| found == line)
     };
     assert!(line("remote_vae_queue_length 0").await && line("remote_vae_ready 1").await);

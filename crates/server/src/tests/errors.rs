@@ -128,15 +128,16 @@ async fn limits_hold_before_memory_is_taken() {
     let limits = Limits { max_body_bytes: 64, max_batch: 2, max_pixels: 16, max_total_pixels: 24 };
     let config = Config { limits: limits.clone(), ..Config::default() };
     let house = House::open(config, vec![model("fake", info()).0]).await;
-    for (shape, elements) in [
-        ("[1,4,5,5]", 100),       // bytes
-        ("[3,4,1,1]", 12),        // batch
-        ("[1,4,1,5]", 20),        // pixels of a picture
-        ("[2,4,2,2]", 32),        // pixels of all
-        ("[1,4,99999,99999]", 0), // bytes again, with none sent
+    for (shape, elements, flag) in [
+        ("[1,4,5,5]", 100, "64 at most (--max-body)"),
+        ("[3,4,1,1]", 12, "2 at most (--max-batch)"),
+        ("[1,4,1,5]", 20, "16 at most (--max-pixels)"),
+        ("[2,4,2,2]", 32, "24 at most (--max-total-pixels)"),
+        ("[1,4,99999,99999]", 0, "64 at most (--max-body)"), // with none sent
     ] {
         let uri = format!("/?dtype=uint8&output_type=pt&shape={shape}");
-        house.post(&uri, "", vec![0; elements]).await.error(413);
+        let error = house.post(&uri, "", vec![0; elements]).await.error(413);
+        assert!(error.contains(flag), "{error}");
     }
     house
         .post("/?dtype=uint8&output_type=pt&shape=[1,4,2,2]", "", vec![0; 16])
@@ -146,11 +147,11 @@ async fn limits_hold_before_memory_is_taken() {
     // JSON says only inside how large it is, so the body has a limit of its own, with and without a length.
     let long = Bytes::from(vec![b' '; limits.max_base64_body_bytes() + 1]);
     let json = || Request::post("/").header("content-type", "application/json");
-    house
-        .send(json().header("content-length", long.len()).body(long.clone().into()).unwrap())
-        .await
-        .error(413);
-    house.send(json().body(long.into()).unwrap()).await.error(413);
+    let announced = json().header("content-length", long.len()).body(long.clone().into()).unwrap();
+    let error = house.send(announced).await.error(413);
+    assert!(error.contains("(--max-body 64, in base64)"), "{error}");
+    let error = house.send(json().body(long.into()).unwrap()).await.error(413);
+    assert!(error.contains("(--max-body)"), "{error}");
     let large = r#"{"inputs": "", "parameters": {"shape": [1, 4, 999999, 999999], "dtype": "float32"}}"#;
     house.send(json().body(large.into()).unwrap()).await.error(400);
 }
@@ -204,7 +205,7 @@ async fn a_body_that_does_not_come() {
     let house = House::open(config, vec![model("fake", info()).0]).await;
     let (_sender, body) = http_body_util::channel::Channel::<Bytes>::new(1);
     let error = house.post(ONE, "", Body::new(body)).await.error(408);
-    assert!(error.contains("0.02 seconds"), "{error}");
+    assert!(error.contains("0.02 seconds (--body-timeout)"), "{error}");
 }
 
 #[tokio::test]

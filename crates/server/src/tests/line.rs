@@ -40,7 +40,7 @@ async fn a_full_queue_says_when_to_come_back() {
     let waiting = request(&house);
     house.until(|app| app.executor().check(Client::Unknown).is_err()).await;
     let error = house.post(URI, "", vec![0; 4]).await.error(429);
-    assert!(error.contains("queue is full"), "{error}");
+    assert!(error.contains("queue is full (--max-queue 1)"), "{error}");
     // The process still lives, and could take work later.
     assert_eq!(house.get("/health").await.status, 200);
     assert_eq!(house.get("/ready").await.status, 200);
@@ -121,7 +121,7 @@ async fn a_request_is_dropped_at_its_deadline() {
     }
     // In the line.
     let error = send("0.02").await.error(503);
-    assert!(error.contains("within 0.02 seconds"), "{error}");
+    assert!(error.contains("within 0.02 seconds, as long as it may take (x-request-timeout)"), "{error}");
     house.until(|app| app.executor().check(Client::Unknown).is_ok()).await;
     handle.let_go();
     ok(running).await;
@@ -141,7 +141,8 @@ async fn the_servers_own_time_limit() {
     let config = Config { timeout: Duration::from_millis(20), ..Config::default() };
     let house = House::open(config, vec![model]).await;
     handle.hold();
-    house.post(URI, "", vec![0; 4]).await.error(503);
+    let error = house.post(URI, "", vec![0; 4]).await.error(503);
+    assert!(error.contains("(--timeout)"), "{error}");
     house.until(|app| app.executor().is_idle()).await;
 }
 
@@ -163,7 +164,7 @@ async fn a_client_with_the_whole_queue_makes_room_for_another() {
     let third = from(2);
     // The second is told at once; nothing has moved.
     let error = second.await.unwrap().error(429);
-    assert!(error.contains("others have fewer"), "{error}");
+    assert!(error.contains("(--max-queue 2)") && error.contains("others have fewer"), "{error}");
     handle.let_go();
     for request in [running, first, third] {
         ok(request).await;

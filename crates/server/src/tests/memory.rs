@@ -10,7 +10,7 @@ use vae::{DecodeOptions, Source, VaeInfo};
 use wire::{Answer, DType, DecodeRequest, Limits, Params, Request, Tensor, VideoFormat};
 
 use super::fake::{from, info, model};
-use super::life::{Live, until};
+use super::live::{Live, until};
 use crate::app::App;
 use crate::budget::Budget;
 use crate::handler::{House, job};

@@ -81,6 +81,17 @@ async fn a_certificate_is_read_again() {
 }
 
 #[test]
+fn a_byte_order_mark_is_passed_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let (files, _) = certificate(folder.path());
+    for file in [&files.cert, &files.key] {
+        let text = std::fs::read_to_string(file).unwrap();
+        std::fs::write(file, format!("\u{feff}{text}")).unwrap();
+    }
+    assert!(Tls::new(files).is_ok());
+}
+
+#[test]
 fn files_that_are_no_certificate() {
     let folder = tempfile::tempdir().unwrap();
     let (files, _) = certificate(folder.path());
