@@ -143,7 +143,7 @@ fn tensor_response(tensor: Tensor, transfer: Transfer) -> Result<Response, ApiEr
     let shape = tensor.head.shape_header();
     let dtype = tensor.head.dtype.name();
     let body = match transfer {
-        Transfer::Binary => Body::from(tensor.bytes),
+        Transfer::Binary | Transfer::Octets => Body::from(tensor.bytes),
         Transfer::Base64 | Transfer::Json => Body::from(wire::write_base64_answer(&tensor)),
     };
     let mut response = respond(transfer.media_type(), body)?;

@@ -114,11 +114,11 @@ pub const PARAMETERS: &[Parameter] = &[
         "True",
         "Of a video: a few frames at a time, as diffusers does; or all in one exact pass, in more memory.",
     ),
-    with_default(
+    // No default: with `partial_postprocess` it is uint8, and whoever sends float16 then is refused.
+    parameter(
         "out_dtype",
         Choice(&["float16", "bfloat16", "float32"]),
-        "float16",
-        "Type of the values of a tensor answer.",
+        "Type of the values of a tensor answer; float16 unless said, and uint8 with `partial_postprocess`.",
     ),
     with_default(
         "sample_mode",

@@ -16,7 +16,8 @@ function kind(schema = {}) {
   if (schema.enum) return schema.enum.join(" | ");
   if (schema.anyOf) return schema.anyOf.map(kind).join(" | ");
   if (schema.type === "array") return `list of ${kind(schema.items)}`;
-  const types = [schema.type ?? "bytes"].flat().join(" | ");
+  if (schema.format === "binary") return "bytes";
+  const types = [schema.type ?? "anything"].flat().join(" | ");
   if (schema.minimum !== undefined && schema.maximum !== undefined) {
     return `${types}, ${schema.minimum} to ${schema.maximum}`;
   }

@@ -10,7 +10,7 @@ use super::fake::{info, model};
 use super::{House, Reply};
 use crate::openapi::document;
 use crate::router::{ROOT, routes};
-use crate::{AccessConfig, Config};
+use crate::{AccessConfig, Config, page};
 
 async fn house() -> House {
     let (mut model, _) = model("fake", info());
@@ -33,10 +33,16 @@ async fn the_document_has_the_routes_of_the_router_and_no_others() {
     let house = house().await;
     let document = document();
     let paths = document["paths"].as_object().unwrap();
-    let served: BTreeSet<_> = routes().into_iter().map(|(path, _)| path).chain([ROOT]).collect();
+    // The files of the page are no part of the API, and their path could be taken for that of a model.
+    let served: BTreeSet<_> = routes()
+        .into_iter()
+        .map(|(path, _)| path)
+        .chain([ROOT])
+        .filter(|path| *path != page::FILES)
+        .collect();
     assert_eq!(paths.keys().map(String::as_str).collect::<BTreeSet<_>>(), served);
     for (path, operations) in paths {
-        let uri = path.replace("{model}", "fake").replace("{file}", "app.js");
+        let uri = path.replace("{model}", "fake");
         for method in [Method::GET, Method::POST, Method::PUT, Method::DELETE] {
             let request = Request::builder().method(&method).uri(&uri).body(Body::empty()).unwrap();
             let status = house.send(request).await.status;
@@ -45,6 +51,69 @@ async fn the_document_has_the_routes_of_the_router_and_no_others() {
             assert_ne!(status, 404, "{method} {path}");
         }
     }
+}
+
+/// Every value in the document with this key.
+fn all<'a>(value: &'a Value, key: &str) -> Vec<&'a Value> {
+    match value {
+        Value::Object(map) => map
+            .iter()
+            .flat_map(|(name, one)| (name == key).then_some(one).into_iter().chain(all(one, key)))
+            .collect(),
+        Value::Array(items) => items.iter().flat_map(|one| all(one, key)).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// What generators of clients need, each of which has failed for want of one of these.
+#[test]
+fn generators_understand_the_document() {
+    let document = document();
+    let names = all(&document["paths"], "operationId");
+    let operations: usize =
+        document["paths"].as_object().unwrap().values().map(|path| path.as_object().unwrap().len()).sum();
+    assert_eq!(names.iter().map(|name| name.as_str().unwrap()).collect::<BTreeSet<_>>().len(), operations);
+    for content in all(&document, "content") {
+        for (media_type, described) in content.as_object().unwrap() {
+            let schema = &described["schema"];
+            let is_text = media_type.starts_with("text/") || media_type.contains("openmetrics");
+            let is_json = [wire::JSON, wire::TENSOR_BASE64].contains(&media_type.as_str());
+            let expected = if is_json || is_text { Value::Null } else { "binary".into() };
+            assert!(schema.is_object(), "{media_type}");
+            assert_eq!(schema["format"], expected, "{media_type}");
+            assert_eq!(schema["type"] == "string", !is_json, "{media_type}");
+        }
+    }
+    // A method that is generated has one type of body.
+    for body in all(&document, "requestBody") {
+        let types = body["content"].as_object().unwrap();
+        assert!(types.contains_key(wire::JSON) != types.contains_key(wire::OCTET_STREAM), "{types:?}");
+    }
+    // A generated client may send every default with every request, so one must not spoil another.
+    let query: Vec<_> = wire::PARAMETERS
+        .iter()
+        .filter_map(|parameter| parameter.default.map(|value| format!("{}={value}", parameter.name)))
+        .collect();
+    for more in ["", "&output_type=pt", "&partial_postprocess=true"] {
+        let (name, _) = more.trim_start_matches('&').split_once('=').unwrap_or_default();
+        let query: Vec<_> =
+            query.iter().filter(|one| more.is_empty() || !one.starts_with(name)).cloned().collect();
+        let query = format!("shape=1&shape=4&shape=8&shape=8&dtype=float16&{}{more}", query.join("&"));
+        let head = wire::RequestHead::read(&query, Some(wire::TENSOR_BINARY), None).unwrap();
+        assert!(head.params().is_ok(), "{query}: {:?}", head.params().err());
+    }
+}
+
+#[tokio::test]
+async fn bytes_come_before_json_in_the_text_of_the_document() {
+    let text = String::from_utf8(house().await.get("/openapi.json").await.body.to_vec()).unwrap();
+    let at = |what: &str| text.find(what).unwrap_or_else(|| panic!("{what}"));
+    let answers = &text[at("\"/predict\"")..];
+    let at = |what: &str| answers.find(what).unwrap_or_else(|| panic!("{what}"));
+    assert!(
+        at("\"image/jpeg\":{")
+            < at("\"application/json\":{\"schema\":{\"$ref\":\"#/components/schemas/JsonAnswer")
+    );
 }
 
 #[test]
@@ -63,6 +132,10 @@ fn the_document_has_every_key_of_a_request() {
         for parameter in wire::PARAMETERS {
             assert!(described.contains(parameter.name), "{} at {path}", parameter.name);
         }
+    }
+    let body = &document["components"]["schemas"]["JsonBody"]["properties"]["parameters"]["properties"];
+    for parameter in wire::PARAMETERS {
+        assert!(body[parameter.name]["description"].is_string(), "{}", parameter.name);
     }
 }
 

@@ -4,7 +4,7 @@ mod read;
 #[cfg(test)]
 mod tests;
 
-use crate::{DType, JSON, TENSOR_BASE64, TENSOR_BINARY, VIDEO_MP4};
+use crate::{DType, JSON, OCTET_STREAM, TENSOR_BASE64, TENSOR_BINARY, VIDEO_MP4};
 
 /// What a decode answers with. Several parameters and the `Accept` header of a request come down to this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +54,8 @@ pub enum Values {
 pub enum Transfer {
     /// Raw bytes; shape and type are in headers.
     Binary,
+    /// The same bytes under a name that every HTTP library knows.
+    Octets,
     /// JSON with base64, under the media type `tensor/base64`.
     Base64,
     /// The same JSON under its plain name.
@@ -91,6 +93,7 @@ impl Transfer {
     pub fn media_type(self) -> &'static str {
         match self {
             Self::Binary => TENSOR_BINARY,
+            Self::Octets => OCTET_STREAM,
             Self::Base64 => TENSOR_BASE64,
             Self::Json => JSON,
         }

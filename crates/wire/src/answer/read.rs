@@ -1,7 +1,7 @@
 //! From the parameters and the `Accept` header of a request to the answer that it wants.
 
 use super::{Answer, ImageFormat, Packaging, Transfer, Values, VideoFormat};
-use crate::{Accept, DType, JSON, Metadata, WireError};
+use crate::{Accept, DType, JSON, Metadata, OCTET_STREAM, WireError};
 
 /// A media type of `Accept` that an answer with pictures can take.
 enum Wish {
@@ -16,7 +16,8 @@ enum Wish {
 impl Wish {
     fn read(media_type: &str) -> Option<Self> {
         Some(match media_type {
-            "*/*" | "image/*" => Self::Any,
+            // Bytes of any kind: generated clients name this type, and often all others behind it.
+            "*/*" | "image/*" | OCTET_STREAM => Self::Any,
             "image/jpeg" | "image/jpg" => Self::Jpeg,
             "image/png" => Self::Png,
             "image/webp" => Self::WebP,
@@ -35,7 +36,9 @@ impl Transfer {
 }
 
 fn transfer(media_type: &str) -> Option<Transfer> {
-    [Transfer::Binary, Transfer::Base64, Transfer::Json].into_iter().find(|t| t.media_type() == media_type)
+    [Transfer::Binary, Transfer::Octets, Transfer::Base64, Transfer::Json]
+        .into_iter()
+        .find(|t| t.media_type() == media_type)
 }
 
 impl VideoFormat {

@@ -82,6 +82,9 @@ fn every_combination() {
         ("out_dtype=float32", "tensor/binary", tensor(Values::Unit, DType::Float32, Transfer::Binary)),
         ("output_type=pt&partial_postprocess=1&out_dtype=uint8", "", ROUND8),
         ("output_type=pt", "tensor/base64", tensor(Values::Raw, DType::Float16, Transfer::Base64)),
+        ("output_type=pt", "application/octet-stream", tensor(Values::Raw, DType::Float16, Transfer::Octets)),
+        ("output_type=pil", "application/octet-stream", JPEG),
+        ("image_format=png", "application/octet-stream, application/zip, image/jpeg", PNG),
         ("output_type=pt", "application/json", tensor(Values::Raw, DType::Float16, Transfer::Json)),
         ("output_type=pil&quality=90", "", Answer::Image(ImageFormat::Jpeg { quality: Some(90) })),
         ("image_format=png", "application/zip", Answer::Images(ImageFormat::Png, Packaging::Zip)),
@@ -121,11 +124,14 @@ fn what_cannot_be() {
 #[test]
 fn what_is_printed_reads_the_same() {
     let mut answers = vec![VIDEO, Answer::Video(VideoFormat { fps: Some(24), quality: Some(90) })];
-    for transfer in [Transfer::Binary, Transfer::Base64, Transfer::Json] {
+    for transfer in [Transfer::Binary, Transfer::Octets, Transfer::Base64, Transfer::Json] {
         answers.push(tensor(Values::Round8, DType::UInt8, transfer));
         for dtype in [DType::Float16, DType::BFloat16, DType::Float32] {
             answers.push(tensor(Values::Raw, dtype, transfer));
-            answers.push(tensor(Values::Unit, dtype, transfer));
+            // With `pil` that name stands for bytes of any kind.
+            if transfer != Transfer::Octets {
+                answers.push(tensor(Values::Unit, dtype, transfer));
+            }
         }
     }
     for format in [
