@@ -3,7 +3,9 @@
 import pytest
 from browser import FLAGS, executable
 from models import REAL, VIDEO, demo
-from playwright.sync_api import sync_playwright
+from page_tab import opened
+from place import ROOT
+from playwright.sync_api import expect, sync_playwright
 from service import serving
 
 
@@ -36,3 +38,18 @@ def browser():
         chromium = playwright.chromium.launch(executable_path=executable(), args=FLAGS)
         yield chromium
         chromium.close()
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory):
+    """What the page is tried with: the demonstration model, which has an example, and a small video model, which has none."""
+    arguments = ["--model=demo=demo", f"--model=video={ROOT / 'fixtures' / 'vae' / 'video'}"]
+    with serving(arguments, tmp_path_factory.mktemp("page") / "log") as service:
+        yield service
+
+
+@pytest.fixture
+def page(browser, served):
+    with opened(browser, served.url) as page:
+        expect(page.locator("#try")).to_be_enabled()
+        yield page

@@ -37,19 +37,28 @@ macro_rules! file {
 static INDEX: File = file!("index.html", HTML);
 static DOCUMENTATION: File = file!("docs.html", HTML);
 
-static ALL: [File; 13] = [
+static ALL: [File; 22] = [
     file!("style.css", CSS),
     file!("app.css", CSS),
     file!("docs.css", CSS),
     file!("app.js", SCRIPT),
+    file!("code.js", SCRIPT),
     file!("compare.js", SCRIPT),
     file!("docs.js", SCRIPT),
     file!("dom.js", SCRIPT),
+    file!("kinds.js", SCRIPT),
     file!("latents.js", SCRIPT),
     file!("live.js", SCRIPT),
     file!("options.js", SCRIPT),
+    file!("pickle.js", SCRIPT),
+    file!("results.js", SCRIPT),
+    file!("say.js", SCRIPT),
     file!("server.js", SCRIPT),
     file!("snippets.js", SCRIPT),
+    file!("state.js", SCRIPT),
+    file!("torch.js", SCRIPT),
+    file!("work.js", SCRIPT),
+    file!("zip.js", SCRIPT),
     file!("icon.svg", "image/svg+xml"),
 ];
 

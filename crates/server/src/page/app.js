@@ -1,76 +1,17 @@
 // The page: from a file or an example, over the form, to a picture.
 
-import * as compare from "./compare.js";
-import { bytes, find, make, milliseconds } from "./dom.js";
-import { FileError, arrange, randomLatents, readTensors, writeSafetensors } from "./latents.js";
+import * as code from "./code.js";
+import { bytes, find, make } from "./dom.js";
+import { ENOUGH, pictureType } from "./kinds.js";
+import { FileError, arrange, randomLatents, readTensors } from "./latents.js";
 import { follow } from "./live.js";
 import * as options from "./options.js";
-import { BASE, ask, key, timing } from "./server.js";
-import * as snippets from "./snippets.js";
-
-const state = {
-  models: [],
-  /** What was chosen: { name, size, bytes, format, tensors, example } for latents, { name, size, blob } for a picture. */
-  input: null,
-  /** Results, the newest last: { url, type, name, alt, width, height, size }. Two at most, and an original. */
-  results: [],
-  original: null,
-  running: null,
-};
-
-const model = () => state.models.find(({ name }) => name === find("#model").value);
-/** Whether a model takes pictures here. One that makes videos gives a video back, which nothing can be laid over. */
-const canEncode = (served) => Boolean(served?.can_encode && !served.temporal_factor);
-const tensor = () => state.input?.tensors?.[Number(find("#tensor").value)];
-
-// ---------------------------------------------------------------- what is said
-
-function fail(sentence) {
-  find("#failure").textContent = sentence;
-  find("#failure").hidden = !sentence;
-}
-
-/** Says what goes on, with the seconds since it began; gives a function that ends it. */
-function busy(words) {
-  const start = performance.now();
-  const seconds = make("span", { class: "number", "aria-hidden": "true" });
-  find("#status").replaceChildren(words, seconds);
-  const tick = setInterval(() => {
-    seconds.textContent = `${((performance.now() - start) / 1000).toFixed(1)} s`;
-  }, 100);
-  return () => {
-    clearInterval(tick);
-    find("#status").replaceChildren();
-  };
-}
-
-/** Runs what asks the server, and shows what goes wrong. */
-async function attempt(words, work) {
-  if (state.running) return;
-  const controller = new AbortController();
-  state.running = controller;
-  fail("");
-  const done = busy(words);
-  update();
-  try {
-    await work(controller.signal);
-  } catch (error) {
-    if (error.status === 401) wantKey(error.message);
-    else if (error.name !== "AbortError") fail(error.message);
-  } finally {
-    done();
-    state.running = null;
-    update();
-  }
-}
+import { attempt, fail, goOn, wantKey } from "./say.js";
+import { BASE, ask, key } from "./server.js";
+import { canEncode, changed, item, model, state, tensor } from "./state.js";
+import { decodeLatents, encodePicture, offerFile } from "./work.js";
 
 // ---------------------------------------------------------------- the door
-
-function wantKey(sentence) {
-  find("#door").hidden = false;
-  if (key.get()) fail(sentence);
-  find("#key").focus();
-}
 
 find("#door").addEventListener("submit", (event) => {
   event.preventDefault();
@@ -91,7 +32,7 @@ async function open() {
       state.models = models;
       // Without details a model is not loaded: not yet, or not before somebody asks for it.
       if (models.every((one) => one.latent_channels !== undefined) || await isReady(signal)) break;
-      find("#status").firstChild.textContent = "The server is loading its models…";
+      goOn("The server is loading its models…");
       await new Promise((resolve) => setTimeout(resolve, PATIENCE));
     }
     const chosen = find("#model").value;
@@ -110,14 +51,6 @@ async function isReady(signal) {
   }
 }
 
-/** Learns what a model is that has been loaded for this page's request. */
-async function learn() {
-  if (model().latent_channels) return;
-  const { models } = await (await ask("/models")).json();
-  state.models = models;
-  options.suggestFactors(model());
-}
-
 function describeModel({ name, class_name, latent_channels, spatial_factor, temporal_factor, license, source, concluded }) {
   if (!latent_channels) return "It is loaded when it is first asked for something.";
   const frames = temporal_factor ? ` and ${temporal_factor} frames` : "";
@@ -130,30 +63,25 @@ function describeModel({ name, class_name, latent_channels, spatial_factor, temp
 
 // ---------------------------------------------------------------- input
 
-/** Takes in a file that was dropped or chosen. */
+/** Takes in a file that was dropped or chosen. What it is, its first bytes say. */
 async function take(file) {
   fail("");
-  if (file.type.startsWith("image/")) {
-    state.input = { name: file.name, size: file.size, blob: file };
-    if (!canEncode(model())) {
-      state.input = null;
-      fail(`${file.name} is a picture, and ${model() ? `model ${model().name}` : "this server"} only decodes latents.`);
-    }
-  } else {
-    try {
-      takeLatents(file.name, new Uint8Array(await file.arrayBuffer()));
-    } catch (error) {
-      if (!(error instanceof FileError)) throw error;
-      state.input = null;
-      fail(error.message);
-    }
+  state.input = null;
+  try {
+    const type = pictureType(new Uint8Array(await file.slice(0, ENOUGH).arrayBuffer()));
+    if (!type) takeLatents(file.name, new Uint8Array(await file.arrayBuffer()));
+    else if (canEncode(model())) state.input = { name: file.name, size: file.size, blob: new Blob([file], { type }) };
+    else fail(`${file.name} is a picture, and ${model() ? `model ${model().name}` : "this server"} only decodes latents.`);
+  } catch (error) {
+    fail(error instanceof FileError ? error.message : `${file.name} cannot be read by this browser: it may be too large, or a folder.`);
   }
-  update();
+  changed();
 }
 
 function takeLatents(name, content, example) {
   const { format, tensors } = readTensors(name, content);
   state.input = { name, size: content.length, bytes: content, format, tensors, example };
+  state.shown = 0;
   const select = find("#tensor");
   select.replaceChildren(...tensors.map((one, index) => {
     const problem = one.problem ?? arrange(one.shape, model()).problem;
@@ -161,7 +89,7 @@ function takeLatents(name, content, example) {
   }));
   const first = tensors.findIndex((one) => !one.problem && !arrange(one.shape, model()).problem);
   select.value = String(Math.max(0, first));
-  find("#item").value = "1";
+  find("#item").value = "";
   suggestSize();
 }
 
@@ -173,34 +101,14 @@ function suggestSize() {
   find("#height").value = height ?? "";
 }
 
-/** The item that is chosen, as the server will get it: its shape has a batch of one. */
-function item() {
-  const one = tensor();
-  if (!one || !model()) return null;
-  if (one.problem) return { problem: one.problem };
-  const arranged = arrange(one.shape, model());
-  if (arranged.problem) return arranged;
-  const { batch, batched, packed } = arranged;
-  const index = Math.min(Math.max(1, Math.trunc(Number(find("#item").value)) || 1), batch) - 1;
-  const shape = [1, ...(batched ? one.shape.slice(1) : one.shape)];
-  const length = one.length / batch;
-  return { ...arranged, index, shape, packed, offset: one.offset + index * length, length };
-}
-
-function currentRequest(one) {
-  const { name, format, example } = state.input;
-  const source = { file: name, format, name: tensor().name, offset: one.offset, length: one.length, example };
-  return options.request(model(), tensor(), one, source);
-}
-
 // ---------------------------------------------------------------- the screen follows
 
-function update() {
+document.addEventListener("changed", () => {
   const served = model();
   const one = item();
   const isPicture = Boolean(state.input?.blob);
   options.update(served, one);
-  find("#takes").textContent = canEncode(served) ? "latents as .safetensors or .npy, or a picture" : "latents as .safetensors or .npy";
+  find("#takes").textContent = `latents as .safetensors, .npy, .npz or .pt${canEncode(served) ? ", or a picture" : ""}`;
   find("#from").textContent = isPicture ? "Picture" : "Latents";
   find("#model-facts").textContent = served ? describeModel(served) : "";
   const tryIt = find("#try");
@@ -216,6 +124,7 @@ function update() {
     find("#tensor-field").hidden = isPicture || state.input.tensors.length < 2;
     find("#item-field").hidden = !(one?.batch > 1);
     find("#item").max = one?.batch ?? 1;
+    find("#item").placeholder = `all ${one?.batch ?? 1}`;
     find("#input-facts").textContent = isPicture ? "It is encoded, and decoded again." : describeInput(one);
   }
   const canGo = served && (isPicture ? canEncode(served) : one && !one.problem);
@@ -223,8 +132,8 @@ function update() {
   find("#go").textContent = isPicture ? "Encode and decode" : "Decode";
   find("#cancel").hidden = !state.running;
   find("#request").hidden = isPicture || !one || Boolean(one.problem);
-  if (!find("#request").hidden) find("#code-text").textContent = snippets[language()](currentRequest(one));
-}
+  if (!find("#request").hidden) code.show();
+});
 
 function describeInput(one) {
   const { shape, dtype } = tensor();
@@ -232,144 +141,6 @@ function describeInput(one) {
   if (one.problem) return `${latents} cannot be decoded here: ${one.problem}.`;
   const size = one.packed ? "packed" : !one.width ? "the model says how large" : `${one.width} × ${one.height} pixels`;
   return `${latents} · ${size}${one.frames > 1 ? `, ${one.frames} frames` : ""}`;
-}
-
-// ---------------------------------------------------------------- work
-
-const NAMES = { png: "PNG", jpg: "JPEG", webp: "WebP", mp4: "MP4" };
-
-/** A result as the page keeps it; `size` is that of the file, `width` and `height` are pixels. */
-async function asResult(blob, name, frame) {
-  const url = URL.createObjectURL(blob);
-  let { width, height } = frame;
-  if (blob.type.startsWith("image/")) {
-    const picture = new Image();
-    picture.src = url;
-    await picture.decode();
-    ({ naturalWidth: width, naturalHeight: height } = picture);
-  } else if (!width) {
-    const video = make("video", { src: url });
-    await new Promise((resolve) => video.addEventListener("loadedmetadata", resolve));
-    ({ videoWidth: width, videoHeight: height } = video);
-  }
-  return { url, type: blob.type, name, size: blob.size, width, height };
-}
-
-async function decode(request, body, frame, signal) {
-  const start = performance.now();
-  const answer = await ask(`${request.path}?${new URLSearchParams(request.query)}`, {
-    method: "POST",
-    headers: { "Content-Type": "tensor/binary", Accept: request.accept },
-    body,
-    signal,
-  });
-  const blob = await answer.blob();
-  const took = performance.now() - start;
-  const quality = request.query.find(([name]) => name === "quality")?.[1];
-  const tiled = request.query.some(([name]) => name === "tiling");
-  const name = [NAMES[options.format()], quality && `quality ${quality}`, tiled && "in tiles"].filter(Boolean).join(", ");
-  const result = await asResult(blob, name, frame);
-  return { ...result, took, steps: timing(answer), output: request.output };
-}
-
-function decodeLatents() {
-  const one = item();
-  const request = currentRequest(one);
-  const body = state.input.bytes.subarray(one.offset, one.offset + one.length);
-  const from = state.input.name;
-  return attempt("Decoding…", async (signal) => {
-    const result = await decode(request, body, one, signal);
-    result.alt = `The picture decoded from ${from}`;
-    find("#save-latents").hidden = true;
-    setOriginal(null);
-    keep(result, [["Decoded in", milliseconds(result.took)], ...steps(result.steps)]);
-    await learn();
-  });
-}
-
-/** Sends a picture, and decodes what comes back. */
-function encodePicture() {
-  const { blob, name } = state.input;
-  const served = model();
-  return attempt("Encoding…", async (signal) => {
-    const query = [["sample_mode", "argmax"], ...factors(served)];
-    const start = performance.now();
-    const answer = await ask(`/${served.name}?${new URLSearchParams(query)}`, {
-      method: "POST",
-      headers: { "Content-Type": blob.type, Accept: "tensor/binary" },
-      body: blob,
-      signal,
-    });
-    const latents = new Uint8Array(await answer.arrayBuffer());
-    const took = performance.now() - start;
-    const shape = JSON.parse(answer.headers.get("shape"));
-    const dtype = answer.headers.get("dtype");
-    find("#status").firstChild.textContent = "Decoding…";
-    const arranged = arrange(shape, served);
-    const source = { file: "", format: "safetensors", name: "latents", offset: 0, length: latents.length };
-    const request = options.request(served, { dtype }, { ...arranged, shape }, source);
-    const result = await decode(request, latents, arranged, signal);
-    result.alt = `${name}, encoded and decoded again`;
-    offerLatents(name, shape, dtype, latents);
-    setOriginal(await asResult(blob, "Original", arranged));
-    const size = `${bytes(blob.size)} → ${bytes(latents.length)} of latents`;
-    keep(result, [["Encoded in", milliseconds(took)], ["Decoded in", milliseconds(result.took)], ["Sent", size], ["Latents", `${dtype} [${shape.join(", ")}]`]]);
-  });
-}
-
-const factors = ({ scaling_factor: factor, shift_factor: shift }) =>
-  [["scaling_factor", factor], ["shift_factor", shift]].filter(([, value]) => value != null).map(([name, value]) => [name, String(value)]);
-
-const TYPES = { float16: "F16", bfloat16: "BF16", float32: "F32" };
-
-function offerLatents(name, shape, dtype, latents) {
-  const link = find("#save-latents");
-  URL.revokeObjectURL(link.href);
-  link.href = URL.createObjectURL(new Blob([writeSafetensors("latents", shape, TYPES[dtype], latents)]));
-  link.download = `${name.replace(/\.\w+$/, "")}.safetensors`;
-  link.hidden = false;
-}
-
-const WORDS = { queue: "in the queue", work: "in the model", encode: "for the file" };
-const steps = (said) => {
-  const parts = Object.entries(WORDS).filter(([step]) => step in said).map(([step, words]) => `${milliseconds(said[step])} ${words}`);
-  return parts.length ? [["Of which", parts.join(", ")]] : [];
-};
-
-// ---------------------------------------------------------------- results
-
-function setOriginal(original) {
-  if (state.original) URL.revokeObjectURL(state.original.url);
-  state.original = original;
-}
-
-/** Shows a result; the one before it stays, to be compared with. */
-function keep(result, facts) {
-  state.results.push(result);
-  if (state.results.length > 2) URL.revokeObjectURL(state.results.shift().url);
-  find("#empty").hidden = true;
-  find("#result").hidden = false;
-  compare.show(result);
-  const size = `${result.width} × ${result.height}`;
-  const shown = [...facts, ["Pixels", size], ["File", `${bytes(result.size)}, ${result.type.split("/")[1].toUpperCase()}`]];
-  find("#facts").replaceChildren(...shown.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value))));
-  find("#save").href = result.url;
-  find("#save").download = result.output;
-
-  const others = [];
-  if (state.original) others.push(["original", "the original"]);
-  const before = state.results.at(-2);
-  if (before && before.type.startsWith("image/") && result.type.startsWith("image/")) others.push(["before", `the picture before (${before.name})`]);
-  find("#against-field").hidden = others.length === 0;
-  find("#against").replaceChildren(make("option", { value: "" }, "nothing"), ...others.map(([value, text]) => make("option", { value }, text)));
-  find("#against").value = state.original ? "original" : "";
-  against();
-  // Where the page is one column, the picture is below what was pressed.
-  find("#stage").scrollIntoView({ block: "nearest", behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
-}
-
-function against() {
-  compare.against({ original: state.original, before: state.results.at(-2) }[find("#against").value]);
 }
 
 // ---------------------------------------------------------------- what people do
@@ -386,8 +157,11 @@ find("#work").addEventListener("input", (event) => {
     options.suggestFactors(model());
     if (state.input?.tensors) takeLatents(state.input.name, state.input.bytes, state.input.example);
   }
-  if (event.target.id === "tensor") suggestSize();
-  if (event.target.id !== "file") update();
+  if (event.target.id === "tensor") {
+    state.shown = 0;
+    suggestSize();
+  }
+  if (event.target.id !== "file") changed();
 });
 find("#file").addEventListener("change", (event) => {
   const [file] = event.target.files;
@@ -396,7 +170,6 @@ find("#file").addEventListener("change", (event) => {
   event.target.value = "";
 });
 find("#cancel").addEventListener("click", () => state.running?.abort());
-find("#against").addEventListener("change", against);
 
 find("#try").addEventListener("click", async () => {
   const served = model();
@@ -410,23 +183,15 @@ find("#try").addEventListener("click", async () => {
       const content = randomLatents(served);
       takeLatents("random-latents.safetensors", content);
     }
-    update();
+    changed();
     await decodeLatents();
-    if (!served.has_example) offerRandom();
+    // The code on the page reads a file, so there must be a way to get it.
+    if (!served.has_example) offerFile(state.input.bytes, state.input.name);
   } catch (error) {
     if (error.status === 401) wantKey(error.message);
     else fail(error.message);
   }
 });
-
-/** The code on the page reads a file, so there must be a way to get it. */
-function offerRandom() {
-  const link = find("#save-latents");
-  URL.revokeObjectURL(link.href);
-  link.href = URL.createObjectURL(new Blob([state.input.bytes]));
-  link.download = state.input.name;
-  link.hidden = false;
-}
 
 for (const kind of ["dragover", "dragleave", "drop"]) {
   addEventListener(kind, (event) => {
@@ -436,44 +201,6 @@ for (const kind of ["dragover", "dragleave", "drop"]) {
     if (file) take(file);
   });
 }
-
-// ---------------------------------------------------------------- the code
-
-const tabs = [...document.querySelectorAll('[role="tab"]')];
-const language = () => find('[role="tab"][aria-selected="true"]').id.slice("tab-".length);
-
-function choose(tab) {
-  for (const one of tabs) {
-    one.setAttribute("aria-selected", String(one === tab));
-    one.tabIndex = one === tab ? 0 : -1;
-  }
-  find("#code").setAttribute("aria-labelledby", tab.id);
-  update();
-}
-for (const [index, tab] of tabs.entries()) {
-  tab.addEventListener("click", () => choose(tab));
-  tab.addEventListener("keydown", ({ key: pressed }) => {
-    const step = { ArrowRight: 1, ArrowLeft: -1 }[pressed];
-    if (!step) return;
-    const next = tabs[(index + step + tabs.length) % tabs.length];
-    choose(next);
-    next.focus();
-  });
-}
-find("#copy").addEventListener("click", async () => {
-  const text = find("#code-text").textContent;
-  try {
-    await navigator.clipboard.writeText(text);
-    find("#copy").textContent = "Copied";
-  } catch {
-    // Browsers give the clipboard to pages over https or of this machine only.
-    getSelection().selectAllChildren(find("#code-text"));
-    find("#copy").textContent = "Selected";
-  }
-  setTimeout(() => {
-    find("#copy").textContent = "Copy";
-  }, 2000);
-});
 
 follow();
 await open();

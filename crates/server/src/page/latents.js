@@ -3,6 +3,10 @@
 // A tensor is { name, shape, dtype, offset, length }, with `offset` and `length` in bytes of the file, and `problem`
 // where the server could not take it.
 
+import { otherKind } from "./kinds.js";
+import { readTorch } from "./torch.js";
+import { entries, isZip } from "./zip.js";
+
 /** Types that the server takes, by the names they have in safetensors and in NumPy. */
 const SAFETENSORS = { F16: ["float16", 2], BF16: ["bfloat16", 2], F32: ["float32", 4] };
 const NUMPY = { "<f2": ["float16", 2], "<f4": ["float32", 4] };
@@ -13,19 +17,51 @@ const MAX_HEADER = 100_000_000;
 /** What is wrong with a file, for the person who chose it. */
 export class FileError extends Error {}
 
-/** The tensors of a file by its content: safetensors or .npy. */
+const isNumpy = (bytes) => bytes.length > 6 && bytes[0] === 0x93 && String.fromCharCode(...bytes.subarray(1, 6)) === "NUMPY";
+
+/** The tensors of a file by its content: { format, tensors }, where the format is safetensors, npy, npz or pt. */
 export function readTensors(name, bytes) {
+  const other = otherKind(name, bytes);
+  if (other) throw new FileError(other);
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  const isNumpy = bytes.length > 6 && bytes[0] === 0x93 && String.fromCharCode(...bytes.subarray(1, 6)) === "NUMPY";
-  const tensors = isNumpy ? readNumpy(name, bytes, view) : readSafetensors(name, bytes, view);
-  return { format: isNumpy ? "npy" : "safetensors", tensors };
+  if (isZip(bytes)) return readZip(name, bytes, view);
+  if (isNumpy(bytes)) return { format: "npy", tensors: readNumpy(name, bytes, view) };
+  return { format: "safetensors", tensors: readSafetensors(name, bytes, view) };
+}
+
+/** A zip file: one of torch.save, or one of numpy.savez. */
+function readZip(file, bytes, view) {
+  let found;
+  let tensors;
+  try {
+    found = entries(bytes, view);
+    tensors = readTorch(bytes, found);
+  } catch (error) {
+    if (!(error instanceof Error)) throw error;
+    throw new FileError(`${file} is a zip file, as of torch.save or numpy.savez, that cannot be read: ${error.message}.`);
+  }
+  if (tensors?.length === 0) throw new FileError(`${file} is a file of PyTorch that holds no tensor.`);
+  if (tensors) return { format: "pt", tensors };
+  const arrays = [...found].filter(([path]) => path.endsWith(".npy"));
+  if (arrays.length === 0) throw new FileError(`${file} is a zip file with no array of NumPy and no tensor of PyTorch in it.`);
+  return { format: "npz", tensors: arrays.map(([path, entry]) => readZippedNumpy(file, path, entry, bytes)) };
+}
+
+function readZippedNumpy(file, path, { offset, length, isStored }, bytes) {
+  const name = path.replace(/\.npy$/, "");
+  if (!isStored) return { name, shape: [], dtype: "compressed", offset, length, problem: "it is compressed; save it with numpy.savez" };
+  const array = bytes.subarray(offset, offset + length);
+  const view = new DataView(array.buffer, array.byteOffset, array.byteLength);
+  if (!isNumpy(array)) return { name, shape: [], dtype: "unknown", offset, length, problem: "it is no array of NumPy" };
+  const [tensor] = readNumpy(`${file}/${path}`, array, view);
+  return { ...tensor, name, offset: offset + tensor.offset };
 }
 
 const volume = (shape) => shape.reduce((product, axis) => product * axis, 1);
 const isShape = (shape) => Array.isArray(shape) && shape.every((axis) => Number.isSafeInteger(axis) && axis >= 0);
 
 function readSafetensors(file, bytes, view) {
-  const broken = (what) => new FileError(`${file} is no safetensors or .npy file: ${what}.`);
+  const broken = (what) => new FileError(`${file} is no file of safetensors, NumPy or PyTorch: ${what}.`);
   if (bytes.length < 8) throw broken(`it has only ${bytes.length} bytes`);
   const length = view.getBigUint64(0, true);
   if (length > BigInt(Math.min(bytes.length - 8, MAX_HEADER))) throw broken("its header is longer than the file");

@@ -36,13 +36,18 @@ export function curl(request) {
 export function python(request) {
   const { source, url, hasKey, output, item } = request;
   const isVideo = get(request, "output_type") === "mp4";
-  const isNumpy = source.format === "npy";
   const lines = [];
   if (hasKey) lines.push("import os");
-  if (isNumpy) lines.push("import numpy", "import torch");
-  lines.push("from diffusers.utils.remote_utils import remote_decode");
-  if (!isNumpy) lines.push("from safetensors.torch import load_file");
-  const load = isNumpy ? `torch.from_numpy(numpy.load(${text(source.file)}))` : `load_file(${text(source.file)})[${text(source.name)}]`;
+  const file = text(source.file);
+  const key = `[${text(source.name)}]`;
+  const { imports, load } = {
+    npy: { imports: ["import numpy", "import torch"], load: `torch.from_numpy(numpy.load(${file}))` },
+    npz: { imports: ["import numpy", "import torch"], load: `torch.from_numpy(numpy.load(${file})${key})` },
+    pt: { imports: ["import torch"], load: `torch.load(${file}, map_location="cpu", weights_only=True)${source.access}` },
+    safetensors: { imports: [], load: `load_file(${file})${key}` },
+  }[source.format];
+  lines.push(...imports, "from diffusers.utils.remote_utils import remote_decode");
+  if (source.format === "safetensors") lines.push("from safetensors.torch import load_file");
   const which = item.batched ? (item.batch > 1 ? `[${item.index}:${item.index + 1}]` : "") : "[None]";
   lines.push("", `latents = ${load}${which}`);
   // Its client knows png and jpg only. A PNG has lost nothing yet, and Pillow writes WebP as the server does.
