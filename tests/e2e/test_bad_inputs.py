@@ -90,6 +90,12 @@ def webp(width: int, height: int) -> bytes:
     return b"RIFF" + struct.pack("<I", len(content)) + content
 
 
+def photograph(format: str) -> bytes:
+    content = io.BytesIO()
+    Image.linear_gradient("L").convert("RGB").save(content, format)
+    return content.getvalue()
+
+
 BOMB = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(100_000_000), 9))
 NAN, INFINITY = b"\x00\x7e" * 64, b"\x00\x7c" * 64
 B64 = base64.b64encode(LATENTS).decode()
@@ -169,6 +175,10 @@ PICTURES = {
     "a GIF": body(b"GIF89a" + bytes(20), "image/gif"),
     "text called PNG": body("a picture of a cat", "image/png"),
     "a PNG that breaks off": body(png(64, 64)[:60], "image/png"),
+    "a JPEG that breaks off": body(photograph("JPEG")[:-500], "image/jpeg"),
+    "a JPEG without its end marker": body(photograph("JPEG")[:-2], "image/jpeg"),
+    "a WebP that breaks off": body(photograph("WEBP")[:-50], "image/webp"),
+    "a JPEG with 12 bits a sample": body(photograph("JPEG").replace(b"\xff\xc0\0\x11\x08", b"\xff\xc0\0\x11\x0c"), "image/jpeg"),
     "a PNG with rows missing": body(png(64, 64, rows=8), "image/png"),
     "a PNG of 1 kB with 2 147 483 647 × 2 147 483 647 pixels": body(png(2**31 - 1, 2**31 - 1), "image/png"),
     "a PNG of 30 000 × 30 000 pixels": body(png(30_000, 30_000), "image/png"),

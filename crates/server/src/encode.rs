@@ -134,12 +134,11 @@ fn file_size(file: &Bytes, info: &VaeInfo) -> Result<Size, ApiError> {
             info.out_channels
         )));
     }
-    let image = ImageFile::open(file).map_err(|error| {
-        let hint = match error {
-            MediaError::UnknownFormat => ", or a tensor with its `shape` and `dtype`",
-            _ => "",
-        };
-        WireError::Body(format!("{error}{hint}"))
+    let image = ImageFile::open(file).map_err(|error| match error {
+        MediaError::UnknownFormat => {
+            WireError::Body(format!("{error}, or a tensor with its `shape` and `dtype`")).into()
+        }
+        error => ApiError::unprocessable(error.to_string()),
     })?;
     let (width, height) = image.size();
     Ok(Size { batch: 1, frames: 1, height, width, has_alpha: false })

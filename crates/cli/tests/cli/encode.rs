@@ -105,6 +105,21 @@ fn a_folder_is_encoded_and_what_fails_is_told() {
     again.fails(3, "1 of 4 failed");
 }
 
+/// Where Pillow raises, there is no file of latents.
+#[test]
+fn a_picture_that_is_cut_off_makes_no_latents() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let photo = fs::read(fixture("420.jpg")).unwrap();
+    for (index, length) in [photo.len() - 2, photo.len() * 99 / 100, photo.len() / 2].into_iter().enumerate()
+    {
+        let (cut, out) = (path(&format!("{index}.jpg")), path(&format!("{index}.npy")));
+        fs::write(&cut, &photo[..length]).unwrap();
+        run(&["encode", &cut, "-o", &out, "--model", "demo"]).fails(1, "the JPEG file is cut off");
+        assert!(!Path::new(&out).exists());
+    }
+}
+
 #[test]
 fn what_cannot_be_encoded_is_said_before_any_work() {
     let folder = tempfile::tempdir().unwrap();

@@ -9,6 +9,9 @@ use png::{BitDepth, ColorType, Decoder, DecodingError, Info, InterlaceInfo, Read
 use super::{Header, to_rgb};
 use crate::MediaError;
 
+/// Deflate makes of one byte this many at most (zlib.net, "zlib Technical Details").
+const MAX_GROWTH: usize = 1032;
+
 fn failed(message: impl ToString) -> MediaError {
     MediaError::Decoder { format: "PNG", message: message.to_string() }
 }
@@ -24,7 +27,13 @@ pub(super) fn pixels(file: &[u8]) -> Result<Vec<u8>, MediaError> {
     decoder.set_ignore_text_chunk(true);
     decoder.set_ignore_iccp_chunk(true);
     let mut reader = decoder.read_info().map_err(unreadable)?;
-    let (samples, line) = samples(&mut reader)?;
+    let length = reader.output_buffer_size().ok_or_else(|| failed("its size cannot be counted"))?;
+    // Before memory is taken: a header can promise anything.
+    if length / MAX_GROWTH > file.len() {
+        let Info { width, height, .. } = reader.info();
+        return Err(failed(format!("{} bytes cannot hold {width} x {height} pixels", file.len())));
+    }
+    let (samples, line) = samples(&mut reader, length)?;
     let Info { color_type, bit_depth, width, .. } = reader.info();
     let grey = *color_type == ColorType::Grayscale;
     let samples = match bit_depth {
@@ -43,11 +52,9 @@ pub(super) fn pixels(file: &[u8]) -> Result<Vec<u8>, MediaError> {
 }
 
 /// The samples as the file has them, row by row, and the bytes of a row.
-fn samples(reader: &mut Reader<Cursor<&[u8]>>) -> Result<(Vec<u8>, usize), MediaError> {
-    let too_large = || failed("its size cannot be counted");
-    let length = reader.output_buffer_size().ok_or_else(too_large)?;
+fn samples(reader: &mut Reader<Cursor<&[u8]>>, length: usize) -> Result<(Vec<u8>, usize), MediaError> {
     let &Info { width, height, interlaced, .. } = reader.info();
-    let line = reader.output_line_size(width).ok_or_else(too_large)?;
+    let line = reader.output_line_size(width).ok_or_else(|| failed("its rows are too long"))?;
     let (color_type, bit_depth) = reader.output_color_type();
     let bits = color_type.samples() as u8 * bit_depth as u8;
     let mut samples = vec![0; length];

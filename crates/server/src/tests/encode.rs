@@ -321,8 +321,8 @@ async fn what_cannot_be_encoded() {
     for (uri, body, status, says) in [
         ("/", b"GIF89a".to_vec(), 400, "PNG, JPEG or WebP"),
         ("/", Vec::new(), 400, "PNG, JPEG or WebP"),
-        ("/", b"\x89PNG\r\n\x1a\n".to_vec(), 400, "PNG file cannot be read"),
-        ("/", damaged, 422, "PNG file cannot be read"),
+        ("/", b"\x89PNG\r\n\x1a\n".to_vec(), 422, "PNG file is cut off"),
+        ("/", damaged, 422, "PNG file is cut off"),
         ("/", png(1, 4), 422, "1 x 4 pixels"),
         ("/", png(11, 10), 413, "110 pixels"),
         ("/decoder", png(6, 4), 422, "decoder only"),
@@ -333,6 +333,45 @@ async fn what_cannot_be_encoded() {
     ] {
         let error = post(&house, uri, None, body).await.error(status);
         assert!(error.contains(says), "{uri}: {error}");
+    }
+}
+
+/// A file that is cut off has a part of its picture only, and would be encoded to other latents.
+#[tokio::test]
+async fn a_file_that_is_cut_off_is_refused() {
+    let house = house().await;
+    // Larger than what libjpeg looks ahead.
+    let rgb = rgb(96, 64);
+    for (file, format) in [
+        (media::encode_jpeg(&rgb, 96, 64, 90).unwrap(), "JPEG"),
+        (media::encode_png(&rgb, 96, 64).unwrap(), "PNG"),
+        (media::encode_webp(&rgb, 96, 64, 90).unwrap(), "WebP"),
+    ] {
+        assert_latents(&post(&house, "/?sample_mode=argmax", None, file.clone()).await, &{
+            let pixels = media::ImageFile::open(&file).unwrap().decode().unwrap().pixels;
+            mode(HostTensor::new(vec![1, 3, 64, 96], media::planes_from_rgb(&pixels)), &info())
+        });
+        for percent in [30, 60, 90, 97] {
+            let cut = file[..file.len() * percent / 100].to_vec();
+            let error = post(&house, "/", None, cut).await.error(422);
+            let expected = format!(
+                "the {format} file is cut off, it ends before its picture does: copy or download it again"
+            );
+            assert_eq!(error, expected, "{percent} %");
+        }
+    }
+}
+
+/// Sizes that no memory could hold meet the limit, not the decoder.
+#[tokio::test]
+async fn the_largest_pictures_that_headers_can_promise_are_too_large() {
+    let house = house().await;
+    let mut png = media::encode_png(&rgb(6, 4), 6, 4).unwrap();
+    png[16..24].copy_from_slice(&[0x7F, 0xFF, 0xFF, 0xFF, 0x7F, 0xFF, 0xFF, 0xFF]);
+    let webp = b"RIFF\x16\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0\xff\xff\xff\xff\xff\xff".to_vec();
+    for (file, size) in [(png, "2147483647 x 2147483647"), (webp, "16777216 x 16777216")] {
+        let error = post(&house, "/", None, file).await.error(413);
+        assert!(error.contains(size), "{error}");
     }
 }
 
