@@ -10,7 +10,7 @@ use wire::ErrorBody;
 
 use crate::endpoint::Endpoint;
 use crate::retry::{Failure, MAX_BROKEN};
-use crate::{Error, RemoteVae};
+use crate::{Error, RemoteVae, proxy};
 
 /// Told of each try that failed before another one.
 pub(crate) type OnRetry = Arc<dyn Fn(&Error, Duration) + Send + Sync>;
@@ -53,7 +53,12 @@ impl Connection {
         let retry_after = header(RETRY_AFTER).and_then(|text| text.parse().ok()).map(Duration::from_secs);
         let message = match header(LOCATION).filter(|_| status.is_redirection()) {
             Some(location) => format!("the endpoint has moved to {location}; use that address"),
-            None => ErrorBody::read(&response.bytes().await.map_err(transport)?).error,
+            None => {
+                let content_type = header(CONTENT_TYPE).map(str::to_owned);
+                let body = response.bytes().await.map_err(transport)?;
+                proxy::reason(status.as_u16(), content_type.as_deref(), &body)
+                    .unwrap_or_else(|| ErrorBody::read(&body).error)
+            }
         };
         Err(Error::Refused { status: status.as_u16(), message, retry_after })
     }
@@ -67,7 +72,9 @@ impl Connection {
         match response.status().as_u16() {
             200 => Ok(()),
             status => {
-                let message = ErrorBody::read(&response.bytes().await.map_err(transport)?).error;
+                let body = response.bytes().await.map_err(transport)?;
+                let message =
+                    proxy::reason(status, None, &body).unwrap_or_else(|| ErrorBody::read(&body).error);
                 Err(Error::Refused { status, message, retry_after: None })
             }
         }

@@ -46,6 +46,7 @@ mod endpoint;
 mod error;
 mod exchange;
 mod options;
+mod proxy;
 mod queue;
 mod retry;
 
