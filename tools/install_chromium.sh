@@ -13,31 +13,11 @@ readonly PACKAGE=chromium-headless-shell
 folder=$1
 part="$folder.part"
 rm -rf "$part"
-mkdir -p "$part/debs/partial"
+mkdir -p "$part"
 part="$(cd "$part" && pwd)"
 
 instead="install Chromium, or set CHROMIUM to the path of a Chromium or Chrome"
-for tool in apt-get dpkg; do
-    command -v "$tool" >/dev/null || { echo "there is no $tool here: $instead." >&2; exit 1; }
-done
-
-# The lock guards what is installed, and nothing is.
-fetch() {
-    apt-get install --download-only --yes --no-install-recommends -o Debug::NoLocking=1 \
-        -o Dir::Cache::archives="$part/debs/" -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache= "$@" "$PACKAGE"
-}
-# Where Chromium itself is installed but not found, --reinstall would be needed; CHROMIUM is the simpler way then.
-if ! fetch >"$part/log" 2>&1; then
-    echo "   asking for the list of packages"
-    apt-get update >>"$part/log" 2>&1 || true
-    fetch >>"$part/log" 2>&1 || { cat "$part/log" >&2; echo "apt-get cannot fetch $PACKAGE: $instead." >&2; exit 1; }
-fi
-count=0
-for deb in "$part"/debs/*.deb; do
-    dpkg -x "$deb" "$part/root"
-    count=$((count + 1))
-done
-echo "   unpacked $count packages"
+"$(dirname "${BASH_SOURCE[0]}")/unpack_debian.sh" "$part" "$instead" "$PACKAGE"
 
 # Paths that hold once the folder has its name.
 cat >"$part/chromium" <<'SCRIPT'
@@ -61,7 +41,6 @@ cat >"$part/fonts.conf" <<'XML'
   <alias><family>monospace</family><prefer><family>DejaVu Sans Mono</family></prefer></alias>
 </fontconfig>
 XML
-rm -rf "$part/debs" "$part/log"
 "$part/chromium" --no-sandbox --version || { echo "the Chromium of $PACKAGE does not start: $instead." >&2; exit 1; }
 rm -rf "$folder"
 mv "$part" "$folder"
