@@ -129,8 +129,12 @@ impl std::fmt::Debug for Builder {
 
 /// The value of `Authorization`, which no log shows.
 fn bearer(key: &str) -> Result<HeaderValue, Error> {
-    let mut value = HeaderValue::from_str(&format!("Bearer {key}"))
-        .map_err(|_| Error::Options("the API key has characters that no HTTP header may have".to_owned()))?;
+    let mut value = HeaderValue::from_str(&format!("Bearer {key}")).map_err(|_| {
+        Error::Options(
+            "the API key has characters that cannot be sent: a key is of printable ASCII characters"
+                .to_owned(),
+        )
+    })?;
     value.set_sensitive(true);
     Ok(value)
 }

@@ -6,7 +6,7 @@ use wire::{EncodeRequest, Picture, Tensor, TensorHead};
 
 use crate::exchange::Exchange;
 use crate::options::check_finite;
-use crate::{EncodeOptions, Error, RemoteVae};
+use crate::{EncodeOptions, Error, RemoteVae, bounds};
 
 /// What an encode gave.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +35,7 @@ impl RemoteVae {
             content_type: request.content_type(),
             accept: request.accept(),
             body: request.body(),
+            max_answer: bounds::of_encode(picture),
         };
         let (headers, body) = self.exchange(&exchange).await?;
         let seed = headers.get("seed").and_then(|value| value.to_str().ok()?.parse().ok());
@@ -45,9 +46,17 @@ impl RemoteVae {
 /// The tensor of an answer.
 pub(crate) fn tensor(headers: &HeaderMap, body: Bytes) -> Result<Tensor, Error> {
     let header = |name| headers.get(name).and_then(|value| value.to_str().ok());
-    TensorHead::from_headers(header("shape"), header("dtype"))
-        .and_then(|head| Tensor::from_head(head, body))
-        .map_err(|error| Error::Answer(error.to_string()))
+    let wrong = |what: String| Err(Error::Answer(what));
+    let (Some(shape), Some(dtype)) = (header("shape"), header("dtype")) else {
+        return wrong("it does not say of what shape and type its tensor is".to_owned());
+    };
+    let Ok(head) = TensorHead::from_headers(Some(shape), Some(dtype)) else {
+        return wrong(format!("it says that its tensor is {dtype:?} of shape {shape:?}, which is none"));
+    };
+    if body.len() != head.byte_len() {
+        return wrong(format!("it has {} bytes, but a tensor of {head} has {}", body.len(), head.byte_len()));
+    }
+    Tensor::from_head(head, body).map_err(|error| Error::Answer(error.to_string()))
 }
 
 /// Encodes once; `diffusers.utils.remote_utils.remote_encode` for async code. For more than one picture, keep a

@@ -45,6 +45,11 @@ impl Endpoint {
         url
     }
 
+    /// The path, which names the model.
+    pub(crate) fn path(&self) -> &str {
+        self.url.path()
+    }
+
     /// Without user, password and query.
     pub(crate) fn public(&self) -> &str {
         &self.public

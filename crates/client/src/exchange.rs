@@ -1,10 +1,11 @@
 //! One request and its answer, with as many tries as that takes.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
-use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, LOCATION, RETRY_AFTER};
+use bytes::{Bytes, BytesMut};
+use reqwest::Response;
+use reqwest::header::{ACCEPT, CONTENT_TYPE, DATE, HeaderMap, LOCATION, RETRY_AFTER};
 use tokio::time::Instant;
 use wire::ErrorBody;
 
@@ -29,12 +30,16 @@ pub(crate) struct Exchange {
     pub(crate) content_type: &'static str,
     pub(crate) accept: &'static str,
     pub(crate) body: Bytes,
+    /// Bytes of an answer at most.
+    pub(crate) max_answer: usize,
 }
+
+/// Bytes of a refusal that are read at most: it is one sentence.
+const MAX_REFUSAL: usize = 64 << 10;
 
 impl Connection {
     /// Sends it once and reads the answer to its end.
     async fn send(&self, exchange: &Exchange) -> Result<(HeaderMap, Bytes), Error> {
-        let transport = |error: reqwest::Error| Error::transport(&self.endpoint, &error);
         let mut response = self
             .http
             .post(self.endpoint.with_query(&exchange.query))
@@ -43,38 +48,104 @@ impl Connection {
             .body(exchange.body.clone())
             .send()
             .await
-            .map_err(transport)?;
+            .map_err(|error| self.transport(&error))?;
         if response.status().is_success() {
             let headers = std::mem::take(response.headers_mut());
-            return Ok((headers, response.bytes().await.map_err(transport)?));
+            let body = self.body(&mut response, exchange.max_answer).await?;
+            let Body::Whole(body) = body else {
+                return Err(Error::Answer(format!(
+                    "it has more than {} MiB, which is more than anything that was requested can be",
+                    exchange.max_answer >> 20
+                )));
+            };
+            return Ok((headers, body));
         }
         let status = response.status();
         let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
-        let retry_after = header(RETRY_AFTER).and_then(|text| text.parse().ok()).map(Duration::from_secs);
-        let message = match header(LOCATION).filter(|_| status.is_redirection()) {
+        let retry_after = header(RETRY_AFTER).and_then(|text| pause(text, header(DATE)));
+        let location = header(LOCATION).filter(|_| status.is_redirection()).map(str::to_owned);
+        let message = match location {
             Some(location) => format!("the endpoint has moved to {location}; use that address"),
-            None => {
-                let content_type = header(CONTENT_TYPE).map(str::to_owned);
-                let body = response.bytes().await.map_err(transport)?;
-                proxy::reason(status.as_u16(), content_type.as_deref(), &body)
-                    .unwrap_or_else(|| ErrorBody::read(&body).error)
-            }
+            None => self.refusal(&mut response).await?,
         };
         Err(Error::Refused { status: status.as_u16(), message, retry_after })
     }
+
+    /// What follows the head of an answer, `limit` bytes of it at most.
+    async fn body(&self, response: &mut Response, limit: usize) -> Result<Body, Error> {
+        let announced = response.content_length().unwrap_or(0);
+        if announced > limit as u64 {
+            return Ok(Body::Beginning(Bytes::new()));
+        }
+        let mut body = BytesMut::with_capacity(announced as usize);
+        while let Some(chunk) = response.chunk().await.map_err(|error| self.transport(&error))? {
+            if chunk.len() > limit - body.len() {
+                return Ok(Body::Beginning(body.freeze()));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(Body::Whole(body.freeze()))
+    }
+
+    /// The sentence of a refusal.
+    async fn refusal(&self, response: &mut Response) -> Result<String, Error> {
+        let status = response.status().as_u16();
+        let content_type = response.headers().get(CONTENT_TYPE);
+        let content_type = content_type.and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let (Body::Whole(body) | Body::Beginning(body)) = self.body(response, MAX_REFUSAL).await?;
+        Ok(proxy::reason(status, content_type.as_deref(), &body).unwrap_or_else(|| ErrorBody::read(&body).error))
+    }
+
+    fn transport(&self, error: &reqwest::Error) -> Error {
+        Error::transport(&self.endpoint, error)
+    }
+
+    /// A document of the same server that is read as a whole, or `None` where there is no such document.
+    pub(crate) async fn document(&self, path: &str) -> Result<Option<Bytes>, Error> {
+        let request = self.http.get(self.endpoint.at(path)).timeout(DOCUMENT_TIMEOUT);
+        let mut response = request.send().await.map_err(|error| self.transport(&error))?;
+        if !response.status().is_success() {
+            return Ok(None);
+        }
+        Ok(match self.body(&mut response, MAX_DOCUMENT).await? {
+            Body::Whole(body) => Some(body),
+            Body::Beginning(_) => None,
+        })
+    }
+}
+
+/// How long a document may take that is nice to have.
+const DOCUMENT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes of such a document.
+const MAX_DOCUMENT: usize = 4 << 20;
+
+/// What of a body has been read.
+enum Body {
+    Whole(Bytes),
+    /// There was more than allowed.
+    Beginning(Bytes),
+}
+
+/// What `Retry-After` says: a number of seconds or a date (RFC 9110, 10.2.3). A date is measured by the server's own
+/// clock where it tells its `Date`; one that has passed means now.
+fn pause(retry_after: &str, date: Option<&str>) -> Option<Duration> {
+    if let Ok(seconds) = retry_after.trim().parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let when = httpdate::parse_http_date(retry_after.trim()).ok()?;
+    let now = date.and_then(|date| httpdate::parse_http_date(date).ok()).unwrap_or_else(SystemTime::now);
+    Some(when.duration_since(now).unwrap_or(Duration::ZERO))
 }
 
 impl Connection {
     /// Asks for what is at a path, once. Any answer but 200 is an error.
     pub(crate) async fn probe(&self, path: &str) -> Result<(), Error> {
-        let transport = |error: reqwest::Error| Error::transport(&self.endpoint, &error);
-        let response = self.http.get(self.endpoint.at(path)).send().await.map_err(transport)?;
+        let probe = self.http.get(self.endpoint.at(path));
+        let mut response = probe.send().await.map_err(|error| self.transport(&error))?;
         match response.status().as_u16() {
             200 => Ok(()),
             status => {
-                let body = response.bytes().await.map_err(transport)?;
-                let message =
-                    proxy::reason(status, None, &body).unwrap_or_else(|| ErrorBody::read(&body).error);
+                let message = self.refusal(&mut response).await?;
                 Err(Error::Refused { status, message, retry_after: None })
             }
         }
@@ -162,5 +233,29 @@ struct Trouble {
 impl Trouble {
     fn new(endpoints: usize) -> Self {
         Self { not_before: vec![None; endpoints], since: None, tries: 0, broken: 0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The three forms of a date are the examples of RFC 9110, 5.6.7.
+    #[test]
+    fn a_pause_is_a_number_of_seconds_or_a_date() {
+        let seconds = |text, date| pause(text, date).map(|pause| pause.as_secs());
+        assert_eq!(seconds("120", None), Some(120));
+        let now = Some("Sun, 06 Nov 1994 08:49:30 GMT");
+        for date in
+            ["Sun, 06 Nov 1994 08:49:37 GMT", "Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994"]
+        {
+            assert_eq!(seconds(date, now), Some(7), "{date}");
+            assert_eq!(seconds(date, None), Some(0), "it has passed");
+        }
+        let in_a_minute = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(60));
+        assert!((58..=60).contains(&seconds(&in_a_minute, None).unwrap()));
+        for nonsense in ["", "soon", "-1", "1.5", "Sun, 99 Nov 1994 08:49:37 GMT"] {
+            assert_eq!(pause(nonsense, now), None, "{nonsense}");
+        }
     }
 }

@@ -40,11 +40,13 @@ mod activity;
 mod answer;
 mod balance;
 pub mod blocking;
+mod bounds;
 mod builder;
 mod encode;
 mod endpoint;
 mod error;
 mod exchange;
+mod models;
 mod options;
 mod proxy;
 mod queue;
@@ -61,6 +63,7 @@ pub use crate::builder::Builder;
 pub use crate::encode::{Encoded, remote_encode};
 pub use crate::error::Error;
 use crate::exchange::{Connection, Exchange, OnRetry};
+pub use crate::models::ServedModel;
 pub use crate::options::{DecodeOptions, EncodeOptions, OutputType};
 pub use crate::queue::{
     Counters, Decode, DecodeQueue, Decodes, Encode, EncodeQueue, Encodes, Finished, Order, Queue,
@@ -106,6 +109,7 @@ impl RemoteVae {
             content_type: request.content_type(),
             accept: request.accept(),
             body: request.latents.bytes.clone(),
+            max_answer: bounds::of_decode(&latents.head, request.params.answer),
         };
         let (headers, body) = self.exchange(&exchange).await?;
         answer::read(options.output_type, &headers, body)

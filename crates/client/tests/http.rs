@@ -190,6 +190,13 @@ fn the_servers_sentence_reaches_the_caller() {
     let Error::Refused { status: 429, retry_after: Some(after), .. } = error else { panic!("{error:?}") };
     assert_eq!(after, Duration::from_secs(7));
 
+    // A date, by the server's own clock.
+    let dates = ["Date: Sun, 06 Nov 1994 08:49:30 GMT", "Retry-After: Sun, 06 Nov 1994 08:49:37 GMT"];
+    let Error::Refused { retry_after, .. } = refusal("503 Service Unavailable", &dates, json) else {
+        panic!()
+    };
+    assert_eq!(retry_after, Some(Duration::from_secs(7)));
+
     let error = refusal("502 Bad Gateway", &[], b"upstream is down");
     assert_eq!(error.to_string(), "the server refused with status 502: upstream is down");
     let error = refusal("301 Moved Permanently", &["Location: https://new.example/"], b"");
@@ -205,15 +212,57 @@ fn answers_that_are_not_what_was_asked_for() {
         (&image, answer("200 OK", &[], b"<html>"), "no JPEG, PNG or WebP"),
         (&image, answer("200 OK", &[], b""), "no JPEG, PNG or WebP"),
         (&image, answer("200 OK", &[], &picture()[..20]), "broken"),
-        (&tensor, answer("200 OK", &[], &[0; 24]), "no `shape` and `dtype` headers"),
+        (&tensor, answer("200 OK", &[], &[0; 24]), "does not say of what shape"),
         (&tensor, answer("200 OK", &heads("shape: [1, 3, 2, 2]"), &[0; 23]), "23 bytes"),
-        (&tensor, answer("200 OK", &heads("shape: nonsense"), &[0; 24]), "`shape`"),
+        (&tensor, answer("200 OK", &heads("shape: nonsense"), &[0; 24]), "of shape \"nonsense\""),
     ] {
         let error = decode(options, answer).unwrap_err();
         assert!(matches!(&error, Error::Answer(message) if message.contains(word)), "{error}");
     }
     let decoded = decode(&image, answer("200 OK", &[], &picture())).unwrap();
     assert!(matches!(decoded.into_tensor(), Err(Error::Options(_))));
+}
+
+/// A server that sends without end: what it has announced, and what it has not.
+#[test]
+fn an_answer_is_read_no_further_than_what_was_requested_can_be() {
+    // 24 values of latents become 24 * 256 bytes of a picture at most, beside a free MiB.
+    let announced = b"HTTP/1.1 200 OK\r\ncontent-length: 1000000000000\r\n\r\n".to_vec();
+    let error = decode(&DecodeOptions::new(), announced).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the server's answer cannot be used: it has more than 1 MiB, which is more than anything that was requested \
+         can be"
+    );
+    for status in ["200 OK", "500 Internal Server Error"] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let thread = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            Received::read(&mut stream);
+            write!(stream, "HTTP/1.1 {status}\r\ntransfer-encoding: chunked\r\n\r\n").unwrap();
+            let chunk = [b"10000\r\n", &[b'x'; 0x10000][..], b"\r\n"].concat();
+            // Until the client hangs up; a client that reads on would keep this going.
+            let mut sent = 0usize;
+            while sent < 1 << 30 && stream.write_all(&chunk).is_ok() {
+                sent += 0x10000;
+            }
+            sent
+        });
+        let vae = blocking::RemoteVae::builder(&format!("http://{address}/")).retry(Retry::never());
+        let vae = vae.build().unwrap();
+        let error = vae.decode(&latents(), &DecodeOptions::new()).unwrap_err();
+        drop(vae);
+        let is_expected = match &error {
+            Error::Answer(message) => message.contains("more than 1 MiB"),
+            Error::Refused { status: 500, message, .. } => message.starts_with("xxx") && message.len() == 200,
+            _ => false,
+        };
+        assert!(is_expected, "{error:?}");
+        // What lies in the buffers of both sides comes on top.
+        let sent = thread.join().unwrap();
+        assert!(sent < 64 << 20, "{sent} bytes were taken");
+    }
 }
 
 #[test]

@@ -7,7 +7,9 @@ use std::time::Duration;
 use tokio::runtime::{self, Runtime};
 
 pub use self::queue::{DecodeQueue, Decodes, EncodeQueue, Encodes, Queue, Results};
-use crate::{Activity, DecodeOptions, Decoded, EncodeOptions, Encoded, Error, Picture, Retry, Tensor};
+use crate::{
+    Activity, DecodeOptions, Decoded, EncodeOptions, Encoded, Error, Picture, Retry, ServedModel, Tensor,
+};
 
 /// A remote VAE. It may be shared by threads, each of which waits for its own answer.
 #[derive(Debug)]
@@ -119,6 +121,14 @@ impl RemoteVae {
     /// The same, and [`Error::BlockingInAsync`] when called from async code.
     pub fn probe(&self, path: &str) -> Result<(), Error> {
         self.wait(self.client.probe(path))
+    }
+
+    /// As [`crate::RemoteVae::model`].
+    ///
+    /// # Errors
+    /// The same, and [`Error::BlockingInAsync`] when called from async code.
+    pub fn model(&self) -> Result<Option<ServedModel>, Error> {
+        self.wait(self.client.model())
     }
 
     fn wait<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
