@@ -7,6 +7,7 @@ no honest program writes: a pickle that would run a command when it is loaded by
 """
 
 import collections
+import gzip
 import io
 import os
 import pickle
@@ -54,6 +55,14 @@ def main() -> None:
     torch.save(counting(2, 3, 4, 2)[1].permute(1, 2, 0), OUT / "strided.pt")
     torch.save(counting(1, 4, 1, 1).expand(1, 4, 2, 3), OUT / "expanded.pt")
     torch.save(latents.double(), OUT / "float64.pt")
+    torch.save(latents.long(), OUT / "integers.pt")
+    # As OneTrainer caches a picture: latents and mask without their batch axis, and what is no tensor.
+    cached = {"latent_image": latents[0], "latent_mask": counting(1, 2, 3), "crop_offset": (0, 0)}
+    torch.save(cached, OUT / "onetrainer.pt")
+    # As SimpleTuner compresses its cache.
+    plain = io.BytesIO()
+    torch.save(latents, plain)
+    (OUT / "compressed.pt").write_bytes(gzip.compress(plain.getvalue(), mtime=0))
     torch.save({"prompt": "no latents"}, OUT / "nothing.pt")
     torch.save(latents, OUT / "legacy.pt", _use_new_zipfile_serialization=False)
 
@@ -64,6 +73,9 @@ def main() -> None:
     np.save(OUT / "fortran.npy", np.asfortranarray(array))
     np.save(OUT / "one-axis.npy", array.ravel())
     np.save(OUT / "float64.npy", array.astype(np.float64))
+    np.save(OUT / "integers.npy", array.astype(np.int64))
+    # NumPy's name for bfloat16 of ml_dtypes, of which it only knows the size.
+    np.save(OUT / "bfloat16.npy", latents.bfloat16().view(torch.uint16).numpy().view("V2"))
     np.save(OUT / "records.npy", np.zeros(2, dtype=[("a", "<f4"), ("b", "<f4")]))
     np.savez(OUT / "several.npz", first=array, second=array.astype(np.float32))
     np.savez_compressed(OUT / "compressed.npz", latents=array)

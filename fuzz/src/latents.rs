@@ -23,11 +23,12 @@ fn said(error: &LatentsError) -> String {
     said
 }
 
-/// A safetensors, .npy, .npz or .pt file; the first bytes say which.
+/// A safetensors, .npy, .npz or .pt file, or a .pt file in gzip; the first bytes say which.
 pub fn latents(input: &[u8]) {
     let (endings, memory): (&[_], _) = match input {
         [0x93, b'N', ..] => (&["npy"], 16 * input.len()),
         [b'P', b'K', ..] => (&["npz", "pt"], 4 * DEFLATE * input.len()),
+        [0x1f, 0x8b, ..] => (&["pt"], 4 * DEFLATE * DEFLATE * input.len()),
         _ => (&["safetensors"], 64 * input.len()),
     };
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -37,8 +38,9 @@ pub fn latents(input: &[u8]) {
         within(memory + MIB, || match LatentsFile::open(&path) {
             Err(error) => sentence(&said(&error)),
             Ok(file) => {
-                for name in file.names().iter().take(MAX_TENSORS) {
-                    match file.read(Some(name)) {
+                for entry in file.entries().iter().take(MAX_TENSORS) {
+                    file.layout(&entry.name);
+                    match file.read(Some(&entry.name)) {
                         Err(error) => sentence(&said(&error)),
                         Ok(tensor) => assert_eq!(tensor.bytes.len(), tensor.head.byte_len()),
                     }

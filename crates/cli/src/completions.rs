@@ -1,11 +1,8 @@
 //! `remote-vae completions`.
 
-use std::io::{ErrorKind, Write};
-
-use anyhow::Context;
 use clap_complete::Shell;
 
-use crate::args;
+use crate::{args, terminal};
 
 /// Print what a shell needs to complete commands, flags and file names
 #[derive(Debug, clap::Args)]
@@ -25,10 +22,6 @@ pub(crate) fn run(args: &CompletionsArgs) -> anyhow::Result<()> {
         // Behind a command it offers nothing where the program's name has a hyphen: clap-rs/clap#6421.
         script = String::from_utf8(script)?.replace("remote__subcmd__vae", "remote__vae").into_bytes();
     }
-    let mut stdout = std::io::stdout().lock();
-    match stdout.write_all(&script).and_then(|()| stdout.flush()) {
-        // Nobody has to read it to its end.
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-        written => written.context("cannot print the completions"),
-    }
+    terminal::document(&script);
+    Ok(())
 }

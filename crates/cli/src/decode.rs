@@ -1,12 +1,12 @@
 //! `remote-vae decode`: one file or thousands, by a server or a model on this machine.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::{ValueEnum, ValueHint, value_parser};
 use client::{DType, DecodeOptions, Decoded, ImageFormat, OutputType, Tensor};
-use latents::LatentsFile;
+use glob::Pattern;
 use vae::Silent;
 
 use crate::args::batch::BatchArgs;
@@ -14,6 +14,7 @@ use crate::args::heading;
 use crate::args::options::{DTypeArg, PieceArgs, ScalingArgs, TensorFileArgs, ValueArgs};
 use crate::args::place::PlaceArgs;
 use crate::batch::{self, Made, Report, inputs};
+use crate::contents::{self, Read, Reader, Told};
 use crate::output;
 use crate::place::Place;
 use crate::preview::Terminal;
@@ -35,14 +36,17 @@ use crate::provenance::Provenance;
       thousands, by two servers; the same command goes on where it was interrupted"
 )]
 pub(crate) struct DecodeArgs {
-    /// Files with latents: .safetensors, .npy, .npz, .pt (or PATH:NAME for one of the tensors in a file). Also folders,
-    /// patterns such as 'a/**/*.pt', and - for a list on stdin, one a line
+    /// Files with latents: .safetensors, .sft, .npy, .npz, .pt, ComfyUI's .latent (or PATH:NAME for one of the tensors in a
+    /// file). Also folders, patterns such as 'a/**/*.pt', and - for a list on stdin, one a line
     #[arg(required = true, value_hint = ValueHint::AnyPath)]
     pub(crate) latents: Vec<String>,
     /// File to write. Its ending says what: .jpg, .png or .webp, .mp4 for a video, .safetensors or .npy for a tensor. For
     /// many files a folder, which is made if it is not there
     #[arg(short, long, display_order = 1)]
     pub(crate) out: PathBuf,
+    /// The tensors to decode, by a pattern such as 'latents_flipped*' [default: those that are called latents]
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) tensor: Option<Pattern>,
     #[command(flatten)]
     pub(crate) options: OptionArgs,
     #[command(flatten)]
@@ -138,6 +142,11 @@ impl From<ImageFormatArg> for ImageFormat {
 }
 
 impl OptionArgs {
+    /// Height and width, where both are given.
+    fn size(&self) -> Option<(usize, usize)> {
+        self.height.zip(self.width)
+    }
+
     /// For the client. `output_type` and `image_format` are what the command line and OUT come down to
     pub(crate) fn options(&self, output_type: OutputType, image_format: ImageFormat) -> DecodeOptions {
         DecodeOptions::new()
@@ -169,8 +178,19 @@ fn one(args: &DecodeArgs) -> anyhow::Result<()> {
     options.params()?;
     let input = args.latents.first().context("there is nothing to decode")?;
     let (path, tensor) = latents::split(input);
-    let item = batch::Item { path, tensor: tensor.map(str::to_owned), out: args.out.clone() };
-    let latents = LatentsFile::open(&item.path)?.read(tensor)?;
+    let item = batch::Item::new(path, tensor.map(str::to_owned), args.out.clone());
+    let Read { latents, layout } = Reader::default().read(&item, args.tensor.as_ref())?;
+    let count = contents::pictures(&latents.head.shape, output_type, args.options.size());
+    ensure!(
+        count == 1,
+        "{} holds {count} pictures, which do not fit into one file: let -o name a folder (with a / at its end), for one \
+         file each, or a .safetensors or .npy file for all as a tensor",
+        item.input()
+    );
+    let (options, told) = Told::default().options(&options, &args.options.scaling, layout, &item.path);
+    if let Some(told) = told {
+        note!("{told}");
+    }
     let place = Place::open(&args.place, progress::on_retry())?;
     let start = Instant::now();
     let mut work = Work::begin(format!("decoding by {}", place.name()));
@@ -186,24 +206,42 @@ fn one(args: &DecodeArgs) -> anyhow::Result<()> {
 }
 
 fn many(args: &DecodeArgs) -> anyhow::Result<()> {
-    let (output_type, image_format, ending) =
-        output::plan_many(&args.out, &args.options, args.file.tensor_format)?;
-    let options = args.options.options(output_type, image_format);
-    options.params()?;
+    let many = output::plan_many(&args.out, &args.options, args.file.tensor_format)?;
+    let options = |kind: &output::Kind| args.options.options(kind.output_type, kind.image_format);
+    if let output::Many::One(kind) = &many {
+        options(kind).params()?;
+    }
     let found = inputs::find(&args.latents, "latents", latents::split, latents::is_latents_file)?;
-    let tensors = |path: &Path| LatentsFile::open(path).ok().map(|file| file.names());
-    let items = inputs::plan(found, &args.out, ending, tensors)?;
-    let report = Report::new(items.len(), args.batch.json);
+    let report = Report::new("latents", args.batch.json);
     let place = Place::open(&args.place, report.on_retry())?;
+    // The model says whether results are pictures or videos, where nothing else does; a server that does not tell leaves it
+    // to the shapes.
+    let is_video = match &many {
+        output::Many::One(_) => None,
+        output::Many::ByModel { .. } => place.is_video(),
+    };
+    let items = inputs::plan(found, &args.out, |found| {
+        contents::of_file(found, args.tensor.as_ref(), args.options.size(), |shape| {
+            let kind = many.kind(is_video, shape);
+            (kind.output_type, kind.ending)
+        })
+    })?;
+    batch::check(&items, "latents")?;
+    let kinds = items.iter().filter_map(|item| many.kind_of(&item.out));
+    kinds.map(|kind| options(kind).params()).collect::<Result<Vec<_>, _>>()?;
     let terminal = args.batch.terminal();
-    batch::run(&items, &args.batch, &report, |item| {
-        let latents = LatentsFile::open(&item.path)
-            .and_then(|file| file.read(item.tensor.as_deref()))
-            .map_err(|error| batch::Failure::Item(error.into()))?;
+    let (reader, told, note) = (Reader::default(), Told::default(), report.notes());
+    batch::run(&items, &args.out, &args.batch, &report, |item| {
+        let Read { latents, layout } =
+            reader.read(item, args.tensor.as_ref()).map_err(batch::Failure::Item)?;
+        let kind = many.kind_of(&item.out).context("it has no ending").map_err(batch::Failure::Item)?;
+        let (options, line) = told.options(&options(kind), &args.options.scaling, layout, &item.path);
+        if let Some(line) = line {
+            note(&line);
+        }
         let decoded = place.decode(&latents, &options, &mut Silent).map_err(batch::Failure::of_work)?;
         let provenance = provenance(args, &place, &options, &latents);
-        // If one file cannot be written, the next one cannot either.
-        output::write(&item.out, &decoded, provenance.as_ref()).map_err(batch::Failure::All)?;
+        output::write(&item.out, &decoded, provenance.as_ref()).map_err(batch::Failure::of_writing)?;
         Ok(made(&decoded, terminal))
     })
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::Context;
 use clap::{ValueEnum, ValueHint};
 use client::{EncodeOptions, Image, Picture, SampleMode, Tensor};
-use latents::LatentsFile;
+use latents::{Entry, LatentsFile};
 use media::ImageFile;
 use vae::Silent;
 
@@ -14,6 +14,7 @@ use crate::args::batch::BatchArgs;
 use crate::args::heading;
 use crate::args::options::{DTypeArg, PieceArgs, ScalingArgs, TensorFileArgs, ValueArgs};
 use crate::args::place::PlaceArgs;
+use crate::batch::inputs::{Contents, Found, Part};
 use crate::batch::{self, Made, Report, inputs};
 use crate::output;
 use crate::place::Place;
@@ -106,7 +107,7 @@ fn one(args: &EncodeArgs) -> anyhow::Result<()> {
     output::plan_latents(&args.out, options.params()?.dtype)?;
     let input = args.images.first().context("there is nothing to encode")?;
     let (path, tensor) = latents::split(input);
-    let item = batch::Item { path, tensor: tensor.map(str::to_owned), out: args.out.clone() };
+    let item = batch::Item::new(path, tensor.map(str::to_owned), args.out.clone());
     let picture = read(&item)?;
     let place = Place::open(&args.place, progress::on_retry())?;
     let start = Instant::now();
@@ -126,19 +127,38 @@ fn many(args: &EncodeArgs) -> anyhow::Result<()> {
     let options = args.options.options();
     output::plan_many_latents(&args.out, args.file.tensor_format, options.params()?.dtype)?;
     let found = inputs::find(&args.images, "pictures", latents::split, is_image_file)?;
-    let tensors = |path: &Path| LatentsFile::open(path).ok().map(|file| file.names());
-    let items = inputs::plan(found, &args.out, args.file.tensor_format.name(), tensors)?;
-    let report = Report::new(items.len(), args.batch.json);
+    let ending = args.file.tensor_format.name();
+    let items = inputs::plan(found, &args.out, |found| parts(found, ending))?;
+    batch::check(&items, "pictures")?;
+    let report = Report::new("pictures", args.batch.json);
     let place = Place::open(&args.place, report.on_retry())?;
     let terminal = args.batch.terminal();
-    batch::run(&items, &args.batch, &report, |item| {
+    batch::run(&items, &args.out, &args.batch, &report, |item| {
         let picture = read(item).map_err(batch::Failure::Item)?;
         let (latents, seed) =
             place.encode(&picture, &options, &mut Silent).map_err(batch::Failure::of_work)?;
         let provenance = provenance(args, &place, &options, seed);
-        // If one file cannot be written, the next one cannot either.
-        output::write_latents(&item.out, &latents, provenance.as_ref()).map_err(batch::Failure::All)?;
+        output::write_latents(&item.out, &latents, provenance.as_ref())
+            .map_err(batch::Failure::of_writing)?;
         Ok(made(&picture, &latents, seed, terminal))
+    })
+}
+
+/// What of a file is encoded: a picture, or those of its tensors that can be pixels.
+fn parts(found: &Found, ending: &'static str) -> anyhow::Result<Contents> {
+    if !latents::is_latents_file(&found.path) || found.tensor.is_some() {
+        return Ok(Contents::Parts(vec![Part { tensor: found.tensor.clone(), index: None, ending }]));
+    }
+    let file = LatentsFile::open(&found.path)?;
+    let pixels = file.entries().iter().filter(|entry| entry.is_candidate());
+    let part = |entry: &Entry| Part { tensor: Some(entry.name.clone()), index: None, ending };
+    let parts: Vec<_> = pixels.map(part).collect();
+    Ok(if parts.is_empty() {
+        Contents::Nothing(
+            "none of its tensors can be pixels, which are floats with three axes or more".to_owned(),
+        )
+    } else {
+        Contents::Parts(parts)
     })
 }
 

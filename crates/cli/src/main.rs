@@ -6,12 +6,8 @@
 )]
 #![forbid(unsafe_code)]
 
-/// Prints a line for a person. That nobody reads any more (`remote-vae quickstart | head`) is no reason to fail.
-macro_rules! say {
-    ($($text:tt)*) => {{
-        let _ = std::io::Write::write_fmt(&mut anstream::stdout(), format_args!("{}\n", format_args!($($text)*)));
-    }};
-}
+#[macro_use]
+mod terminal;
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod allocator;
@@ -21,6 +17,7 @@ mod batch;
 mod bench;
 mod completions;
 mod config;
+mod contents;
 mod decode;
 mod demo;
 mod encode;
@@ -51,6 +48,7 @@ use tracing_subscriber::{Layer, Registry};
 use crate::args::{Args, Command, LogFormat};
 
 fn main() -> ExitCode {
+    terminal::tell_of_panics();
     let args = match Args::read() {
         Ok(args) => args,
         Err(error) => return failed(&error),
@@ -91,6 +89,8 @@ fn main() -> ExitCode {
     if let Some(traces) = traces {
         traces.end();
     }
+    // A server goes on without its greeting; of all others, what they print is the result, or part of it.
+    let result = if serves { result } else { result.and_then(|()| terminal::check()) };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failed(&error),
@@ -100,7 +100,7 @@ fn main() -> ExitCode {
 /// Says what went wrong.
 fn failed(error: &anyhow::Error) -> ExitCode {
     let style = clap::builder::styling::AnsiColor::Red.on_default().bold();
-    anstream::eprintln!("{style}error{style:#}: {}", sentence(error));
+    note!("{style}error{style:#}: {}", sentence(error));
     error.downcast_ref::<batch::Incomplete>().map_or(ExitCode::FAILURE, |end| ExitCode::from(end.code))
 }
 
@@ -110,7 +110,7 @@ fn log(filter: Targets, format: LogFormat) -> impl Layer<Registry> {
     let is_close = |level: LevelFilter| level > LevelFilter::INFO;
     let places =
         filter.default_level().is_some_and(is_close) || filter.iter().any(|(_, level)| is_close(level));
-    let lines = tracing_subscriber::fmt::layer().with_writer(|| progress::Stderr).with_target(places);
+    let lines = tracing_subscriber::fmt::layer().with_writer(|| terminal::Log).with_target(places);
     // Where stderr is gone, there is nowhere to say so: the attempt would panic.
     let lines = lines.log_internal_errors(false);
     let lines = match format {
@@ -124,13 +124,18 @@ fn log(filter: Targets, format: LogFormat) -> impl Layer<Registry> {
     lines.with_filter(filter.with_target(server::STEPS, LevelFilter::OFF))
 }
 
-/// An error and its causes in one line. Many of our errors already end in their cause; it is not said twice.
+/// An error and its causes in one line, fit for a terminal. Many of our errors already end in their cause; it is not said
+/// twice.
 fn sentence(error: &anyhow::Error) -> String {
+    if let Some(client::Error::Refused { status: 401, .. }) = error.downcast_ref() {
+        return "the server does not know this key, or wants one: give it with --api-key or REMOTE_VAE_API_KEY".to_owned();
+    }
     let mut text = error.to_string();
     for cause in error.chain().skip(1).map(ToString::to_string) {
         if !text.contains(&cause) {
             text = format!("{text}: {cause}");
         }
     }
-    text
+    let lines: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    terminal::plain(&lines.join(" ")).into_owned()
 }

@@ -167,20 +167,60 @@ pub(crate) fn check_folder(out: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// As [`plan`], for many files in the folder `out`: the flags say it all. Also the ending of their names.
-pub(crate) fn plan_many(
-    out: &Path,
-    args: &OptionArgs,
-    tensors: TensorFormatArg,
-) -> anyhow::Result<(OutputType, ImageFormat, &'static str)> {
+/// What results are, and how their names end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Kind {
+    pub(crate) output_type: OutputType,
+    pub(crate) image_format: ImageFormat,
+    pub(crate) ending: &'static str,
+}
+
+/// What the results of many files are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Many {
+    /// The flags say it.
+    One(Kind),
+    /// Pictures or videos, as the model makes them.
+    ByModel { picture: Kind, video: Kind },
+}
+
+impl Many {
+    /// What latents of this shape become, with a model of which may be known whether it is one of videos.
+    pub(crate) fn kind(&self, is_video: Option<bool>, shape: &[usize]) -> &Kind {
+        // `[B, C, f, h, w]` with several frames.
+        let has_frames = || matches!(shape, [_, _, frames, _, _] if *frames > 1);
+        match self {
+            Self::One(kind) => kind,
+            Self::ByModel { video, .. } if is_video.unwrap_or_else(has_frames) => video,
+            Self::ByModel { picture, .. } => picture,
+        }
+    }
+
+    /// What a result of this name is.
+    pub(crate) fn kind_of(&self, out: &Path) -> Option<&Kind> {
+        let ending = out.extension()?;
+        match self {
+            Self::One(kind) => Some(kind),
+            Self::ByModel { picture, video } => {
+                [picture, video].into_iter().find(|kind| ending == kind.ending)
+            }
+        }
+    }
+}
+
+/// As [`plan`], for many files in the folder `out`: the flags say it all, or leave it to the model.
+pub(crate) fn plan_many(out: &Path, args: &OptionArgs, tensors: TensorFormatArg) -> anyhow::Result<Many> {
     check_folder(out)?;
-    let ending = match (args.output_type, args.partial_postprocess) {
-        (Some(OutputTypeArg::Pt), _) | (None, true) => tensors.name(),
-        (Some(OutputTypeArg::Mp4), _) => "mp4",
-        _ => args.image_format.unwrap_or(ImageFormatArg::Jpg).name(),
+    let kind = |ending: &'static str| {
+        let (output_type, image_format) = plan(Path::new(&format!("x.{ending}")), args)?;
+        anyhow::Ok(Kind { output_type, image_format, ending })
     };
-    let (output_type, image_format) = plan(Path::new(&format!("x.{ending}")), args)?;
-    Ok((output_type, image_format, ending))
+    Ok(match (args.output_type, args.partial_postprocess, args.image_format) {
+        (Some(OutputTypeArg::Pt), ..) | (None, true, _) => Many::One(kind(tensors.name())?),
+        (Some(OutputTypeArg::Mp4), ..) => Many::One(kind("mp4")?),
+        (None, false, None) => Many::ByModel { picture: kind("jpg")?, video: kind("mp4")? },
+        (_, _, format) => Many::One(kind(format.unwrap_or(ImageFormatArg::Jpg).name())?),
+    })
 }
 
 /// Writes what was decoded: a picture as it came, a tensor in the format that the name's ending says; with what is
@@ -426,18 +466,22 @@ mod tests {
                 unreachable!()
             };
             plan_many(out, &args.options, args.file.tensor_format)
-                .map(|(_, _, ending)| ending)
+                .map(|many| {
+                    let kind = |shape: &[usize]| many.kind(None, shape).ending;
+                    [kind(&[1, 16, 8, 8]), kind(&[1, 16, 3, 8, 8])]
+                })
                 .map_err(|error| error.to_string())
         };
-        for (flags, ending) in [
-            (&[][..], "jpg"),
-            (&["--image-format=png"], "png"),
-            (&["--output-type=pt"], "safetensors"),
-            (&["--output-type=pt", "--tensor-format=npy"], "npy"),
-            (&["--partial-postprocess"], "safetensors"),
+        for (flags, endings) in [
+            (&[][..], ["jpg", "mp4"]),
+            (&["--image-format=png"], ["png"; 2]),
+            (&["--output-type=mp4"], ["mp4"; 2]),
+            (&["--output-type=pt"], ["safetensors"; 2]),
+            (&["--output-type=pt", "--tensor-format=npy"], ["npy"; 2]),
+            (&["--partial-postprocess"], ["safetensors"; 2]),
         ] {
-            assert_eq!(planned(folder.path(), flags), Ok(ending));
-            assert_eq!(planned(Path::new("new-folder"), flags), Ok(ending));
+            assert_eq!(planned(folder.path(), flags), Ok(endings));
+            assert_eq!(planned(Path::new("new-folder"), flags), Ok(endings));
         }
         for (out, words) in [(file.as_path(), "is a file"), (Path::new("all.png"), "looks like one file")] {
             let error = planned(out, &[]).unwrap_err();

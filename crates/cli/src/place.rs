@@ -89,6 +89,17 @@ impl Place {
         model.as_deref()
     }
 
+    /// Whether the model is one of videos. `None` where a server does not tell.
+    pub(crate) fn is_video(&self) -> Option<bool> {
+        match self {
+            Self::There { vae, .. } => vae.model().ok()?.map(|model| model.temporal_factor.is_some()),
+            Self::Here { vae, .. } => {
+                let vae = vae.lock().unwrap_or_else(PoisonError::into_inner);
+                Some(vae.info().temporal_factor.is_some())
+            }
+        }
+    }
+
     /// What is decoded here, `observer` watches.
     pub(crate) fn decode(
         &self,

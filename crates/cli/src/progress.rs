@@ -1,7 +1,6 @@
 //! Progress on a terminal: all bars of this program, drawn below one another on stderr. Where stderr is no terminal, there
 //! is nothing of them, not a byte.
 
-use std::io::{self, Write};
 use std::sync::LazyLock;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
@@ -11,6 +10,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use vae::{Cancelled, Observer};
 
 use crate::place::{OnRetry, Place};
+use crate::terminal::plain;
 
 /// How often a bar is drawn though nothing has changed but the time.
 const TICK: Duration = Duration::from_millis(200);
@@ -28,31 +28,18 @@ pub(crate) fn add(bar: ProgressBar) -> ProgressBar {
     BARS.add(bar)
 }
 
-/// Prints a line for people on stderr, above the bars.
-pub(crate) fn note(text: &str) {
-    BARS.suspend(|| anstream::eprintln!("{text}"));
+/// Does something without the bars, such as printing a line above them.
+pub(crate) fn suspend<R>(print: impl FnOnce() -> R) -> R {
+    BARS.suspend(print)
 }
 
 /// For a client: tells of pauses that people would notice.
 pub(crate) fn on_retry() -> OnRetry {
     Box::new(|error, pause| {
         if pause >= NOTICED {
-            note(&format!("{error}; trying again in {} s", pause.as_secs()));
+            note!("{}; trying again in {} s", plain(&error.to_string()), pause.as_secs());
         }
     })
-}
-
-/// Standard error for whoever writes whole lines while bars are drawn.
-pub(crate) struct Stderr;
-
-impl Write for Stderr {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        BARS.suspend(|| io::stderr().write(bytes))
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        io::stderr().flush()
-    }
 }
 
 /// One piece of work: what it is and for how long it has been done, and how far it is as soon as somebody says so. It
@@ -61,7 +48,7 @@ pub(crate) struct Work(ProgressBar);
 
 impl Work {
     pub(crate) fn begin(what: String) -> Self {
-        let bar = add(ProgressBar::no_length().with_message(what));
+        let bar = add(ProgressBar::no_length().with_message(plain(&what).into_owned()));
         set_style(&bar, "{spinner} {msg}, {elapsed}");
         // What is done before the first tick is shown too.
         bar.tick();

@@ -101,7 +101,7 @@ async fn show(out: &Path, engine: EngineArgs, latents: Tensor) -> anyhow::Result
 
     title("Written");
     for path in &written {
-        say!("  {GOOD}{}{GOOD:#}", path.display());
+        say!("  {GOOD}{}{GOOD:#}", crate::terminal::shown(path));
     }
     try_next(out, &info);
     Ok(())

@@ -12,6 +12,7 @@ use crate::args::heading;
 use crate::args::place::PlaceArgs;
 use crate::place::Place;
 use crate::progress::{self, Work};
+use crate::terminal::{self, shown};
 use crate::{encode, output, similarity};
 
 /// Pixels between the pictures.
@@ -47,7 +48,7 @@ pub(crate) struct RoundtripArgs {
 
 pub(crate) fn run(args: RoundtripArgs) -> anyhow::Result<()> {
     let ending = args.out.extension().unwrap_or_default().to_ascii_lowercase();
-    ensure!(ending == "png", "what is compared is written as PNG: name it .png, not {}", args.out.display());
+    ensure!(ending == "png", "what is compared is written as PNG: name it .png, not {}", shown(&args.out));
     let picture = encode::read_file(&args.image)?;
     let Picture::File(file) = &picture else { anyhow::bail!("a picture file is read as one") };
     let original = ImageFile::open(file)
@@ -85,16 +86,13 @@ pub(crate) fn run(args: RoundtripArgs) -> anyhow::Result<()> {
 
     let (rows, columns) = (decoded.height, decoded.width);
     if args.json {
-        say!(
-            "{}",
-            json!({
-                "image": args.image.display().to_string(), "output": args.out.display().to_string(),
-                "width": columns, "height": rows, "latents": latents.head.shape,
-                // JSON knows no infinity.
-                "psnr": psnr.is_finite().then_some(psnr), "ssim": ssim,
-                "encode_seconds": encoded.as_secs_f64(), "decode_seconds": decoded_in.as_secs_f64(),
-            })
-        );
+        terminal::json(&json!({
+            "image": args.image.display().to_string(), "output": args.out.display().to_string(),
+            "width": columns, "height": rows, "latents": latents.head.shape,
+            // JSON knows no infinity.
+            "psnr": psnr.is_finite().then_some(psnr), "ssim": ssim,
+            "encode_seconds": encoded.as_secs_f64(), "decode_seconds": decoded_in.as_secs_f64(),
+        }));
         return Ok(());
     }
     let cut = if (width, height) == (columns, rows) {
@@ -103,13 +101,13 @@ pub(crate) fn run(args: RoundtripArgs) -> anyhow::Result<()> {
         format!(", resized from {width} x {height}")
     };
     let ssim = ssim.map_or("unknown (smaller than its window)".to_owned(), |ssim| format!("{ssim:.4}"));
-    say!("{}: {columns} x {rows}{cut}, by {}", args.image.display(), place.name());
+    say!("{}: {columns} x {rows}{cut}, by {}", shown(&args.image), place.name());
     say!("  latents  {}, {}", latents.head, output::bytes(latents.bytes.len()));
     say!("  encode   {:.2} s", encoded.as_secs_f64());
     say!("  decode   {:.2} s", decoded_in.as_secs_f64());
     say!("  PSNR     {psnr:.2} dB");
     say!("  SSIM     {ssim}");
-    say!("{}: original, decoded, difference x {AMPLIFICATION}", args.out.display());
+    say!("{}: original, decoded, difference x {AMPLIFICATION}", shown(&args.out));
     Ok(())
 }
 

@@ -5,7 +5,7 @@ pub(crate) use self::unix::Signals;
 
 /// Ends the process without waiting for anything.
 fn end_at_once() -> ! {
-    anstream::eprintln!("stopped at once; requests were cut off");
+    note!("stopped at once; requests were cut off");
     std::process::exit(130);
 }
 

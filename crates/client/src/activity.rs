@@ -2,9 +2,6 @@
 
 use std::time::Duration;
 
-use wire::ErrorBody;
-
-use crate::exchange::Connection;
 use crate::{Error, RemoteVae};
 
 /// Whoever is asked what it is doing answers at once, or not.
@@ -42,30 +39,15 @@ impl RemoteVae {
     /// Other servers than ours may have no such route, which is an error.
     ///
     /// # Errors
-    /// A server that cannot be reached or does not answer within two seconds, its refusal, or other figures.
+    /// A server that cannot be reached or does not answer within two seconds, or has no such figures.
     pub async fn activity(&self) -> Result<Activity, Error> {
         let Some(connection) = self.connections.first() else { return Err(Error::Closed) };
-        let text = tokio::time::timeout(PATIENCE, connection.metrics())
+        let figures = tokio::time::timeout(PATIENCE, connection.document(wire::routes::METRICS))
             .await
             .map_err(|_| Error::Answer("it came too late".to_owned()))??;
-        Activity::read(&text)
+        figures
+            .and_then(|figures| Activity::read(&String::from_utf8_lossy(&figures)))
             .ok_or_else(|| Error::Answer("it has no figures of a remote-vae server".to_owned()))
-    }
-}
-
-impl Connection {
-    /// What the server says at `/metrics`.
-    async fn metrics(&self) -> Result<String, Error> {
-        let transport = |error: reqwest::Error| Error::transport(&self.endpoint, &error);
-        let response =
-            self.http.get(self.endpoint.at(wire::routes::METRICS)).send().await.map_err(transport)?;
-        let status = response.status();
-        let body = response.bytes().await.map_err(transport)?;
-        if status.is_success() {
-            return Ok(String::from_utf8_lossy(&body).into_owned());
-        }
-        let message = ErrorBody::read(&body).error;
-        Err(Error::Refused { status: status.as_u16(), message, retry_after: None })
     }
 }
 

@@ -2,47 +2,96 @@
 //! (<https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html>): a magic word, the length of a header,
 //! the header as a Python dictionary, the values.
 
+use std::io::Read;
+
 use anyhow::{Context, bail, ensure};
-use torchfile::{contiguous, gather};
+use torchfile::{Element, contiguous, gather};
 use wire::{DType, Tensor};
+
+use super::choose::Entry;
+use super::element::tensor;
 
 const MAGIC: &[u8] = b"\x93NUMPY";
 
 /// The values begin at a multiple of this.
 const ALIGNMENT: usize = 64;
 
-/// The array of a file, which must hold float16 or float32.
+/// Bytes of a header at most; NumPy itself reads no more than 10,000.
+pub(super) const MAX_HEADER: usize = 64 << 10;
+
+/// What stands before the values.
+#[derive(Debug)]
+struct Head {
+    /// NumPy's name of the type, and what it is here.
+    descr: String,
+    element: Option<Element>,
+    is_big_endian: bool,
+    is_fortran: bool,
+    shape: Vec<usize>,
+    /// Where the values begin.
+    start: usize,
+}
+
+impl Head {
+    fn read(file: &[u8]) -> anyhow::Result<Self> {
+        let (header, start) = header(file).context("it is no .npy file")?;
+        let (descr, rest) =
+            field(header, "descr").and_then(quoted).context("it is no .npy file of plain numbers")?;
+        ensure!(rest.trim_start().starts_with([',', '}']), "it is no .npy file of plain numbers");
+        let fortran =
+            field(header, "fortran_order").context("it is no .npy file: `fortran_order` is missing")?;
+        let shape =
+            field(header, "shape").and_then(shape).context("it is no .npy file: `shape` is missing")?;
+        let element = match descr.trim_start_matches(['<', '>', '|', '=']) {
+            "f2" => Some(Element::Float16),
+            "f4" => Some(Element::Float32),
+            "f8" => Some(Element::Float64),
+            // NumPy has no bfloat16: that of ml_dtypes is written as two bytes of nothing in particular.
+            "V2" => Some(Element::BFloat16),
+            _ => None,
+        };
+        Ok(Self {
+            descr: descr.to_owned(),
+            element,
+            is_big_endian: descr.starts_with('>'),
+            is_fortran: fortran.starts_with("True"),
+            shape,
+            start,
+        })
+    }
+}
+
+/// What the first bytes of a file say; [`MAX_HEADER`] are enough.
+pub(super) fn entry(name: String, mut file: impl Read) -> anyhow::Result<Entry> {
+    let mut first = Vec::new();
+    file.by_ref().take(MAX_HEADER as u64).read_to_end(&mut first)?;
+    let Head { element, shape, .. } = Head::read(&first)?;
+    Ok(Entry { name, shape, is_float: element.is_some() })
+}
+
+/// The array of a file, which must hold floats.
 pub(super) fn read(file: &[u8]) -> anyhow::Result<Tensor> {
-    let (header, values) = split(file).context("it is no .npy file")?;
-    let (descr, rest) =
-        field(header, "descr").and_then(quoted).context("it is no .npy file of plain numbers")?;
-    ensure!(rest.trim_start().starts_with([',', '}']), "it is no .npy file of plain numbers");
-    let fortran = field(header, "fortran_order").context("it is no .npy file: `fortran_order` is missing")?;
-    let fortran = fortran.starts_with("True");
-    let shape = field(header, "shape").and_then(shape).context("it is no .npy file: `shape` is missing")?;
-    let (dtype, big_endian) = match descr {
-        "<f2" => (DType::Float16, false),
-        ">f2" => (DType::Float16, true),
-        "<f4" => (DType::Float32, false),
-        ">f4" => (DType::Float32, true),
-        other => bail!("it holds values of type {other:?}, but they must be float16 or float32"),
+    let Head { descr, element, is_big_endian, is_fortran, shape, start } = Head::read(file)?;
+    let Some(element) = element else {
+        bail!("it holds values of type {descr:?}, but they must be float16, bfloat16, float32 or float64")
     };
-    let strides = if fortran {
+    let strides = if is_fortran {
         let mut strides = contiguous(&shape.iter().rev().copied().collect::<Vec<_>>())?;
         strides.reverse();
         strides
     } else {
         contiguous(&shape)?
     };
-    let mut bytes = gather(values, dtype.size(), 0, &shape, &strides)?;
-    if big_endian {
-        bytes.chunks_exact_mut(dtype.size()).for_each(<[u8]>::reverse);
+    let values = file.get(start..).unwrap_or_default();
+    let mut bytes = gather(values, element.size(), 0, &shape, &strides)?;
+    if is_big_endian {
+        bytes.chunks_exact_mut(element.size()).for_each(<[u8]>::reverse);
     }
-    Ok(Tensor::new(dtype, shape, bytes.into())?)
+    tensor(element, shape, bytes)?.context("it holds no floats")
 }
 
-/// The header and the values.
-fn split(file: &[u8]) -> Option<(&str, &[u8])> {
+/// The header, and where the values begin.
+fn header(file: &[u8]) -> Option<(&str, usize)> {
     let rest = file.strip_prefix(MAGIC)?;
     let (version, rest) = rest.split_at_checked(2)?;
     let (length, rest) = match version {
@@ -57,7 +106,7 @@ fn split(file: &[u8]) -> Option<(&str, &[u8])> {
         _ => return None,
     };
     let (header, values) = rest.split_at_checked(length)?;
-    Some((std::str::from_utf8(header).ok()?, values))
+    Some((std::str::from_utf8(header).ok()?, file.len() - values.len()))
 }
 
 /// What follows `'name':` in the header.

@@ -1,21 +1,36 @@
 //! Latents in files that `torch.save` writes.
 
-use anyhow::{Context, bail};
-use torchfile::{Element, TorchFile};
-use wire::{DType, Tensor};
+use anyhow::Context;
+use torchfile::{Stored, TorchFile};
+use wire::Tensor;
+
+use super::choose::Entry;
+use super::element::{is_of_latents, tensor};
+
+/// What its pickle says of the tensors, in its order.
+pub(super) fn entries(file: &TorchFile) -> Vec<Entry> {
+    let entry = |(name, stored): &(String, Stored)| Entry {
+        name: name.clone(),
+        shape: stored.shape.clone(),
+        is_float: stored.element().is_some_and(is_of_latents),
+    };
+    file.tensors().iter().map(entry).collect()
+}
 
 /// The tensor called `name`.
 pub(super) fn read(file: &TorchFile, name: &str) -> anyhow::Result<Tensor> {
     let found = file.tensors().iter().find(|(known, _)| known == name);
     let (_, stored) = found.with_context(|| format!("it holds no tensor {name:?}"))?;
-    let dtype = match stored.element() {
-        Some(Element::Float16) => DType::Float16,
-        Some(Element::BFloat16) => DType::BFloat16,
-        Some(Element::Float32) => DType::Float32,
-        _ => {
-            bail!("its tensor {name:?} is in a {:?}, but must be float16, bfloat16 or float32", stored.class)
-        }
+    let read = || {
+        let Some(element) = stored.element().filter(|element| is_of_latents(*element)) else {
+            return Ok(None);
+        };
+        tensor(element, stored.shape.clone(), file.read(stored, element.size())?)
     };
-    let bytes = file.read(stored, dtype.size())?;
-    Ok(Tensor::new(dtype, stored.shape.clone(), bytes.into())?)
+    read()?.with_context(|| {
+        format!(
+            "its tensor {name:?} is in a {:?}, but must be float16, bfloat16, float32 or float64",
+            stored.class
+        )
+    })
 }

@@ -18,6 +18,9 @@ const MAX_DEPTH: usize = 16;
 /// Tensors that a file may hold at most, each as often as it is referred to.
 const MAX_TENSORS: usize = 1_000_000;
 
+/// Bytes of a pickle at most: the values of tensors lie beside it.
+const MAX_PICKLE: u64 = 64 << 20;
+
 /// A file whose pickle has been read.
 #[derive(Debug)]
 pub struct TorchFile {
@@ -97,7 +100,12 @@ impl TorchFile {
             &magic[..read] != b"\x80\x02",
             "it is of the form that PyTorch wrote before 1.6; load it and save it again with a newer one"
         );
-        let zip = Zip::open(file).context("it is no file that torch.save writes")?;
+        // SimpleTuner compresses whole files.
+        let zip = match &magic[..read] {
+            b"\x1f\x8b" => Zip::open_gzip(file),
+            _ => Zip::open(file).map_err(Into::into),
+        };
+        let zip = zip.context("it is no file that torch.save writes")?;
         let folder = zip.names().find_map(|name| {
             // One folder deep, whose name is that of the file.
             let folder = name.strip_suffix("data.pkl")?;
@@ -105,14 +113,13 @@ impl TorchFile {
         });
         let folder = folder.context("it is no file that torch.save writes: it has no data.pkl")?;
         if zip.names().any(|name| name.strip_prefix(&folder) == Some("byteorder")) {
-            let order = zip.read(&format!("{folder}byteorder"))?;
+            let order = zip.read_up_to(&format!("{folder}byteorder"), 64)?;
             ensure!(order == b"little", "it was saved on a big-endian machine; save it again on another one");
         }
-        let pickle = Pickle::read(&zip.read(&format!("{folder}data.pkl"))?)?;
+        let pickle = Pickle::read(&zip.read_up_to(&format!("{folder}data.pkl"), MAX_PICKLE)?)?;
         let mut tensors = Vec::new();
         let mut visited = 0;
         collect(&pickle, pickle.root, "", MAX_DEPTH, &mut visited, &mut tensors)?;
-        ensure!(!tensors.is_empty(), "it holds no tensor");
         Ok(Self { zip, folder, tensors })
     }
 

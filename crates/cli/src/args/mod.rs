@@ -26,6 +26,7 @@ use crate::pull::PullArgs;
 use crate::quickstart::QuickstartArgs;
 use crate::roundtrip::RoundtripArgs;
 use crate::serve::ServeArgs;
+use crate::terminal;
 
 /// Decode the latents of diffusion models over HTTP, and encode pictures, compatible with diffusers' remote_decode and
 /// remote_encode
@@ -105,16 +106,26 @@ impl Args {
     pub(crate) fn read() -> anyhow::Result<Self> {
         let arguments = Arguments::new(std::env::args_os())?;
         let matches = command().try_get_matches_from(&arguments.all).unwrap_or_else(|error| {
-            let _ = error.print();
+            terminal::usage(&error);
             if let (true, Some(file)) = (error.use_stderr(), arguments.file()) {
-                anstream::eprintln!("\nSettings of {} are among these arguments.", file.display());
+                note!("\nSettings of {} are among these arguments.", terminal::shown(file));
             }
-            std::process::exit(error.exit_code())
+            std::process::exit(match terminal::check() {
+                Ok(()) => error.exit_code(),
+                // Help that nobody can read is none.
+                Err(lost) => {
+                    note!("error: {lost}");
+                    1
+                }
+            })
         });
         if let Some(("config", matches)) = matches.subcommand() {
             config::print(matches, &arguments);
         }
-        Ok(Self::from_matches(&matches).unwrap_or_else(|error| error.exit()))
+        Ok(Self::from_matches(&matches).unwrap_or_else(|error| {
+            terminal::usage(&error);
+            std::process::exit(error.exit_code())
+        }))
     }
 
     fn from_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {

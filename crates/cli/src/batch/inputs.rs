@@ -1,12 +1,13 @@
 //! Which files are meant, and what each of them becomes.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io::BufRead;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 
-use super::Item;
+use super::{Item, Verdict};
 
 /// How deep folders are looked into: more is a loop of links.
 const MAX_DEPTH: usize = 32;
@@ -18,6 +19,34 @@ pub(crate) struct Found {
     /// Which tensor of it, if the command line says so.
     pub(crate) tensor: Option<String>,
     below: PathBuf,
+    /// Why it cannot be read, where that is known already.
+    problem: Option<String>,
+}
+
+impl Found {
+    fn new(path: PathBuf, tensor: Option<String>, below: PathBuf) -> Self {
+        Self { path, tensor, below, problem: None }
+    }
+}
+
+/// What is to be made of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Contents {
+    /// These.
+    Parts(Vec<Part>),
+    /// There is nothing in it of the kind that is looked for, and that is no fault.
+    Nothing(String),
+}
+
+/// What becomes one file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Part {
+    /// The tensor, where a file has names for them.
+    pub(crate) tensor: Option<String>,
+    /// Which picture of its batch, where there are several.
+    pub(crate) index: Option<usize>,
+    /// The ending of the result's name.
+    pub(crate) ending: &'static str,
 }
 
 /// Whether these arguments can only mean one file.
@@ -76,13 +105,13 @@ pub(crate) fn find(
             for path in matches {
                 let path = path.context("cannot read a folder")?;
                 if path.is_file() {
-                    found.push(Found { path, tensor: None, below: PathBuf::new() });
+                    found.push(Found::new(path, None, PathBuf::new()));
                 }
             }
             ensure!(found.len() > before, "no file fits {argument}");
         } else {
             let (path, tensor) = split(argument);
-            found.push(Found { path, tensor: tensor.map(str::to_owned), below: PathBuf::new() });
+            found.push(Found::new(path, tensor.map(str::to_owned), PathBuf::new()));
         }
     }
     Ok(found)
@@ -110,59 +139,92 @@ fn walk(
             continue;
         }
         if path.is_dir() {
-            walk(&path, &below.join(name), wanted, found, depth - 1)?;
+            // A folder that cannot be read is no reason to leave the others.
+            let deeper = below.join(name);
+            if let Err(error) = walk(&path, &deeper, wanted, found, depth - 1) {
+                found
+                    .push(Found { problem: Some(crate::sentence(&error)), ..Found::new(path, None, deeper) });
+            }
         } else if wanted(&path) {
-            found.push(Found { path, tensor: None, below: below.to_owned() });
+            found.push(Found::new(path, None, below.to_owned()));
         }
     }
     Ok(())
 }
 
-/// What each file becomes below `folder`: one file with this ending, or one for each of its tensors. A file whose
-/// tensors cannot be listed becomes one item, which will fail when its turn comes.
+/// What each file becomes below `folder`: a file for each of its parts. A file that cannot be read is an item, too, which
+/// fails when its turn comes.
 ///
 /// # Errors
-/// Two items that would write the same file.
+/// Two files that would become the same one.
 pub(crate) fn plan(
     found: Vec<Found>,
     folder: &Path,
-    ending: &str,
-    tensors: impl Fn(&Path) -> Option<Vec<String>>,
+    contents: impl Fn(&Found) -> anyhow::Result<Contents>,
 ) -> anyhow::Result<Vec<Item>> {
     let mut items = Vec::new();
-    for Found { path, tensor, below } in found {
-        let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let folder = folder.join(below);
-        let item = |tensor: Option<String>| {
-            let name = match &tensor {
-                Some(tensor) => format!("{stem}-{}.{ending}", in_a_name(tensor)),
-                None => format!("{stem}.{ending}"),
-            };
-            Item { path: path.clone(), tensor, out: folder.join(name) }
+    for found in found {
+        let contents = match &found.problem {
+            Some(problem) => Err(problem.clone()),
+            None => contents(&found).map_err(|error| crate::sentence(&error)),
         };
-        match (tensor, tensors(&path)) {
-            (Some(tensor), _) => items.push(item(Some(tensor))),
-            (None, Some(names)) if names.len() > 1 => {
-                items.extend(names.into_iter().map(|name| item(Some(name))))
+        let Found { path, tensor, below, .. } = found;
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let without = |verdict| Item {
+            verdict: Some(verdict),
+            ..Item::new(path.clone(), tensor.clone(), PathBuf::new())
+        };
+        match contents {
+            Err(problem) => items.push(without(Verdict::Fails(problem))),
+            Ok(Contents::Nothing(why)) => items.push(without(Verdict::Nothing(why))),
+            Ok(Contents::Parts(parts)) => {
+                let several = tensor.is_some() || parts.iter().any(|part| part.tensor != parts[0].tensor);
+                for Part { tensor, index, ending } in parts {
+                    let mut name = stem.clone();
+                    if let Some(tensor) = tensor.as_ref().filter(|_| several) {
+                        name = format!("{name}-{}", in_a_name(tensor));
+                    }
+                    if let Some(index) = index {
+                        name = format!("{name}-{index}");
+                    }
+                    let out = folder.join(&below).join(format!("{name}.{ending}"));
+                    let tensor = tensor.filter(|_| several);
+                    items.push(Item { index, ..Item::new(path.clone(), tensor, out) });
+                }
             }
-            (None, _) => items.push(item(None)),
         }
     }
-    let mut seen = HashMap::new();
-    for item in &items {
-        if let Some(other) = seen.insert(&item.out, item) {
-            if *other == *item {
-                bail!("{} is named twice", item.input());
-            }
-            bail!(
-                "{} and {} would both become {}; write them into two folders",
-                other.input(),
-                item.input(),
-                item.out.display()
-            );
-        }
-    }
+    tell_apart(&mut items)?;
     Ok(items)
+}
+
+/// Looks for items that would write the same file. Of two tensors in one file the second fails; two files are a mistake of
+/// the command line.
+fn tell_apart(items: &mut [Item]) -> anyhow::Result<()> {
+    let mut seen: HashMap<PathBuf, usize> = HashMap::new();
+    for at in 0..items.len() {
+        let item = &items[at];
+        if item.verdict.is_some() {
+            continue;
+        }
+        let other = match seen.entry(item.out.clone()) {
+            Entry::Vacant(vacant) => {
+                vacant.insert(at);
+                continue;
+            }
+            Entry::Occupied(other) => &items[*other.get()],
+        };
+        if other == item {
+            bail!("{} is named twice", item.input());
+        }
+        let (one, out) = (other.input(), item.out.display());
+        if other.path != item.path {
+            bail!("{one} and {} would both become {out}; write them into two folders", item.input());
+        }
+        let problem = format!("{one} becomes {out} already; decode this one by itself, as PATH:NAME");
+        items[at].verdict = Some(Verdict::Fails(problem));
+    }
+    Ok(())
 }
 
 /// The name of a tensor as part of the name of a file.
@@ -179,13 +241,34 @@ mod tests {
             arguments.iter().map(|argument| folder.join(argument).to_str().unwrap().to_owned()).collect();
         let items = find(&arguments, "latents", latents::split, latents::is_latents_file)
             .and_then(|found| {
-                plan(found, Path::new("out"), "png", |path| {
-                    path.ends_with("two.npz").then(|| vec!["a".to_owned(), "b/c".to_owned()])
+                plan(found, Path::new("out"), |found| {
+                    let part =
+                        |name: &str| Part { tensor: Some(name.to_owned()), ending: "png", ..Part::default() };
+                    let named = |names: &[&str]| names.iter().map(|name| part(name)).collect::<Vec<_>>();
+                    Ok(Contents::Parts(
+                        match (&found.tensor, found.path.file_name().unwrap().to_str().unwrap()) {
+                            (Some(tensor), _) => named(&[tensor]),
+                            (None, "two.npz") => named(&["a", "b/c"]),
+                            (None, "four.npy") => {
+                                (0..4).map(|index| Part { index: Some(index), ..part("x") }).collect()
+                            }
+                            (None, "clash.npz") => named(&["b/c", "b_c"]),
+                            (None, "text.npz") => {
+                                return Ok(Contents::Nothing("it holds no latents".to_owned()));
+                            }
+                            (None, "broken.pt") => bail!("it is broken"),
+                            _ => named(&["x"]),
+                        },
+                    ))
                 })
             })
             .map_err(|error| error.to_string())?;
         let below = |text: String| text.replace(&format!("{}/", folder.display()), "");
-        Ok(items.into_iter().map(|item| (below(item.input()), item.out.display().to_string())).collect())
+        let told = |item: Item| match &item.verdict {
+            Some(Verdict::Fails(why) | Verdict::Nothing(why)) => below(why.clone()),
+            None => item.out.display().to_string(),
+        };
+        Ok(items.into_iter().map(|item| (below(item.input()), told(item))).collect())
     }
 
     fn a_folder() -> tempfile::TempDir {
@@ -221,6 +304,29 @@ mod tests {
                 ],
             ),
             (&["deep/**/*.pt"], &[("deep/er/a.pt", "out/a.png")]),
+            (
+                &["four.npy"],
+                &[
+                    ("four.npy", "out/four-0.png"),
+                    ("four.npy", "out/four-1.png"),
+                    ("four.npy", "out/four-2.png"),
+                    ("four.npy", "out/four-3.png"),
+                ],
+            ),
+            // What is wrong with one file is no reason to leave the others.
+            (
+                &["clash.npz", "text.npz", "broken.pt", "b.npy"],
+                &[
+                    ("clash.npz:b/c", "out/clash-b_c.png"),
+                    (
+                        "clash.npz:b_c",
+                        "clash.npz:b/c becomes out/clash-b_c.png already; decode this one by itself, as PATH:NAME",
+                    ),
+                    ("text.npz", "it holds no latents"),
+                    ("broken.pt", "it is broken"),
+                    ("b.npy", "out/b.png"),
+                ],
+            ),
         ] {
             assert_eq!(planned(arguments, folder.path()), Ok(strings(expected)), "{arguments:?}");
         }

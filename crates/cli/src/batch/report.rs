@@ -1,6 +1,6 @@
 //! What is told of a batch: a bar or plain lines for people on stderr, one JSON object a line for programs on stdout.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::{Item, Made, Tally};
 use crate::place::OnRetry;
 use crate::progress;
+use crate::terminal::{self, plain, shown};
 
 /// Between two plain lines about the progress.
 const BETWEEN_LINES: Duration = Duration::from_secs(5);
@@ -20,55 +21,59 @@ const WINDOW: f64 = 10.0;
 
 /// Whom a batch reports to.
 pub(crate) struct Report {
+    what: &'static str,
     bar: ProgressBar,
     /// Whether people watch a bar; otherwise they read lines, perhaps later, in a file.
     live: bool,
     quiet: bool,
     json: bool,
-    start: Instant,
     state: Arc<Mutex<State>>,
 }
 
 #[derive(Default)]
 struct State {
     tally: Tally,
+    /// When the items were known and the work began.
+    start: Option<Instant>,
     last_line: Option<Instant>,
 }
 
 impl Report {
-    /// About `total` items; in JSON on stdout too.
-    pub(crate) fn new(total: usize, json: bool) -> Self {
-        let live = std::io::stderr().is_terminal();
-        Self::with(progress::add(ProgressBar::new(total as u64)), live, json, false)
+    /// Of a batch whose items are not known yet; in JSON on stdout too. `what` they hold is for messages.
+    pub(crate) fn new(what: &'static str, json: bool) -> Self {
+        Self::with(what, std::io::stderr().is_terminal(), json, false)
     }
 
     /// To nobody.
     #[cfg(test)]
-    pub(crate) fn silent(total: usize) -> Self {
-        Self::with(
-            ProgressBar::with_draw_target(Some(total as u64), indicatif::ProgressDrawTarget::hidden()),
-            false,
-            false,
-            true,
-        )
+    pub(crate) fn silent() -> Self {
+        Self::with("latents", false, false, true)
     }
 
-    fn with(bar: ProgressBar, live: bool, json: bool, quiet: bool) -> Self {
+    fn with(what: &'static str, live: bool, json: bool, quiet: bool) -> Self {
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
+        Self { what, bar, live, quiet, json, state: Arc::default() }
+    }
+
+    /// So many items are to come.
+    pub(crate) fn expect(&self, total: usize) {
+        let mut state = self.state();
+        state.tally.total = total;
+        state.start = Some(Instant::now());
+        drop(state);
+        self.bar.set_length(total as u64);
         let style = "{bar:30.cyan/dim} {pos}/{len}  {per_sec:>9}  {eta} left{msg}";
         if let Ok(style) = ProgressStyle::with_template(style) {
             let per_second = |state: &indicatif::ProgressState, to: &mut dyn std::fmt::Write| {
                 let _ = write!(to, "{:.1}/s", state.per_sec());
             };
-            bar.set_style(style.progress_chars("━━─").with_key("per_sec", per_second));
+            self.bar.set_style(style.progress_chars("━━─").with_key("per_sec", per_second));
         }
-        if live {
-            bar.enable_steady_tick(Duration::from_millis(500));
+        if self.live {
+            progress::add(self.bar.clone());
+            self.bar.enable_steady_tick(Duration::from_millis(500));
         }
-        let state = State {
-            tally: Tally { total: bar.length().unwrap_or(0) as usize, ..Tally::default() },
-            last_line: None,
-        };
-        Self { bar, live, quiet, json, start: Instant::now(), state: Arc::new(Mutex::new(state)) }
+        self.bar.reset_eta();
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -77,21 +82,31 @@ impl Report {
 
     /// An item is written.
     pub(crate) fn done(&self, item: &Item, made: &Made, time: Duration) {
-        self.line(|| {
-            event("done", item, json!({ "what": made.what, "bytes": made.bytes, "seconds": seconds(time) }))
-        });
+        self.line(|| done(item, made, time));
         if let Some(preview) = &made.preview {
-            self.bar.suspend(|| eprintln!("{preview}\n{}", item.out.display()));
+            terminal::picture(preview);
+            note!("{}", shown(&item.out));
         }
-        self.step(|tally| tally.done += 1);
+        self.bar.inc(1);
+        self.count(|tally| tally.done += 1);
     }
 
     /// An item was written by an earlier run.
-    pub(crate) fn skipped(&self, item: &Item) {
-        self.line(|| event("skipped", item, json!({})));
-        // What took no time would make the rate, and the time that is left, look good.
-        self.bar.reset_eta();
-        self.step(|tally| tally.skipped += 1);
+    pub(crate) fn there(&self, item: &Item) {
+        self.line(|| event("skipped", item, json!({ "reason": "it is there already" })));
+        self.leave(|tally| tally.there += 1);
+    }
+
+    /// There is nothing in an item to work on.
+    pub(crate) fn nothing(&self, item: &Item, why: &str) {
+        self.line(|| event("skipped", item, json!({ "reason": why })));
+        self.leave(|tally| tally.nothing += 1);
+    }
+
+    /// What took no time is no part of what is to be done: it would make the rate, and the time that is left, look good.
+    fn leave(&self, count: impl FnOnce(&mut Tally)) {
+        self.bar.dec_length(1);
+        self.count(count);
     }
 
     /// An item cannot be done.
@@ -100,9 +115,10 @@ impl Report {
         self.line(|| event("failed", item, json!({ "error": sentence })));
         if !self.quiet {
             let style = AnsiColor::Yellow.on_default().bold();
-            self.bar.suspend(|| anstream::eprintln!("{style}failed{style:#}: {}: {sentence}", item.input()));
+            note!("{style}failed{style:#}: {}: {sentence}", item.label());
         }
-        self.step(|tally| tally.failed += 1);
+        self.bar.inc(1);
+        self.count(|tally| tally.failed += 1);
     }
 
     /// Something that people should know, from another thread.
@@ -110,7 +126,7 @@ impl Report {
         let (bar, quiet) = (self.bar.clone(), self.quiet);
         move |text| {
             if !quiet {
-                bar.suspend(|| anstream::eprintln!("{text}"));
+                bar.suspend(|| note!("{}", plain(text)));
             }
         }
     }
@@ -125,65 +141,98 @@ impl Report {
         })
     }
 
-    fn step(&self, count: impl FnOnce(&mut Tally)) {
-        self.bar.inc(1);
+    fn count(&self, count: impl FnOnce(&mut Tally)) {
         let mut state = self.state();
         count(&mut state.tally);
         if self.live || self.quiet {
             return;
         }
         let now = Instant::now();
-        let last = *state.last_line.get_or_insert(self.start);
+        let start = *state.start.get_or_insert(now);
+        let last = *state.last_line.get_or_insert(start);
         if now - last >= BETWEEN_LINES {
             state.last_line = Some(now);
-            let Tally { total, done, skipped, failed } = state.tally;
-            let rate = done as f64 / (now - self.start).as_secs_f64().max(1.0 / WINDOW);
-            let left = Duration::from_secs_f64(state.tally.left() as f64 / rate.max(1e-9));
-            eprintln!("{} of {total}, {rate:.1}/s, {} left", done + skipped + failed, for_people(left));
+            note!("{}", state.tally.line(now - start));
         }
     }
 
     /// The summary. What it counts is what [`super::run`] decides by.
     pub(crate) fn finish(&self) -> Tally {
         self.bar.finish_and_clear();
-        let (tally, time) = (self.state().tally, self.start.elapsed());
-        let Tally { total, done, skipped, failed } = tally;
-        self.line(|| {
-            json!({
-                "event": "summary", "total": total, "done": done, "skipped": skipped, "failed": failed,
-                "not_done": tally.left(), "seconds": seconds(time),
-            })
-        });
+        let State { tally, start, .. } = *self.state();
+        let time = start.map_or(Duration::ZERO, |start| start.elapsed());
+        let Tally { done, there, nothing, failed, .. } = tally;
+        self.line(|| summary(tally, time));
         if !self.quiet {
             let mut parts = vec![format!("{done} done")];
-            for (count, name) in
-                [(skipped, "were there already"), (failed, "failed"), (tally.left(), "not done")]
-            {
+            let none = format!("without {}", self.what);
+            for (count, name) in [
+                (there, "were there already"),
+                (nothing, &none),
+                (failed, "failed"),
+                (tally.left(), "not done"),
+            ] {
                 if count > 0 {
                     parts.push(format!("{count} {name}"));
                 }
             }
             let rate = done as f64 / time.as_secs_f64().max(1e-9);
             let (parts, time) = (parts.join(", "), for_people(time));
-            eprintln!("{parts} in {time}, {rate:.1}/s");
+            note!("{parts} in {time}, {rate:.1}/s");
         }
         tally
     }
 
-    /// A line for programs, if they listen. That nobody reads it any more is no reason to fail.
+    /// A line for programs, if they listen.
     fn line(&self, line: impl FnOnce() -> Value) {
         if self.json {
-            let line = format!("{}\n", line());
-            self.bar.suspend(|| {
-                let _ = std::io::stdout().lock().write_all(line.as_bytes());
-            });
+            terminal::json(&line());
         }
+    }
+}
+
+/// Tells programs of the only item that there was.
+pub(super) fn tell_one(item: &Item, made: &Made, time: Duration) {
+    terminal::json(&done(item, made, time));
+    terminal::json(&summary(Tally { total: 1, done: 1, ..Tally::default() }, time));
+}
+
+fn done(item: &Item, made: &Made, time: Duration) -> Value {
+    event("done", item, json!({ "what": made.what, "bytes": made.bytes, "seconds": seconds(time) }))
+}
+
+fn summary(tally: Tally, time: Duration) -> Value {
+    let Tally { total, done, there, nothing, failed } = tally;
+    json!({
+        "event": "summary", "total": total, "done": done, "skipped": there + nothing, "failed": failed,
+        "not_done": tally.left(), "seconds": seconds(time),
+    })
+}
+
+impl Tally {
+    /// How far it is after this time: `12 of 100, 2.0/s, 44.0 s left`. The rate is that of work, and so is what is left:
+    /// files that are skipped take no time and are in neither.
+    fn line(&self, time: Duration) -> String {
+        let Self { total, done, there, nothing, failed } = *self;
+        let worked = done + failed;
+        let so_far = format!("{} of {total}", worked + there + nothing);
+        if worked == 0 {
+            return so_far;
+        }
+        let rate = worked as f64 / time.as_secs_f64().max(1.0 / WINDOW);
+        let left = Duration::from_secs_f64(self.left() as f64 / rate);
+        format!("{so_far}, {rate:.1}/s, {} left", for_people(left))
     }
 }
 
 /// One event of an item.
 fn event(event: &str, item: &Item, more: Value) -> Value {
-    let mut line = json!({ "event": event, "input": item.input(), "output": item.out.display().to_string() });
+    // What holds nothing becomes nothing.
+    let output = (!item.out.as_os_str().is_empty()).then(|| item.out.display().to_string());
+    let mut line = json!({ "event": event, "input": item.input(), "output": output });
+    if let (Some(line), Some(index)) = (line.as_object_mut(), item.index) {
+        line.insert("index".to_owned(), index.into());
+    }
     if let (Some(line), Value::Object(more)) = (line.as_object_mut(), more) {
         line.extend(more);
     }
@@ -217,9 +266,30 @@ mod tests {
         }
     }
 
+    /// 90 of 100 files are there already and took no time; 5 of the other 10 took 10 seconds.
+    #[test]
+    fn the_time_that_is_left_is_that_of_work() {
+        let tally = Tally { total: 100, done: 4, there: 80, nothing: 10, failed: 1 };
+        assert_eq!(tally.line(Duration::from_secs(10)), "95 of 100, 0.5/s, 10.0 s left");
+        let tally = Tally { total: 100, there: 80, ..Tally::default() };
+        assert_eq!(tally.line(Duration::from_secs(10)), "80 of 100");
+
+        // The bar counts the same.
+        let report = Report::silent();
+        report.expect(100);
+        let item = Item::new("a.npy".into(), None, "a.png".into());
+        (0..90).for_each(|_| report.there(&item));
+        (0..4).for_each(|_| {
+            report.done(&item, &Made { what: String::new(), bytes: 0, preview: None }, Duration::ZERO)
+        });
+        report.failed(&item, &anyhow::anyhow!("no"));
+        assert_eq!((report.bar.position(), report.bar.length()), (5, Some(10)));
+        assert_eq!(report.finish().left(), 5);
+    }
+
     #[test]
     fn events_say_what_came_of_what() {
-        let item = Item { path: "a.npz".into(), tensor: Some("x".to_owned()), out: "b/a-x.png".into() };
+        let item = Item::new("a.npz".into(), Some("x".to_owned()), "b/a-x.png".into());
         let line = event("failed", &item, json!({ "error": "no" }));
         let expected = json!({ "event": "failed", "input": "a.npz:x", "output": "b/a-x.png", "error": "no" });
         assert_eq!(line, expected);

@@ -5,7 +5,7 @@ mod check;
 mod explain;
 
 use std::fmt;
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure};
@@ -16,8 +16,8 @@ use vae::{Cancelled, DecodeOptions, HostTensor, LayerRun, Observer, Vae, VaeErro
 pub(crate) use self::args::BenchArgs;
 use self::check::{Checked, check, checked_latents};
 use self::explain::Explainer;
-use crate::machine;
 use crate::source::Source;
+use crate::{machine, terminal};
 
 /// What is measured when nothing else is asked for.
 const SIZES: [[usize; 2]; 2] = [[512, 512], [1024, 1024]];
@@ -297,7 +297,7 @@ impl Progress {
     fn new(label: String) -> Self {
         let terminal = std::io::stderr().is_terminal();
         if !terminal {
-            anstream::eprintln!("{label}");
+            note!("{label}");
         }
         Self { label, terminal, percent: None }
     }
@@ -305,7 +305,7 @@ impl Progress {
     /// Leaves nothing of it on a terminal.
     fn end(self) {
         if self.terminal {
-            let _ = write!(anstream::stderr(), "\r{:width$}\r", "", width = self.label.len() + 8);
+            terminal::status(&format!("{:width$}\r", "", width = self.label.len() + 8));
         }
     }
 }
@@ -315,7 +315,7 @@ impl Observer for Progress {
         let percent = (100.0 * done as f64 / total.max(1) as f64) as usize;
         if self.terminal && self.percent != Some(percent) {
             self.percent = Some(percent);
-            let _ = write!(anstream::stderr(), "\r{}: {percent:3} %", self.label);
+            terminal::status(&format!("{}: {percent:3} %", self.label));
         }
         Ok(())
     }

@@ -143,7 +143,8 @@ fn download(hub: &Hub, repo: &Repo, place: &HubPath) -> Result<Vec<PathBuf>, Hub
 
 /// Shown only where stderr is a terminal.
 fn bar(title: &str) -> ProgressBar {
-    let bar = progress::add(ProgressBar::no_length().with_message(title.to_owned()));
+    let bar =
+        progress::add(ProgressBar::no_length().with_message(crate::terminal::plain(title).into_owned()));
     progress::set_style(&bar, "{msg} {wide_bar} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left");
     bar
 }

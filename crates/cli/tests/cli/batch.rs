@@ -24,7 +24,7 @@ fn some_latents() -> (tempfile::TempDir, String) {
 }
 
 /// The names of all files below a folder.
-fn files(folder: &Path) -> Vec<String> {
+pub(crate) fn files(folder: &Path) -> Vec<String> {
     fn walk(folder: &Path, below: &str, names: &mut Vec<String>) {
         for entry in fs::read_dir(folder).unwrap() {
             let entry = entry.unwrap();
@@ -43,7 +43,7 @@ fn files(folder: &Path) -> Vec<String> {
 }
 
 /// How often each event comes in the lines of `--json`, and the last of them.
-fn events(stdout: &str) -> (BTreeMap<String, usize>, Value) {
+pub(crate) fn events(stdout: &str) -> (BTreeMap<String, usize>, Value) {
     let lines: Vec<Value> = stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let mut counts = BTreeMap::new();
     for line in &lines {
@@ -175,4 +175,27 @@ fn mistakes_are_found_before_the_work() {
         run(&[&["decode"], &arguments[..]].concat()).fails(code, sentence);
     }
     assert!(!Path::new(&path("out")).exists());
+}
+
+/// A name that no file can have, an output that is a folder, a file that is none: each is the failure of its item, and a
+/// second run goes past it.
+#[test]
+fn one_bad_item_does_not_end_the_others() {
+    let (folder, latents) = some_latents();
+    let long = "x".repeat(300);
+    write_latents(Path::new(&latents), "d.safetensors", &[&long, "y"]);
+    let out = folder.path().join("out");
+    fs::create_dir_all(out.join("a.jpg")).unwrap();
+    let arguments = ["decode", &latents, "-o", out.to_str().unwrap(), "--json"];
+    for (flags, done, skipped) in [(&[][..], 4, 0), (&["--resume"], 0, 4)] {
+        let finished = run(&[&arguments[..], flags].concat());
+        let (counts, summary) = events(&finished.stdout);
+        assert_eq!((counts.get("done").copied().unwrap_or(0), counts["failed"]), (done, 3));
+        assert_eq!((&summary["skipped"], &summary["not_done"]), (&skipped.into(), &0.into()));
+        for words in ["a.jpg: it is a folder", "File name too long", "broken.pt: cannot take a tensor from"] {
+            assert!(finished.stderr.contains(words), "{words} is missing in\n{}", finished.stderr);
+        }
+        finished.fails(3, "3 of 7 failed");
+    }
+    assert_eq!(files(&out), ["b-x.jpg", "b-y.jpg", "d-y.jpg", "more/c.jpg"]);
 }

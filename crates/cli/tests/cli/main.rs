@@ -2,7 +2,10 @@
 
 mod batch;
 mod encode;
+mod files;
 mod flags;
+#[cfg(target_os = "linux")]
+mod hostile;
 mod models;
 mod program;
 mod serve;
@@ -145,7 +148,7 @@ fn mistakes_are_answered_with_one_clear_sentence() {
         (vec!["decode", &latents], 2, "--out <OUT>"),
         (vec!["decode", &path("none.npy"), "-o", &png], 1, "cannot read"),
         (vec!["decode", &path("broken.npy"), "-o", &png], 1, "it is no .npy file"),
-        (vec!["decode", "latents.txt", "-o", &png], 1, "a .safetensors, .npy, .npz or .pt file"),
+        (vec!["decode", "latents.txt", "-o", &png], 1, "a .safetensors, .npy, .npz, .pt or .latent file"),
         (vec!["decode", &several, "-o", &png], 1, "choose one as PATH:NAME from a, b"),
         (vec!["decode", &format!("{several}:c"), "-o", &png], 1, "it holds no tensor \"c\", but a, b"),
         (vec!["serve", "--port", "no"], 2, "--port"),

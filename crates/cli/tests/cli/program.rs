@@ -109,16 +109,20 @@ impl Drop for Serving {
     }
 }
 
+/// Values in [-2, 2) from a linear congruential generator, which is as good as any.
+pub(crate) fn values(count: usize) -> Vec<f32> {
+    let mut state = 7u32;
+    let next = |_| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 16) as f32 / 16384.0 - 2.0
+    };
+    (0..count).map(next).collect()
+}
+
 /// Writes float16 latents `[1, 16, 3, 5]`, the same under each name, and gives the path.
 pub(crate) fn write_latents(folder: &Path, file: &str, names: &[&str]) -> String {
-    // Values in [-2, 2) from a linear congruential generator, which is as good as any.
-    let mut state = 7u32;
-    let data: Vec<u8> = (0..16 * 3 * 5)
-        .flat_map(|_| {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            half::f16::from_f32((state >> 16) as f32 / 16384.0 - 2.0).to_le_bytes()
-        })
-        .collect();
+    let data: Vec<u8> =
+        values(16 * 3 * 5).into_iter().flat_map(|value| half::f16::from_f32(value).to_le_bytes()).collect();
     let view = || TensorView::new(Dtype::F16, vec![1, 16, 3, 5], &data).unwrap();
     let content = safetensors::serialize(names.iter().map(|name| (*name, view())), None).unwrap();
     let path = folder.join(file);

@@ -3,7 +3,7 @@
 import * as code from "./code.js";
 import { bytes, find, make } from "./dom.js";
 import { ENOUGH, pictureType } from "./kinds.js";
-import { FileError, arrange, randomLatents, readTensors } from "./latents.js";
+import { FileError, arrange, randomLatents, rank, readTensors } from "./latents.js";
 import { follow } from "./live.js";
 import * as options from "./options.js";
 import { attempt, fail, goOn, wantKey } from "./say.js";
@@ -87,10 +87,13 @@ function takeLatents(name, content, example) {
     const problem = one.problem ?? arrange(one.shape, model()).problem;
     return make("option", { value: index, disabled: one.problem }, `${one.name || name} · ${one.dtype} [${one.shape.join(", ")}]${problem ? " · does not fit" : ""}`);
   }));
-  const first = tensors.findIndex((one) => !one.problem && !arrange(one.shape, model()).problem);
-  select.value = String(Math.max(0, first));
+  // Those that fit before those that do not, and latents before what lies beside them.
+  const order = (one) => (one.problem || arrange(one.shape, model()).problem ? 10 : 0) + rank(one);
+  const best = Math.min(...tensors.map(order));
+  select.value = String(tensors.findIndex((one) => order(one) === best));
   find("#item").value = "";
   suggestSize();
+  options.suggestScaling(tensor()?.layout?.scaling);
 }
 
 /** Packed latents do not say how wide they are; most pictures are square. */
@@ -140,7 +143,8 @@ function describeInput(one) {
   const latents = `${dtype} [${shape.join(", ")}]`;
   if (one.problem) return `${latents} cannot be decoded here: ${one.problem}.`;
   const size = one.packed ? "packed" : !one.width ? "the model says how large" : `${one.width} × ${one.height} pixels`;
-  return `${latents} · ${size}${one.frames > 1 ? `, ${one.frames} frames` : ""}`;
+  const says = tensor().layout ? ` · ${tensor().layout.says}` : "";
+  return `${latents} · ${size}${one.frames > 1 ? `, ${one.frames} frames` : ""}${says}`;
 }
 
 // ---------------------------------------------------------------- what people do
@@ -160,6 +164,7 @@ find("#work").addEventListener("input", (event) => {
   if (event.target.id === "tensor") {
     state.shown = 0;
     suggestSize();
+    options.suggestScaling(tensor()?.layout?.scaling);
   }
   if (event.target.id !== "file") changed();
 });

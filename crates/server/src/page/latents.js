@@ -1,7 +1,8 @@
 // Files of latents: what tensors they hold and where. The bytes themselves are never changed.
 //
-// A tensor is { name, shape, dtype, offset, length }, with `offset` and `length` in bytes of the file, and `problem`
-// where the server could not take it.
+// A tensor is { name, shape, dtype, offset, length }, with `offset` and `length` in bytes of the file, `problem` where the
+// server could not take it, and `layout` where the program is known that wrote it: { scaling, says }, with a `scaling` of
+// "model", "none" or a factor.
 
 import { otherKind } from "./kinds.js";
 import { readTorch } from "./torch.js";
@@ -9,10 +10,11 @@ import { entries, isZip } from "./zip.js";
 
 /** Types that the server takes, by the names they have in safetensors and in NumPy. */
 const SAFETENSORS = { F16: ["float16", 2], BF16: ["bfloat16", 2], F32: ["float32", 4] };
-const NUMPY = { "<f2": ["float16", 2], "<f4": ["float32", 4] };
+// NumPy has no bfloat16: that of ml_dtypes is two bytes of nothing in particular.
+const NUMPY = { "<f2": ["float16", 2], "<f4": ["float32", 4], "<V2": ["bfloat16", 2], "|V2": ["bfloat16", 2] };
 
-/** Headers of real files have some kilobytes; safetensors itself allows no more than this. */
-const MAX_HEADER = 100_000_000;
+/** That of ComfyUI holds the whole workflow, which may have some megabytes. */
+const MAX_HEADER = 32 << 20;
 
 /** What is wrong with a file, for the person who chose it. */
 export class FileError extends Error {}
@@ -57,6 +59,41 @@ function readZippedNumpy(file, path, { offset, length, isStored }, bytes) {
   return { ...tensor, name, offset: offset + tensor.offset };
 }
 
+/** Parts of names of what lies beside latents: masks, embeddings of text and pictures, sound. */
+const OTHERS = ["mask", "embed", "hidden_state", "pooled", "audio", "waveform"];
+
+/** How well a name says that these are a file's latents; the least is best. The command line has the same order. */
+export function rank({ name, shape }) {
+  if (shape.length < 3 || OTHERS.some((other) => name.toLowerCase().includes(other))) return 7;
+  if (name === "latent_tensor") return 0;
+  // With its size and type as trainers write it: latents_64x64, latents_9x64x64_bfloat16.
+  if (/^latents(_\d+(x\d+)+(_.*)?)?$/.test(name)) return 1;
+  if (name.startsWith("latents")) return 2;
+  const index = ["latent_image", "latent", "samples"].indexOf(name);
+  return index < 0 ? 6 : 3 + index;
+}
+
+const UNSCALED = ["hunyuan_video", "hunyuan_video_1_5", "z_image"];
+const SCALED = ["wan", "framepack", "flux_kontext", "kandinsky5", "krea2", "flux_2", "qwen_image"];
+
+/** How the latents of a known program are scaled. */
+function layout({ name }, names, metadata) {
+  const unscaled = (program) => ({ scaling: "none", says: `${program} saves latents as the decoder takes them: they are not scaled` });
+  const scaled = (program) => ({ scaling: "model", says: `${program} has scaled them: the model's factors undo it` });
+  if (name === "latent_tensor") {
+    if (names.includes("latent_format_version_0")) return unscaled("ComfyUI");
+    return { scaling: 0.18215, says: "an old file of ComfyUI, without its marker: divided by 0.18215, as its LoadLatent does" };
+  }
+  const architecture = metadata.architecture;
+  if (architecture && name.startsWith("latents_")) {
+    if (UNSCALED.includes(architecture)) return unscaled("musubi-tuner");
+    if (SCALED.some((known) => architecture.startsWith(known))) return scaled("musubi-tuner");
+    return { scaling: "model", says: "a file of musubi-tuner that does not say whether its latents are scaled" };
+  }
+  if (name === "latent" && metadata.latent_space_version) return scaled("ai-toolkit");
+  return undefined;
+}
+
 const volume = (shape) => shape.reduce((product, axis) => product * axis, 1);
 const isShape = (shape) => Array.isArray(shape) && shape.every((axis) => Number.isSafeInteger(axis) && axis >= 0);
 
@@ -73,12 +110,15 @@ function readSafetensors(file, bytes, view) {
     throw broken("its header is not JSON");
   }
   if (header === null || typeof header !== "object" || Array.isArray(header)) throw broken("its header is no object");
+  const names = Object.keys(header);
+  const metadata = header.__metadata__ ?? {};
   const tensors = Object.entries(header).filter(([name]) => name !== "__metadata__").map(([name, entry]) => {
     const { dtype, shape, data_offsets: range } = entry ?? {};
     const isRange = isShape(range) && range.length === 2 && range[0] <= range[1] && start + range[1] <= bytes.length;
     if (typeof dtype !== "string" || !isShape(shape) || !isRange) throw broken(`the entry of tensor "${name}" is wrong`);
     const [ours, size] = SAFETENSORS[dtype] ?? [];
     const tensor = { name, shape, dtype: ours ?? dtype, offset: start + range[0], length: range[1] - range[0] };
+    tensor.layout = layout(tensor, names, metadata);
     if (!ours) return { ...tensor, problem: `its values are ${dtype}; send F16, BF16 or F32` };
     if (tensor.length !== volume(shape) * size) throw broken(`tensor "${name}" has not as many bytes as its shape asks for`);
     return tensor;
@@ -125,7 +165,9 @@ export function arrange(shape, model) {
     ? `[B, ${channels}, f, h, w]`
     : `[B, ${channels}, h, w] or packed [B, tokens, ${4 * channels}]`;
   const problem = { problem: `${model.name} takes ${expected}` };
-  const axes = temporal ? 5 : 4;
+  // A picture may be a video of one frame: [B, C, 1, h, w] or [C, 1, h, w].
+  const hasFrame = !temporal && ((shape.length === 5 && shape[2] === 1) || (shape.length === 4 && shape[1] === 1));
+  const axes = temporal || hasFrame ? 5 : 4;
   const batched = shape.length === axes;
   const rest = batched ? shape.slice(1) : shape;
   if ((batched || shape.length === axes - 1) && rest[0] === channels) {

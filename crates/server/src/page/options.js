@@ -39,6 +39,21 @@ export function suggestFactors(model) {
   find("#shift-factor").value = model.shift_factor ?? "";
 }
 
+/** Whether a file chose the scaling that is set, and no person. */
+let isSuggested = false;
+
+/** Scales as a file's program needs it: "model", "none" or a factor; `undefined` of a program that is not known. */
+export function suggestScaling(scaling) {
+  if (scaling === undefined && !isSuggested) return;
+  isSuggested = scaling !== undefined;
+  const isFactor = typeof scaling === "number";
+  find("#scaling").value = isFactor ? "factors" : scaling ?? "model";
+  if (isFactor) {
+    find("#scaling-factor").value = scaling;
+    find("#shift-factor").value = "";
+  }
+}
+
 /** The query's part that scales, as pairs. A model's own factors are said as numbers where there are two of them. */
 function scaling(model) {
   const chosen = value("scaling");

@@ -40,9 +40,11 @@ export function python(request) {
   if (hasKey) lines.push("import os");
   const file = text(source.file);
   const key = `[${text(source.name)}]`;
+  // Bfloat16 as ml_dtypes writes it, of which NumPy knows only the size.
+  const array = (loaded) => (request.dtype === "bfloat16" ? `torch.from_numpy(${loaded}.view("u2")).view(torch.bfloat16)` : `torch.from_numpy(${loaded})`);
   const { imports, load } = {
-    npy: { imports: ["import numpy", "import torch"], load: `torch.from_numpy(numpy.load(${file}))` },
-    npz: { imports: ["import numpy", "import torch"], load: `torch.from_numpy(numpy.load(${file})${key})` },
+    npy: { imports: ["import numpy", "import torch"], load: array(`numpy.load(${file})`) },
+    npz: { imports: ["import numpy", "import torch"], load: array(`numpy.load(${file})${key}`) },
     pt: { imports: ["import torch"], load: `torch.load(${file}, map_location="cpu", weights_only=True)${source.access}` },
     safetensors: { imports: [], load: `load_file(${file})${key}` },
   }[source.format];
