@@ -9,9 +9,9 @@ import { readTorch } from "./torch.js";
 import { entries, isZip } from "./zip.js";
 
 /** Types that the server takes, by the names they have in safetensors and in NumPy. */
-const SAFETENSORS = { F16: ["float16", 2], BF16: ["bfloat16", 2], F32: ["float32", 4] };
+const SAFETENSORS = { F16: ["float16", 2], BF16: ["bfloat16", 2], F32: ["float32", 4], F64: ["float64", 8] };
 // NumPy has no bfloat16: that of ml_dtypes is two bytes of nothing in particular.
-const NUMPY = { "<f2": ["float16", 2], "<f4": ["float32", 4], "<V2": ["bfloat16", 2], "|V2": ["bfloat16", 2] };
+const NUMPY = { "<f2": ["float16", 2], "<f4": ["float32", 4], "<f8": ["float64", 8], "<V2": ["bfloat16", 2], "|V2": ["bfloat16", 2] };
 
 /** That of ComfyUI holds the whole workflow, which may have some megabytes. */
 const MAX_HEADER = 32 << 20;
@@ -119,7 +119,7 @@ function readSafetensors(file, bytes, view) {
     const [ours, size] = SAFETENSORS[dtype] ?? [];
     const tensor = { name, shape, dtype: ours ?? dtype, offset: start + range[0], length: range[1] - range[0] };
     tensor.layout = layout(tensor, names, metadata);
-    if (!ours) return { ...tensor, problem: `its values are ${dtype}; send F16, BF16 or F32` };
+    if (!ours) return { ...tensor, problem: `its values are ${dtype}; send F16, BF16, F32 or F64` };
     if (tensor.length !== volume(shape) * size) throw broken(`tensor "${name}" has not as many bytes as its shape asks for`);
     return tensor;
   });
@@ -143,7 +143,7 @@ function readNumpy(file, bytes, view) {
   if (!isShape(shape)) throw broken(`its shape is (${axes})`);
   const [dtype, size] = NUMPY[type] ?? [];
   const tensor = { name: "", shape, dtype: dtype ?? type, offset, length: bytes.length - offset };
-  if (!dtype) return [{ ...tensor, problem: `its values are ${type}; send little-endian float16 or float32` }];
+  if (!dtype) return [{ ...tensor, problem: `its values are ${type}; send little-endian float16, float32 or float64` }];
   if (order === "True") return [{ ...tensor, problem: "its values are in Fortran order; save numpy.ascontiguousarray(x)" }];
   if (tensor.length < volume(shape) * size) throw broken("it has fewer values than its shape asks for");
   return [{ ...tensor, length: volume(shape) * size }];

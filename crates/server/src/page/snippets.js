@@ -72,7 +72,7 @@ export function python(request) {
   return lines.join("\n");
 }
 
-const DTYPES = { float16: "Float16", bfloat16: "BFloat16", float32: "Float32" };
+const DTYPES = { float16: "Float16", bfloat16: "BFloat16", float32: "Float32", float64: "Float64" };
 
 export function rust(request) {
   const { source, hasKey, output, item } = request;
