@@ -12,7 +12,7 @@ from page_tab import SCREENSHOTS, check, decode, drop, saved
 from PIL import Image
 from place import PHOTOGRAPH
 from playwright.sync_api import expect
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 
 
 def torch_file(what, **options) -> bytes:
@@ -36,6 +36,7 @@ def test_a_file_with_several_tensors_is_a_choice_and_its_bytes_are_not_touched(p
     latents.view(torch.int16)[1, 0, 0, :2] = torch.tensor([0x7FC1, 0x0001], dtype=torch.int16)
     tensors = {
         "conditioning": torch.randn(1, 77, 32, generator=generator),
+        "bytes": torch.zeros(1, 16, 2, 2, dtype=torch.uint8),
         "doubles": torch.zeros(1, 16, 2, 2, dtype=torch.float64),
         "latents": latents,
         "other": torch.randn(16, 4, 4, generator=generator).half(),
@@ -46,7 +47,8 @@ def test_a_file_with_several_tensors_is_a_choice_and_its_bytes_are_not_touched(p
     expect(choice).to_contain_text("conditioning")
     options = {option.inner_text(): option for option in choice.locator("option").all()}
     assert {text.split(" · ")[0] for text in options} == tensors.keys()
-    assert options["doubles · F64 [1, 16, 2, 2] · does not fit"].get_attribute("disabled") is not None
+    assert options["bytes · U8 [1, 16, 2, 2] · does not fit"].get_attribute("disabled") is not None
+    assert options["doubles · float64 [1, 16, 2, 2]"].get_attribute("disabled") is None
     assert any(text.startswith("conditioning") and "does not fit" in text for text in options)
     chosen = choice.locator("option:checked")
 
@@ -287,3 +289,24 @@ def test_a_header_of_safetensors_may_be_as_long_as_any_number(page, tmp_path):
     header = b'{"x":{"dtype":"F16","shape":[1,16,2,2],"data_offsets":[0,128]}}'.ljust(0x280)
     drop(page, "latents.safetensors", (0x280).to_bytes(8, "little") + header + bytes(128))
     assert sent_by(page)[1] == [1, 16, 2, 2]
+
+
+def test_latents_of_comfyui_are_scaled_as_comfyui_does(page):
+    """`LoadLatent` takes latents as they are, or without the marker times 1 / 0.18215, and its VAEs do not scale."""
+    latents = torch.randn(1, 16, 4, 4, generator=torch.Generator().manual_seed(0))
+    mask = torch.ones(1, 1, 32, 32)
+    marker = {"latent_format_version_0": torch.tensor([])}
+    for more, scaling, words in [
+        (marker, {}, "ComfyUI saves latents as the decoder takes them"),
+        ({}, {"scaling_factor": "0.18215"}, "divided by 0.18215"),
+    ]:
+        drop(page, "ComfyUI_00001_.latent", save({"a_mask": mask, "latent_tensor": latents, **more}))
+        expect(page.locator("#input-facts")).to_contain_text(words)
+        with page.expect_request(lambda request: request.method == "POST") as sent:
+            decode(page)
+        assert sent.value.post_data_buffer == latents.numpy().tobytes()
+        query = dict(parse_qsl(urlsplit(sent.value.url).query))
+        assert {key: query[key] for key in query if key in ("scaling_factor", "shift_factor", "do_scaling")} == scaling
+    # A file of nobody in particular is scaled by the model again.
+    drop(page, "latents.safetensors", save({"latents": latents}))
+    expect(page.get_by_label("Scale the latents")).to_have_value("model")

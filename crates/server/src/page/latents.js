@@ -43,10 +43,14 @@ function readZip(file, bytes, view) {
     throw new FileError(`${file} is a zip file, as of torch.save or numpy.savez, that cannot be read: ${error.message}.`);
   }
   if (tensors?.length === 0) throw new FileError(`${file} is a file of PyTorch that holds no tensor.`);
-  if (tensors) return { format: "pt", tensors };
+  if (tensors) {
+    return { format: "pt", tensors: tensors.map((one) => (one.name === "latent_image" ? { ...one, layout: unscaled("OneTrainer") } : one)) };
+  }
   const arrays = [...found].filter(([path]) => path.endsWith(".npy"));
   if (arrays.length === 0) throw new FileError(`${file} is a zip file with no array of NumPy and no tensor of PyTorch in it.`);
-  return { format: "npz", tensors: arrays.map(([path, entry]) => readZippedNumpy(file, path, entry, bytes)) };
+  const read = arrays.map(([path, entry]) => readZippedNumpy(file, path, entry, bytes));
+  const names = read.map(({ name }) => name);
+  return { format: "npz", tensors: read.map((one) => ({ ...one, layout: layoutOfKohya(file, one, names) })) };
 }
 
 function readZippedNumpy(file, path, { offset, length, isStored }, bytes) {
@@ -76,10 +80,22 @@ export function rank({ name, shape }) {
 const UNSCALED = ["hunyuan_video", "hunyuan_video_1_5", "z_image"];
 const SCALED = ["wan", "framepack", "flux_kontext", "kandinsky5", "krea2", "flux_2", "qwen_image"];
 
+const unscaled = (program) => ({ scaling: "none", says: `${program} saves latents as the decoder takes them: they are not scaled` });
+const scaled = (program) => ({ scaling: "model", says: `${program} has scaled them: the model's factors undo it` });
+
+/** How kohya's sd-scripts have scaled latents: the end of the file's name says for which model they are. */
+function layoutOfKohya(file, { name, shape }, names) {
+  const has = (start) => names.some((one) => one.startsWith(start));
+  if (!name.startsWith("latents") || !has("original_size") || !has("crop_ltrb")) return undefined;
+  const kind = file.toLowerCase().match(/_([a-z0-9]+)\.npz$/)?.[1];
+  if (["sd", "sdxl", "sd3", "hi"].includes(kind)) return unscaled("sd-scripts");
+  if (["flux", "lumina", "anima"].includes(kind)) return scaled("sd-scripts");
+  if (name === "latents" && shape[0] === 4) return unscaled("sd-scripts");
+  return { scaling: "model", says: "a file of sd-scripts that does not say whether its latents are scaled" };
+}
+
 /** How the latents of a known program are scaled. */
 function layout({ name }, names, metadata) {
-  const unscaled = (program) => ({ scaling: "none", says: `${program} saves latents as the decoder takes them: they are not scaled` });
-  const scaled = (program) => ({ scaling: "model", says: `${program} has scaled them: the model's factors undo it` });
   if (name === "latent_tensor") {
     if (names.includes("latent_format_version_0")) return unscaled("ComfyUI");
     return { scaling: 0.18215, says: "an old file of ComfyUI, without its marker: divided by 0.18215, as its LoadLatent does" };
