@@ -93,7 +93,8 @@ impl Connection {
         let content_type = response.headers().get(CONTENT_TYPE);
         let content_type = content_type.and_then(|value| value.to_str().ok()).map(str::to_owned);
         let (Body::Whole(body) | Body::Beginning(body)) = self.body(response, MAX_REFUSAL).await?;
-        Ok(proxy::reason(status, content_type.as_deref(), &body).unwrap_or_else(|| ErrorBody::read(&body).error))
+        Ok(proxy::reason(status, content_type.as_deref(), &body)
+            .unwrap_or_else(|| ErrorBody::read(&body).error))
     }
 
     fn transport(&self, error: &reqwest::Error) -> Error {
