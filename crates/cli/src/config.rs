@@ -64,7 +64,8 @@ impl Arguments {
                 matches!(source, Some(ValueSource::CommandLine | ValueSource::EnvVariable))
             };
             let id = arg.get_id().as_str();
-            if !said(id) && !(id == MODELS && said(SOURCES)) {
+            let is_said = said(id) || (id == MODELS && said(SOURCES));
+            if !is_said {
                 from_file.extend(arguments);
             }
         }
