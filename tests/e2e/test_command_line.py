@@ -95,7 +95,8 @@ def test_a_tensor_has_the_type_that_is_wanted(way, demo, tmp_path):
         (tensor,) = load_file(out).values()
         assert tensor.dtype == getattr(torch, name)
         if name != "bfloat16":
-            assert_floats(tensor, demo.decoded(demo.unscaled(latents)))
+            assert_floats(tensor.half(), demo.decoded(demo.unscaled(latents)))
+        assert (name == "float16") == torch.equal(tensor.half().float(), tensor.float())
 
 
 def test_decode_packed_and_scaled_latents(way, tmp_path):
