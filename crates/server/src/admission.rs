@@ -1,7 +1,7 @@
 //! Whether a request fits into the memory there is, decided before any is taken for it.
 
 use axum::http::{HeaderName, StatusCode};
-use vae::{DecodeOptions, EncodeOptions, Forecast, Forecaster, VaeError};
+use vae::{DecodeOptions, EncodeOptions, Forecast, Forecaster, VaeError, VaeInfo};
 
 use crate::Config;
 use crate::budget::{Budget, size};
@@ -119,6 +119,37 @@ impl Admission {
         self.choose(ways, cut, |options| forecaster.encode(pixels, options))
     }
 
+    /// Bytes that work may take; `None` where it is tried in any case.
+    pub(crate) fn room(&self) -> Option<usize> {
+        self.budget.work().filter(|_| self.on_large != OnLarge::Exact)
+    }
+
+    /// Checks that a model can do anything at all: that there is room for latents of this shape, its smallest.
+    ///
+    /// # Errors
+    /// What is missing, and which flag to raise.
+    pub(crate) fn check_smallest(
+        &self,
+        forecaster: Option<&Forecaster>,
+        latents: &[usize],
+        info: &VaeInfo,
+    ) -> Result<(), String> {
+        let (Some(room), Some(forecaster)) = (self.room(), forecaster) else { return Ok(()) };
+        let options = DecodeOptions { lean: self.on_large != OnLarge::Refuse, ..DecodeOptions::default() };
+        // A model that cannot be decoded so says why in its first decode.
+        let Ok(forecast) = forecaster.decode(latents, &options) else { return Ok(()) };
+        if forecast.memory() <= room {
+            return Ok(());
+        }
+        let side = 2 * info.spatial_factor;
+        Err(format!(
+            "even {side} x {side} pixels take {} of memory, and --memory-limit {} leaves {} for work: raise the limit",
+            size(forecast.memory()),
+            size(self.budget.limit.unwrap_or(usize::MAX)),
+            size(room)
+        ))
+    }
+
     /// The first of the ways, exact, lean and tiled, that is allowed and fits.
     fn choose<O: Copy + PartialEq>(
         &self,
@@ -136,7 +167,7 @@ impl Admission {
         };
         let [exact, lean, tiled] = ways;
         let first = forecast(&exact).map_err(ApiError::from)?;
-        let Some(room) = self.budget.work().filter(|_| self.on_large != OnLarge::Exact) else {
+        let Some(room) = self.room() else {
             return Ok(grant(exact, first));
         };
         if first.memory() <= room {

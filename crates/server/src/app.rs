@@ -14,6 +14,7 @@ use wire::routes::{Target, is_model_name};
 use crate::access::Access;
 use crate::admission::Admission;
 use crate::bodies::Bodies;
+use crate::budget::size;
 use crate::error::{ApiError, ServeError};
 use crate::executor::Executor;
 use crate::metrics::Metrics;
@@ -120,6 +121,13 @@ impl App {
             }
         }
         let admission = Admission::new(config);
+        if let (Some(0), Some(limit)) = (admission.room(), admission.budget.limit) {
+            return Err(ServeError::Config(format!(
+                "--memory-limit {} leaves nothing for work: the server itself and the bodies of requests take as much; raise \
+                 the limit",
+                size(limit)
+            )));
+        }
         Ok(Self(Arc::new(Inner {
             names,
             origins: models.iter().map(Origin::of).collect(),

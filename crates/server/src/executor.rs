@@ -92,7 +92,7 @@ impl Executor {
         Self(Arc::new(Shared {
             state: Mutex::new(state),
             wake: Condvar::new(),
-            shelf: Shelf::new(models),
+            shelf: Shelf::new(models, Admission::new(config)),
             lazy: config.lazy,
             admission: Admission::new(config),
             ready: watch::Sender::new(config.lazy),

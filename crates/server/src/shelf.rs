@@ -28,6 +28,7 @@ pub(crate) struct Known {
 /// All models, in the order in which they were given.
 pub(crate) struct Shelf {
     slots: Vec<Slot>,
+    admission: Admission,
     /// Counts uses, to know which was the last.
     uses: AtomicU64,
 }
@@ -44,14 +45,14 @@ struct Slot {
 pub(crate) struct Taken<'a>(MutexGuard<'a, Option<Box<dyn Vae>>>);
 
 impl Shelf {
-    pub(crate) fn new(models: Vec<Model>) -> Self {
+    pub(crate) fn new(models: Vec<Model>, admission: Admission) -> Self {
         let slot = |model| Slot {
             model,
             vae: Mutex::new(None),
             known: RwLock::new(None),
             last_used: AtomicU64::new(0),
         };
-        Self { slots: models.into_iter().map(slot).collect(), uses: AtomicU64::new(0) }
+        Self { slots: models.into_iter().map(slot).collect(), admission, uses: AtomicU64::new(0) }
     }
 
     /// What is known of a model; `None` while it is not loaded.
@@ -85,7 +86,7 @@ impl Shelf {
         let mut place = slot.vae.lock().unwrap_or_else(PoisonError::into_inner);
         slot.last_used.store(self.uses.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
         if place.is_none() {
-            let vae = load(&slot.model)?;
+            let vae = load(&slot.model, &self.admission)?;
             let known = Known {
                 info: vae.info().clone(),
                 forecaster: vae.forecaster(),
@@ -182,7 +183,10 @@ impl Taken<'_> {
 }
 
 /// Loads a model and lets it decode something tiny, so that the first request meets nothing new.
-fn load(model: &Model) -> Result<Box<dyn Vae>, ServeError> {
+///
+/// # Errors
+/// Why it cannot be loaded, does not work, or has no room to do so.
+fn load(model: &Model, admission: &Admission) -> Result<Box<dyn Vae>, ServeError> {
     let Model { name, source: origin, load, .. } = model;
     let start = Instant::now();
     let crashed =
@@ -199,6 +203,9 @@ fn load(model: &Model) -> Result<Box<dyn Vae>, ServeError> {
         None => vec![1, info.latent_channels, 2, 2],
         Some(_) => vec![1, info.latent_channels, 1, 2, 2],
     };
+    if let Err(message) = admission.check_smallest(vae.forecaster().as_deref(), &shape, info) {
+        return Err(ServeError::Load { name: name.clone(), origin: origin.clone(), source: message.into() });
+    }
     let latents = HostTensor::new(shape.clone(), vec![0.0; shape.iter().product()]);
     let warm = guarded(|| vae.decode(latents, &DecodeOptions::default(), &mut Silent)).map_err(crashed)?;
     if let Err(source) = warm {

@@ -14,7 +14,7 @@ use super::live::{Live, until};
 use crate::app::App;
 use crate::budget::Budget;
 use crate::handler::{House, job};
-use crate::{Config, Model};
+use crate::{Config, Model, OnLarge};
 
 const MIB: usize = 1 << 20;
 
@@ -105,15 +105,52 @@ async fn what_others_held_while_the_server_rested_changes_nothing() {
 
 #[tokio::test]
 async fn a_body_that_all_together_may_not_have_is_refused() {
-    let config = Config { memory_limit: Some(16 * MIB), ..Config::default() };
+    let config = Config { memory_limit: Some(24 * MIB), ..Config::default() };
     let mut live = Live::open(config, vec![model("fake", info()).0]).await;
     live.until_ready().await;
-    let head = format!("POST / HTTP/1.1\r\nContent-Type: image/png\r\nContent-Length: {}\r\n\r\n", 5 * MIB);
-    let answer = live.ask(&(head + &"x".repeat(5 * MIB))).await;
+    let head = format!("POST / HTTP/1.1\r\nContent-Type: image/png\r\nContent-Length: {}\r\n\r\n", 7 * MIB);
+    let answer = live.ask(&(head + &"x".repeat(7 * MIB))).await;
     assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
-    assert!(answer.contains("have 4194304, of 16 MiB in all (--memory-limit)"), "{answer}");
+    assert!(answer.contains("have 6291456, of 24 MiB in all (--memory-limit)"), "{answer}");
     live.stop();
     live.end().await.unwrap();
+}
+
+/// The settings with the smallest limit that leaves so many bytes for work.
+fn leaving(work: usize) -> Config {
+    let config = Config::default();
+    let with = |limit| Config { memory_limit: Some(limit), ..config.clone() };
+    (16 * MIB..).step_by(1 << 10).map(with).find(|with| Budget::new(with).work().unwrap() >= work).unwrap()
+}
+
+#[tokio::test]
+async fn a_limit_in_which_a_model_cannot_run_at_all_is_refused_at_its_load() {
+    let smallest = DecodeOptions { lean: true, ..DecodeOptions::default() };
+    let needed = demo().forecaster().unwrap().decode(&[1, 16, 2, 2], &smallest).unwrap().memory();
+    let mut live = Live::open(leaving(needed), vec![demo_model()]).await;
+    live.until_ready().await;
+    live.stop();
+    live.end().await.unwrap();
+
+    let small = leaving(needed / 2);
+    let error = Live::open(small.clone(), vec![demo_model()]).await.end().await.unwrap_err().to_string();
+    assert!(error.contains("even 16 x 16 pixels take") && error.contains("--memory-limit"), "{error}");
+    let tried = Config { on_large: OnLarge::Exact, ..small.clone() };
+    Live::open(tried, vec![demo_model()]).await.until_ready().await;
+    let lazy = Live::open(Config { lazy: true, ..small }, vec![demo_model()]).await;
+    lazy.until_ready().await;
+    assert!(decode(&lazy).await.starts_with("HTTP/1.1 503"), "it is loaded, and refused, at its first use");
+}
+
+#[test]
+fn a_limit_that_leaves_nothing_for_work_is_refused_at_the_start() {
+    for lazy in [false, true] {
+        let config = Config { memory_limit: Some(8), lazy, ..Config::default() };
+        let error = App::new(&config, vec![model("fake", info()).0]).map(drop).unwrap_err().to_string();
+        assert!(error.contains("--memory-limit 1 MiB leaves nothing for work"), "{error}");
+        let tried = Config { on_large: OnLarge::Exact, ..config };
+        assert!(App::new(&tried, vec![model("fake", info()).0]).is_ok());
+    }
 }
 
 #[test]
