@@ -13,10 +13,10 @@ ROOT = HERE.parents[1]
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "remote-vae"
 VENV = CACHE / "peers"
 
-# What requirements.txt and constraints.txt bring, as measured on x86-64 Linux: GB to fetch, GB on the disk, and what pip does
-# beside fetching, in minutes on two cores.
-FETCHED, INSTALLED, UNPACKING = 2.9, 6.5, 4
-# The decoder in the formats of all engines, in GB for each size of pictures.
+# What requirements.txt and constraints.txt bring on x86-64 Linux, rounded up: GB to fetch (the sum of the wheels), GB on the
+# disk, most of both PyTorch's libraries for graphics cards; and an estimate of what pip does beside fetching, in minutes.
+FETCHED, INSTALLED, UNPACKING = 3.3, 6.5, 4
+# The decoder of Stable Diffusion v1 in float32 for ONNX, MNN and ncnn, 0.2 GB each, for each size of pictures.
 EXPORTED = 0.6
 
 
@@ -51,7 +51,7 @@ def plan(again: bool) -> str:
     replaced = "Packages of older versions in that folder are replaced. " if again else ""
     return (
         f"Installing the engines to compare with, once, into {VENV}:\n"
-        f"  {FETCHED:g} GB to fetch from PyPI, {INSTALLED:g} GB on the disk, about {minutes} minutes with 100 Mbit/s; and "
+        f"  about {FETCHED:g} GB to fetch from PyPI, {INSTALLED:g} GB on the disk, {minutes} minutes with 100 Mbit/s; and "
         f"{EXPORTED:g} GB for each size of pictures.\n"
         f"  {replaced}Nothing else is removed or changed; `rm -r {VENV}` removes all of it."
     )

@@ -32,7 +32,7 @@ def test_the_peers_say_what_they_install_before_they_do(tmp_path):
     first, second, third, runs, failure = entered(change, tmp_path)
     assert first == f"Installing the engines to compare with, once, into {folder}:"
     assert re.fullmatch(
-        r"  [\d.]+ GB to fetch from PyPI, [\d.]+ GB on the disk, about \d+ minutes with 100 Mbit/s; and [\d.]+ GB for each size "
+        r"  about [\d.]+ GB to fetch from PyPI, [\d.]+ GB on the disk, \d+ minutes with 100 Mbit/s; and [\d.]+ GB for each size "
         r"of pictures\.",
         second,
     )
