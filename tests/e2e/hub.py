@@ -48,6 +48,12 @@ class Hub:
     go_on: threading.Event = field(default_factory=threading.Event)
     # Flips a bit of large files on their way, this many times.
     damage: int = 0
+    # As a mirror does: HEAD for files is sent on to this hub.
+    sends_heads_to: str | None = None
+    # How tags are written; "" leaves them out.
+    etag_form: str = '"{}"'
+    # Whether a part says which one it is.
+    content_range: bool = True
     url: str = ""
     storage_url: str = ""
 
@@ -122,12 +128,15 @@ class Handler(BaseHTTPRequestHandler):
             return self.send(body, {"Content-Type": "application/json"})
         if file not in hub.repos[repo]:
             return self.refuse(404, "EntryNotFound", **{"X-Repo-Commit": hub.commit(repo)})
+        if hub.sends_heads_to and self.command == "HEAD":
+            return self.refuse(308, Location=hub.sends_heads_to + self.path)
         data = hub.repos[repo][file]
         headers = {"X-Repo-Commit": hub.commit(repo)}
-        if len(data) < LARGE:
-            return self.send(data, headers | {"ETag": f'"{etag(data)}"'})
+        tag = hub.etag_form.format(etag(data))
+        if len(data) < LARGE or not tag:
+            return self.send(data, headers | ({"ETag": tag} if tag else {}))
         linked = {
-            "X-Linked-Etag": f'"{etag(data)}"',
+            "X-Linked-Etag": tag,
             "X-Linked-Size": str(len(data)),
             "ETag": '"of-the-redirection"',
             "Location": f"{hub.storage_url}/storage/{repo}/{file}?signature=secret",
@@ -166,7 +175,7 @@ class Handler(BaseHTTPRequestHandler):
         start, end = int(first), int(last or len(data) - 1)
         if start >= len(data):
             return self.refuse(416)
-        headers = {"Content-Range": f"bytes {start}-{end}/{len(data)}"}
+        headers = {"Content-Range": f"bytes {start}-{end}/{len(data)}"} if hub.content_range else {}
         return self.send(data[start : end + 1], headers, 206, cut)
 
 

@@ -155,6 +155,80 @@ def test_a_hub_that_is_unwell_for_a_moment(hub, home):
     assert "503" in decode(hub, home, "somebody/else", status=1)
 
 
+def test_a_mirror_that_sends_questions_on_to_the_hub(hub, home):
+    expected = decode(hub, home, WIDE)
+    with standing_in() as mirror:
+        mirror.repos = hub.repos
+        mirror.sends_heads_to = hub.url
+        assert np.array_equal(decode(mirror, home, REPO, HF_TOKEN="hf_of_the_mirror"), expected)
+        assert mirror.asked("HEAD", "resolve") and hub.asked("HEAD", "resolve")
+    # The mirror's token is not the hub's.
+    assert {request.authorization for request in hub.requests} == {None}
+    blob = home / "hf" / "hub" / f"models--{REPO.replace('/', '--')}" / "blobs"
+    assert (blob / hashlib.sha256(hub.repos[REPO][WEIGHTS]).hexdigest()).exists(), "the hub names the content"
+
+
+@pytest.mark.parametrize("form", ['W/"{}"', "{}", "", '"odd:{}"'])
+def test_odd_etags(hub, home, form):
+    hub.etag_form = form
+    expected = decode(hub, home, WIDE)
+    assert np.array_equal(decode(hub, home, REPO), expected)
+    asked = len(hub.requests)
+    assert np.array_equal(decode(hub, home, REPO), expected)
+    assert len(hub.requests) == asked, "it is in the cache"
+
+
+def test_a_part_that_does_not_say_which_is_fetched_anew(hub, home):
+    hub.cuts, hub.content_range = [100_000], False
+    assert np.array_equal(decode(hub, home, REPO), decode(hub, home, WIDE))
+    assert [request.range for request in hub.asked("GET", "/storage/")] == [None, "bytes=100000-", None]
+
+
+def test_other_files_of_the_hub(hub, home):
+    """A pickle, shards by their index, and weights under another name, to which the repository's configuration belongs."""
+    from safetensors.numpy import load, save
+
+    content = hub.repos[REPO]
+    tensors = load(content[WEIGHTS])
+    names = sorted(tensors)
+    shards = {"x-00001-of-00002.safetensors": names[::2], "x-00002-of-00002.safetensors": names[1::2]}
+    index = {"weight_map": {name: shard for shard, names in shards.items() for name in names}}
+    config = json.loads(content["config.json"]) | {"scaling_factor": 0.5}
+    hub.repos["a/shards"] = {
+        **{name: save({key: tensors[key] for key in keys}) for name, keys in shards.items()},
+        "x.safetensors.index.json": json.dumps(index).encode(),
+        "config.json": content["config.json"],
+    }
+    hub.repos["a/other"] = {"my_vae.safetensors": content[WEIGHTS], "config.json": json.dumps(config).encode()}
+    expected = decode(hub, home, WIDE)
+    assert np.array_equal(decode(hub, home, "a/shards:x.safetensors.index.json"), expected)
+    half = decode(hub, home, f"{WIDE},scaling_factor=0.5")
+    assert np.array_equal(decode(hub, home, "a/other:my_vae.safetensors"), half)
+    # The folder of the cache itself is the model in it.
+    cache = home / "hf" / "hub"
+    assert np.array_equal(decode(hub, home, cache / f"models--{'a/other'.replace('/', '--')}"), half)
+
+
+def test_pull(hub, home):
+    def pull(*sources: str, **extra: str):
+        command = [binary(), "pull", *sources]
+        return subprocess.run(command, env=environment(hub, home, **extra), capture_output=True, text=True, timeout=60)
+
+    size = len(hub.repos[REPO][WEIGHTS]) + len(hub.repos[REPO]["config.json"])
+    done = pull(REPO)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"{REPO}: {size / 2**20:.2f} MiB in 2 files, at "), done.stdout
+    assert done.stdout.strip().endswith(str(snapshot(home, hub)))
+    assert decode(hub, home, REPO, HF_HUB_OFFLINE="1").size
+    # A newer version is fetched; offline, what is there is told of.
+    hub.repos[REPO]["config.json"] = hub.repos[REPO]["config.json"] + b" "
+    assert pull(REPO).stdout.strip().endswith(str(snapshot(home, hub)))
+    offline = pull(REPO, HF_HUB_OFFLINE="1")
+    assert offline.returncode == 1 and "earlier download" in offline.stderr and offline.stderr.count("\n") == 1
+    unknown = pull("no/such")
+    assert unknown.returncode == 1 and "no/such" in unknown.stderr
+
+
 def test_damage_is_noticed(hub, home):
     hub.damage = 1
     error = decode(hub, home, REPO, status=1)

@@ -32,7 +32,7 @@ def original(model: Model, inside: str | None) -> Path:
 LAYOUTS = {
     "a bare file of SD v1 or SDXL": (SD_V1, None, ["WARN", "0.18215", "assumed", "scaling_factor=0.13025"]),
     "a full checkpoint of SDXL": (SDXL, "sdxl", ["INFO", "0.13025", "the checkpoint is of SDXL"]),
-    "ae.safetensors of Flux": (FLUX, None, ["INFO", "0.3611", "0.1159", "of Flux are assumed"]),
+    "ae.safetensors of Flux": (FLUX, None, ["WARN", "0.3611", "0.1159", "of Flux are assumed"]),
 }
 
 

@@ -341,6 +341,12 @@ fn innermost(error: &dyn std::error::Error) -> String {
     error.to_string()
 }
 
+impl From<HubError> for Failure {
+    fn from(error: HubError) -> Self {
+        Self::Final(error)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -357,11 +363,5 @@ mod tests {
         ] {
             assert_eq!(plain_etag(etag), expected, "{etag}");
         }
-    }
-}
-
-impl From<HubError> for Failure {
-    fn from(error: HubError) -> Self {
-        Self::Final(error)
     }
 }

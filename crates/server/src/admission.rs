@@ -67,6 +67,11 @@ impl Admission {
         Self { budget: Budget::new(config), on_large: config.on_large }
     }
 
+    /// The same beside so many bytes of weights that are copied into memory.
+    pub(crate) fn beside(self, copied: usize) -> Self {
+        Self { budget: self.budget.beside(copied), ..self }
+    }
+
     /// How to decode latents of this shape. It depends on nothing else that the server does or holds, so the same request
     /// is always done in the same way.
     ///
@@ -214,7 +219,7 @@ mod tests {
     const MIB: usize = 1 << 20;
 
     fn choose(on_large: OnLarge, limit: Option<usize>) -> Result<(&'static str, Mode), String> {
-        let budget = Budget { limit: limit.map(|mib| mib * MIB), bodies: 34 * MIB };
+        let budget = Budget { limit: limit.map(|mib| mib * MIB), bodies: 34 * MIB, copied: 0 };
         let admission = Admission { budget, on_large };
         // Options that are their own names; they take 800, 400 and 100 MiB. Bodies and the process itself take 50.
         let forecast = |name: &&'static str| {

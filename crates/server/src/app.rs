@@ -274,6 +274,11 @@ impl App {
         self.0.executor.shelf().known(model)
     }
 
+    /// Bytes of copied weights that are in memory while `model` works.
+    pub(crate) fn copied_weights(&self, model: usize) -> usize {
+        self.0.executor.copied_weights(model)
+    }
+
     /// What is known of a model, which is loaded first if it must; that may take long.
     ///
     /// # Errors

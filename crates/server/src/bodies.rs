@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn what_bodies_hold_is_bounded_and_comes_back() {
-        let bodies = Bodies::new(Budget { limit: Some(1 << 20), bodies: 100 * UNIT });
+        let bodies = Bodies::new(Budget { limit: Some(1 << 20), bodies: 100 * UNIT, copied: 0 });
         let (mut one, mut other) = (bodies.begin(), bodies.begin());
         one.grow(60 * UNIT - 1).unwrap();
         one.grow(UNIT).unwrap();

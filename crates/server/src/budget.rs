@@ -18,6 +18,8 @@ pub(crate) struct Budget {
     pub(crate) limit: Option<usize>,
     /// Bytes that the bodies of all requests may have together.
     pub(crate) bodies: usize,
+    /// Bytes of weights that are copied into memory, where the system cannot take them back.
+    pub(crate) copied: usize,
 }
 
 impl Budget {
@@ -30,17 +32,23 @@ impl Budget {
             // An eighth, or up to a quarter where the largest body needs it.
             Some(limit) => wanted.min(largest.min(limit / 4).max(limit / 8)),
         };
-        Self { limit: config.memory_limit, bodies }
+        Self { limit: config.memory_limit, bodies, copied: 0 }
     }
 
     /// No limit, for whoever works on their own machine and knows what it has.
     pub(crate) fn unlimited() -> Self {
-        Self { limit: None, bodies: usize::MAX }
+        Self { limit: None, bodies: usize::MAX, copied: 0 }
+    }
+
+    /// The same beside so many bytes of copied weights.
+    pub(crate) fn beside(self, copied: usize) -> Self {
+        Self { copied, ..self }
     }
 
     /// Bytes that the work and the models' own memory may take; `None` for no limit.
     pub(crate) fn work(&self) -> Option<usize> {
-        self.limit.map(|limit| limit.saturating_sub(PROCESS).saturating_sub(self.bodies))
+        let taken = PROCESS.saturating_add(self.bodies).saturating_add(self.copied);
+        self.limit.map(|limit| limit.saturating_sub(taken))
     }
 }
 
@@ -72,6 +80,15 @@ mod tests {
                 assert!(budget.bodies <= limit * MIB / 4, "{limit}: {budget:?}");
             }
         }
+    }
+
+    #[test]
+    fn copied_weights_leave_less_for_the_work() {
+        let budget = budget(Some(1024), 64, 512);
+        let room = budget.work().unwrap();
+        assert_eq!(budget.beside(100 * MIB).work(), Some(room - 100 * MIB));
+        assert_eq!(budget.beside(usize::MAX).work(), Some(0));
+        assert_eq!(Budget::unlimited().beside(MIB).work(), None);
     }
 
     #[test]

@@ -112,6 +112,12 @@ impl Executor {
         Ok(end)
     }
 
+    /// Bytes of copied weights that are in memory while `model` works: where models are loaded when they are asked for,
+    /// others are put away for it.
+    pub(crate) fn copied_weights(&self, model: usize) -> usize {
+        self.0.shelf.copied(self.0.lazy.then_some(model))
+    }
+
     /// The models.
     pub(crate) fn shelf(&self) -> &Shelf {
         &self.0.shelf

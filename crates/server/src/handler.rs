@@ -169,10 +169,11 @@ fn prepare(app: &App, target: &Target<'_>, head: &RequestHead, body: Bytes) -> R
     if let wire::Request::Decode(latents) = request {
         request = rgba::settle(latents, head, &known.info)?;
     }
+    let admission = app.admission().beside(app.copied_weights(model));
     let house = House {
         info: &known.info,
         limits: app.limits(&known.info),
-        admission: app.admission(),
+        admission: &admission,
         forecaster: known.forecaster.as_deref(),
         non_finite: app.non_finite(),
     };

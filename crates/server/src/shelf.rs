@@ -23,6 +23,8 @@ pub(crate) struct Known {
     pub(crate) forecaster: Option<Arc<Forecaster>>,
     /// Bytes of its weights.
     weights: usize,
+    /// Those of them that are copied into memory.
+    copied: usize,
 }
 
 /// All models, in the order in which they were given.
@@ -60,6 +62,13 @@ impl Shelf {
         self.slots.get(model)?.known.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Bytes of weights that are copied into memory: of one model, or of all that are loaded.
+    pub(crate) fn copied(&self, only: Option<usize>) -> usize {
+        let models = 0..self.slots.len();
+        let counted = models.filter(|model| only.is_none_or(|only| only == *model));
+        counted.filter_map(|model| Some(self.known(model)?.copied)).fold(0, usize::saturating_add)
+    }
+
     /// How many models there are.
     pub(crate) fn len(&self) -> usize {
         self.slots.len()
@@ -91,6 +100,7 @@ impl Shelf {
                 info: vae.info().clone(),
                 forecaster: vae.forecaster(),
                 weights: vae.weights_memory(),
+                copied: vae.copied_weights_memory(),
             };
             *place = Some(vae);
             *slot.known.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(known));
@@ -151,6 +161,7 @@ impl Shelf {
     /// Has the memory of a usual picture at hand, for each loaded model that decodes pictures, so that the first request
     /// takes no longer than those after it.
     pub(crate) fn reserve(&self, admission: &Admission) {
+        let admission = admission.beside(self.copied(None));
         for (model, slot) in self.slots.iter().enumerate() {
             // A video takes too long for its pages to matter.
             let Some(known) = self.known(model).filter(|known| known.info.temporal_factor.is_none()) else {

@@ -1,6 +1,8 @@
 //! Which files an autoencoder is made of, under diffusers' names.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use crate::LoadError;
 
 /// Where diffusers puts weights, in the order of preference: full precision, half precision, and either in shards.
 pub(crate) const SINGLE_FILES: [&str; 2] =
@@ -23,6 +25,23 @@ pub fn is_weights_file(path: &Path) -> bool {
     let ending = path.extension().map(|ending| ending.to_ascii_lowercase());
     ending.is_some_and(|ending| ENDINGS.iter().any(|known| ending == *known))
         || name.contains(INDEX_ENDING) && name.ends_with(".json")
+}
+
+/// Names of files in a message; of very many only the first.
+pub(crate) const SHOWN: usize = 8;
+
+/// The files in a folder that may hold weights, sorted.
+pub(crate) fn weights_in(folder: &Path) -> Result<Vec<PathBuf>, LoadError> {
+    let unreadable = |source| LoadError::Io { path: folder.to_path_buf(), source };
+    let mut found = Vec::new();
+    for file in std::fs::read_dir(folder).map_err(unreadable)? {
+        let path = file.map_err(unreadable)?.path();
+        if is_weights_file(&path) && path.is_file() {
+            found.push(path);
+        }
+    }
+    found.sort_unstable();
+    Ok(found)
 }
 
 /// Whether `config.json` belongs to a file of this name where both lie in one folder: the names under which diffusers and

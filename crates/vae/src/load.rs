@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::engine::VideoEngine;
-use crate::files::is_weights_file;
+use crate::files::{SHOWN, weights_in};
 use crate::{LoadError, Vae, families, single_file};
 
 /// Where a model comes from.
@@ -112,9 +112,6 @@ enum Found {
     File(PathBuf),
 }
 
-/// Names of files in a message; of very many only the first.
-const SHOWN: usize = 8;
-
 /// Looks for the autoencoder. A pipeline's own folder may have a `config.json` too, so `vae/` goes first.
 fn look_into(folder: &Path) -> Result<Found, LoadError> {
     let inside = folder.join("vae");
@@ -155,18 +152,4 @@ fn look_into(folder: &Path) -> Result<Found, LoadError> {
             )))
         }
     }
-}
-
-/// The files in a folder that may hold weights, sorted.
-fn weights_in(folder: &Path) -> Result<Vec<PathBuf>, LoadError> {
-    let unreadable = |source| LoadError::Io { path: folder.to_path_buf(), source };
-    let mut found = Vec::new();
-    for file in std::fs::read_dir(folder).map_err(unreadable)? {
-        let path = file.map_err(unreadable)?.path();
-        if is_weights_file(&path) && path.is_file() {
-            found.push(path);
-        }
-    }
-    found.sort_unstable();
-    Ok(found)
 }

@@ -122,6 +122,17 @@ fn names_are_unwrapped() {
     );
 }
 
+#[test]
+fn a_folder_with_a_configuration_has_weights_of_any_one_name() {
+    let case = case("sd-like");
+    let here = folder_of(&case, &weights(&case));
+    fs::rename(here.path().join(WEIGHTS), here.path().join("my-vae.safetensors")).unwrap();
+    assert!(decoded(folder(here.path()), &case) == decoded(case.source(), &case));
+    fs::write(here.path().join("other.ckpt"), "").unwrap();
+    let error = refused(folder(here.path()));
+    assert!(error.contains("2 files of other names: \"my-vae.safetensors\", \"other.ckpt\""), "{error}");
+}
+
 /// ComfyUI's repackaged file: the original names around `.conv.`, attention as convolutions over time.
 fn comfy(tensors: RawTensors) -> RawTensors {
     let name = |name: &str| {

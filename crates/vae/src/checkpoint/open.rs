@@ -10,7 +10,9 @@ use serde::Deserialize;
 use super::file::{Entry, WeightFile};
 use super::{Checkpoint, Tensor, foreign_kind};
 use crate::LoadError;
-use crate::files::{INDEX_ENDING, INDEX_FILES, PICKLE, SINGLE_FILES, is_variant, shard_of};
+use crate::files::{
+    INDEX_ENDING, INDEX_FILES, PICKLE, SHOWN, SINGLE_FILES, is_variant, shard_of, weights_in,
+};
 
 /// The part of an index file that matters: which shard holds which tensor.
 #[derive(Deserialize)]
@@ -20,7 +22,7 @@ struct Index {
 
 impl Checkpoint {
     /// Opens the weights in `folder`, under diffusers' names: see [`SINGLE_FILES`] and [`INDEX_FILES`], then any other
-    /// variant if there is just one, and then [`PICKLE`].
+    /// variant if there is just one, then [`PICKLE`], and then the only file of weights there is.
     pub(crate) fn open(folder: &Path) -> Result<Self, LoadError> {
         let exists = |name: &&str| folder.join(name).is_file();
         if let Some(name) = SINGLE_FILES.iter().chain(&INDEX_FILES).find(|name| exists(name)) {
@@ -29,10 +31,21 @@ impl Checkpoint {
         match other_variants(folder)?.as_slice() {
             [path] => Self::open_file(path),
             [] if exists(&PICKLE) => Self::open_file(&folder.join(PICKLE)),
-            [] => Err(LoadError::Weights {
-                path: folder.to_path_buf(),
-                message: format!("no weights here, expected {}", SINGLE_FILES.join(" or ")),
-            }),
+            [] => match weights_in(folder)?.as_slice() {
+                [path] => Self::open_file(path),
+                others => {
+                    let names =
+                        others.iter().filter_map(|path| path.file_name()).map(|name| format!("{name:?}"));
+                    let names = names.take(SHOWN).collect::<Vec<_>>().join(", ");
+                    let instead = match others.len() {
+                        0 => String::new(),
+                        count => format!(", and not {count} files of other names: {names}"),
+                    };
+                    let expected = SINGLE_FILES.join(" or ");
+                    let message = format!("no weights here, expected {expected}{instead}");
+                    Err(LoadError::Weights { path: folder.to_path_buf(), message })
+                }
+            },
             variants => Err(LoadError::Weights {
                 path: folder.to_path_buf(),
                 message: format!(
