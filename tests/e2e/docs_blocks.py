@@ -100,7 +100,7 @@ def without_log(shown: str) -> tuple[str, list[str]]:
 def is_shown(shown: str, printed: str) -> bool:
     """Whether lines were printed as the page shows them; `...` stands for any number of others."""
     parts = [re.escape(part.strip("\n")) for part in re.split(r"^\.\.\.$", masked(shown), flags=re.M)]
-    return re.fullmatch(r"\n?(?:.*\n)*?".join(parts), masked(printed)) is not None
+    return re.fullmatch(r"\n?(?:.*\n)*?".join(parts) + r"\n?", masked(printed) + "\n") is not None
 
 
 def free_port() -> int:
