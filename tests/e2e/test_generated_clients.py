@@ -2,6 +2,7 @@
 answered as it says."""
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -57,7 +58,7 @@ def run(tools: Path, folder: Path, *command, **environment: str) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=180,
+        timeout=300,
     )
     assert result.returncode == 0, result.stdout
     return result.stdout
@@ -128,5 +129,6 @@ def test_requests_that_are_made_up(tools, served, tmp_path):
         "--request-timeout=20",
         "--no-color",
     )
-    assert "No issues found" in said, said
+    # It ends with 0 as well where it has tried nothing.
+    assert int(re.search(r"([0-9]+) generated, \1 passed", said)[1]) > 100, said
     assert requests.get(f"{served.url}/ready", timeout=10).status_code == 200
