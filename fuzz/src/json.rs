@@ -1,6 +1,6 @@
 //! Bodies of requests in JSON.
 
-use wire::{JSON, Picture, Request, RequestHead, TENSOR_BASE64};
+use wire::{JSON, Picture, Request, RequestHead, Survey, TENSOR_BASE64};
 
 use crate::{KIB, sentence, within};
 
@@ -11,12 +11,15 @@ pub fn json(input: &[u8]) {
         let head = RequestHead::read(query, Some(content_type), None).expect("this head is in order");
         let body = input.to_vec().into();
         // A JSON number of two letters becomes a value, a text and an axis.
-        let request = within(128 * input.len() + 64 * KIB, || head.request(body));
-        match request {
+        let request = within(128 * input.len() + 64 * KIB, || head.request_with_slips(body));
+        match request.map(|(request, _)| request) {
             Err(error) => sentence(&error.to_string()),
             Ok(Request::Decode(request)) => {
                 assert_eq!(request.latents.bytes.len(), request.latents.head.byte_len());
                 assert!(request.latents.bytes.len() <= input.len());
+                let survey = Survey::of(&request.latents);
+                let odd = survey.non_finite("the latents").or(survey.impossible_start("the latents", 0.0));
+                odd.iter().for_each(|text| sentence(text));
             }
             Ok(Request::Encode(request)) => {
                 let (Picture::File(bytes) | Picture::Tensor(wire::Tensor { bytes, .. })) = request.picture;

@@ -14,7 +14,9 @@ pub fn query(input: &[u8]) {
     // What is refused quotes what it does not understand.
     within(64 * input.len() + 64 * KIB, || {
         if let Some(path) = path {
-            let _ = routes::target(path);
+            let short = routes::without_empty_segments(path);
+            assert!(!short.contains("//") && short.len() <= path.len());
+            let _ = routes::target(&short);
         }
         if let Err(error) = read(query, content_type, accept) {
             sentence(&error.to_string());
@@ -24,6 +26,11 @@ pub fn query(input: &[u8]) {
 
 fn read(query: &str, content_type: Option<&str>, accept: Option<&str>) -> Result<(), WireError> {
     let limits = Limits { max_body_bytes: 4096, ..Limits::default() };
+    // A header carries them.
+    wire::Metadata::from_query(query).slips().iter().for_each(|slip| {
+        sentence(slip);
+        assert!(slip.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' '), "{slip:?}");
+    });
     let head = RequestHead::read(query, content_type, accept)?;
     head.model()?;
     head.params()?;
