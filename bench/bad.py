@@ -4,11 +4,14 @@ All are for a server with API keys and `--max-body=8MiB` that serves the embedde
 """
 
 import base64
+import io
 import json
 import struct
 import zlib
 from dataclasses import dataclass
 from urllib.parse import quote, urlencode
+
+from PIL import Image
 
 LATENTS = bytes(16 * 8 * 8 * 2)
 SHAPE = [1, 16, 8, 8]
@@ -71,6 +74,8 @@ def all_of_them(key: str) -> list[Bad]:
     decode("a shape that is no list", sound | {"shape": "{}"}, LATENTS, 400, 422)
     decode("a negative shape", sound | {"shape": "[1,16,-8,8]"}, LATENTS, 400, 422)
     decode("a shape with a zero", sound | {"shape": "[1,16,0,8]"}, b"", 400, 422)
+    not_a_number = b"\x00\x7e" + LATENTS[2:]
+    decode("latents that are no numbers", sound, not_a_number, 422)
     decode("a shape whose product overflows", sound | {"shape": json.dumps([1, 16, 2**33, 2**33])}, LATENTS, 400, 413, 422)
     decode("a shape beyond all integers", sound | {"shape": f"[1,16,8,{'9' * 400}]"}, LATENTS, 400, 413, 422)
     decode("a shape of a thousand axes", sound | {"shape": json.dumps([1] * 1000)}, LATENTS, 400, 413, 422)
@@ -109,6 +114,9 @@ def all_of_them(key: str) -> list[Bad]:
     short = base64.b64encode(LATENTS[:100]).decode()
     as_json("base64 of another length", json.dumps({"inputs": short, "parameters": parameters}).encode(), 400, 422)
 
+    as_json("JSON of six megabytes that breaks off", b'{"inputs": "' + b"A" * (6 << 20), 400, 422)
+    as_json("six megabytes of base64 for another shape", json.dumps({"inputs": "A" * (6 << 20), "parameters": parameters}).encode(), 400, 413, 422)
+
     # Pictures.
     image("a picture that is none", b"GIF89a" + bytes(99), 400, 415, 422)
     image("an empty picture", b"", 400, 415, 422)
@@ -119,6 +127,12 @@ def all_of_them(key: str) -> list[Bad]:
     image("a PNG whose pixels inflate to 100 MB", png(64, 64, data=bytes(100_000_000)), 200)
     image("a JPEG of 65500 x 65500", jpeg_head(65_500, 65_500), 400, 413, 422, kind="image/jpeg")
     image("a JPEG that is only its first bytes", b"\xff\xd8\xff\xe0", 400, 422, kind="image/jpeg")
+    # Pictures of four components are read as Pillow reads them, and whatever is cut is refused.
+    for mode in ("RGB", "CMYK", "L"):
+        whole = jpeg(mode)
+        image(f"a JPEG in {mode}", whole, 200, kind="image/jpeg")
+        image(f"half a JPEG in {mode}", whole[: len(whole) // 2], 400, 422, kind="image/jpeg")
+    image("half a progressive JPEG", (whole := jpeg("RGB", progressive=True))[: len(whole) // 2], 400, 422, kind="image/jpeg")
     image("a WebP of 16383 x 16383", webp_head(16_383, 16_383), 400, 413, 422, kind="image/webp")
 
     # No HTTP.
@@ -144,6 +158,13 @@ def png(width: int, height: int, rows: int | None = None, data: bytes | None = N
     raw = bytes((width + 1) * (height if rows is None else rows)) if data is None else data
     head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(raw)) + chunk(b"IEND", b"")
+
+
+def jpeg(mode: str, **options) -> bytes:
+    """A picture of many colours, as Pillow writes it."""
+    file = io.BytesIO()
+    Image.effect_mandelbrot((128, 96), (-2, -1.5, 1, 1.5), 50).convert("RGB").convert(mode).save(file, format="JPEG", **options)
+    return file.getvalue()
 
 
 def jpeg_head(width: int, height: int) -> bytes:

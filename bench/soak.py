@@ -9,12 +9,13 @@ Starts a server with the embedded demonstration model and lets loose on it, all 
   first of its kind, and those with diffusers. They come back when a 429 says so;
 * bad ones (bad.py): malformed, oversized and truncated requests, wrong keys, image bombs, what is no HTTP. Each must be
   answered with the status and the sentence that it deserves;
-* slow ones: heads and bodies that trickle, connections that say nothing, answers that nobody reads;
-* leaving ones: requests whose client hangs up before, during and after the work, one by one and in crowds.
+* slow ones: heads and bodies that trickle or are held unfinished, connections that say nothing, answers that nobody reads;
+* leaving ones: requests whose client hangs up before, during and after the work, one by one and in crowds, with something
+  behind their request, and those that only send no more.
 
-Meanwhile it writes down once a second what the process has: resident memory, file descriptors, threads. At the end all must
-be as it was before, the server must be ready, and on SIGTERM it must finish what it has accepted and end with 0. What is not
-so is said, and the exit status is 1.
+Meanwhile it writes down once a second what the process has: memory, file descriptors, threads. At the end the file with the keys is
+emptied for a moment, which must shut out everybody. Then all must be as it was before, memory at rest among it; the server must be
+ready, and on SIGTERM it must finish what it has accepted and end with 0. What is not so is said, and the exit status is 1.
 
 `--real` adds a real-size Stable Diffusion v1 decoder with random weights, asked for 512×512 pixels now and then.
 """
@@ -27,6 +28,7 @@ import os
 import random
 import re
 import secrets
+import signal
 import statistics
 import sys
 import tempfile
@@ -50,6 +52,10 @@ PAUSE = 0.4
 # everything takes memory. What one request takes comes and goes; what stays is a leak.
 GROWTH = 32 << 20
 SETTLED = 5
+# After how long without work the server is at rest; how much more memory of its own it may have then than at the beginning, for
+# holes between what is left.
+REST = 3
+LEFT = 24 << 20
 
 
 class Soak:
@@ -127,6 +133,8 @@ class Soak:
         status = folder.joinpath("status").read_text()
         return {
             "resident_bytes": int(re.search(r"^VmRSS:\s+(\d+) kB$", status, re.M)[1]) * 1024,
+            # Without the pages of mapped files, which the system takes back when it needs them.
+            "own_bytes": int(re.search(r"^RssAnon:\s+(\d+) kB$", status, re.M)[1]) * 1024,
             "threads": int(re.search(r"^Threads:\s+(\d+)$", status, re.M)[1]),
             "file_descriptors": sum(1 for _ in folder.joinpath("fd").iterdir()),
         }
@@ -169,16 +177,34 @@ class Soak:
             task.result()
 
     async def settle(self, before: dict) -> dict:
-        """Waits until the process has no more files and threads than before; half a minute at most."""
+        """Waits until the process has no more files, threads and memory than before; half a minute at most."""
+        allowed = {"threads": before["threads"], "file_descriptors": before["file_descriptors"], "own_bytes": before["own_bytes"] + LEFT}
         for _ in range(60):
             now = self.process()
-            if all(now[name] <= before[name] for name in ("threads", "file_descriptors")):
+            if all(now[name] <= most for name, most in allowed.items()):
                 return now
             await asyncio.sleep(0.5)
-        for name in ("threads", "file_descriptors"):
-            if now[name] > before[name]:
+        for name, most in allowed.items():
+            if now[name] > most:
                 self.fault(f"{now[name]} {name} are left, and there were {before[name]}")
         return now
+
+    async def shut_out(self, file: Path) -> None:
+        """An emptied file of keys shuts out everybody until they are back; whether the server lives is nobody's secret."""
+        text = file.read_text()
+        async with connect(self.service.url, self.keys["good-0"]) as client:
+            for content, expected in (("", 401), (text, 200)):
+                file.write_text(content)
+                self.service.process.send_signal(signal.SIGHUP)
+                for _ in range(50):
+                    status = (await client.get("/models")).status_code
+                    if status == expected:
+                        break
+                    await asyncio.sleep(0.1)
+                else:
+                    self.fault(f"with {len(content)} bytes of keys `GET /models` was answered with {status}")
+                if (await client.get("/health")).status_code != 200:
+                    self.fault("`GET /health` was refused for want of keys")
 
     async def end(self, kind: Kind, expected: bytes) -> None:
         """Ready, with nothing to do; and what is under way when SIGTERM comes is answered."""
@@ -222,7 +248,7 @@ def statuses(metrics: str) -> dict[str, int]:
     return dict(sorted(found.items()))
 
 
-async def soak(service: Service, keys: dict[str, str], args) -> dict:
+async def soak(service: Service, keys: dict[str, str], file: Path, args) -> dict:
     soak = Soak(service, keys, args.seed)
     async with connect(service.url, keys["good-0"]) as client:
         models = {model["name"]: model for model in (await client.get("/models")).raise_for_status().json()["models"]}
@@ -231,9 +257,10 @@ async def soak(service: Service, keys: dict[str, str], args) -> dict:
         if args.real:
             chosen.append(decode(models["sd-v1"], 512, "jpg", 0.3))
         expected = {f"{kind.model} {kind.name}": (await learn(client, kind))[0] for kind in chosen}
-    await asyncio.sleep(0.5)  # the server sees that this client has gone
+    await asyncio.sleep(REST + 1)  # the server sees that this client has gone, and rests
     before = soak.process()
     await soak.run(args.minutes, chosen, expected)
+    await soak.shut_out(file)
     after = await soak.settle(before)
     metrics = await soak.figures()
     largest = next(kind for kind in chosen if kind.name == "decode 1024 jpg")
@@ -297,12 +324,14 @@ def main() -> None:
         file = Path(folder) / "keys"
         file.write_text("".join(f"{name}:{key}\n" for name, key in keys.items()))
         flags = ["--model=demo=demo", f"--api-key-file={file}", f"--threads={args.threads}", "--max-queue=16", "--max-body=8MiB"]
+        # Bodies that are held take much of what all may have.
+        flags += [f"--idle-release={REST}s", "--max-pending=64MiB"]
         if args.real:
             from models import SD_V1
 
             flags.append(f"--model={SD_V1.name}={SD_V1.folder}")
         with serving([*flags, *TIMEOUTS], Path(folder) / "log") as service:
-            record |= asyncio.run(soak(service, keys, args))
+            record |= asyncio.run(soak(service, keys, file, args))
     name = re.sub(r"[^a-z0-9]+", "-", f"soak {record['processor']} {os.cpu_count()} cores {date.today()}".lower())
     path = args.record or ROOT / "bench" / "records" / f"{name}.json"
     path.write_text(json.dumps(record, indent=1) + "\n")

@@ -19,6 +19,7 @@ def report(record: dict) -> str:
         f"resident memory    {memory['mean_bytes'] / mib:.0f} MiB on average, {memory['highest_bytes'] / mib:.0f} at most;"
         f" slope {memory['slope_bytes_per_minute'] / 1024:+.0f} KiB a minute;"
         f" low {memory['low_first_half_bytes'] / mib:.0f} MiB in the first half, {memory['low_second_half_bytes'] / mib:.0f} in the second",
+        f"memory of its own  {before['own_bytes'] / mib:.0f} MiB at rest before, {after['own_bytes'] / mib:.0f} at rest after",
         f"file descriptors   {before['file_descriptors']} before, {most['file_descriptors']} at most, {after['file_descriptors']} after",
         f"threads            {before['threads']} before, {most['threads']} at most, {after['threads']} after",
     ]

@@ -36,6 +36,11 @@ class Strangers:
             self.one_that_breaks_off_its_body,
             self.one_that_leaves,
             self.a_crowd_that_leaves,
+            self.bodies_that_are_held_and_given_up,
+            self.heads_of_many_without_a_key,
+            self.one_that_leaves_a_byte_behind_its_request,
+            self.one_that_only_sends_no_more,
+            self.one_whose_time_is_over_in_its_body,
         ]
 
     @contextlib.asynccontextmanager
@@ -160,6 +165,59 @@ class Strangers:
     async def a_crowd_that_leaves(self, chance: random.Random) -> str | None:
         await asyncio.gather(*(self.leave(self.request(256, key="crowd"), chance.uniform(0, 0.5)) for _ in range(24)))
         await asyncio.sleep(5)
+
+    async def bodies_that_are_held_and_given_up(self, chance: random.Random) -> str | None:
+        """As much as may be held together, nearly whole, for nearly as long as the server waits."""
+        length = 7 << 20
+        kind = chance.choice(("image/png", "application/json"))
+        head = bad.http("POST", "/", {"Authorization": f"Bearer {self.keys['slow']}", "Content-Type": kind}, length=length)
+        await asyncio.gather(*(self.leave(head + bytes(length - 1), chance.uniform(1, 3)) for _ in range(5)))
+
+    async def heads_of_many_without_a_key(self, chance: random.Random) -> str | None:
+        head = b"GET /health HTTP/1.1\r\nX-Long: " + b"x" * chance.randrange(1 << 10, 100 << 10)
+        await asyncio.gather(*(self.leave(head, chance.uniform(0.5, 2)) for _ in range(30)))
+
+    async def one_that_leaves_a_byte_behind_its_request(self, chance: random.Random) -> str | None:
+        """Several, so that they would fill the queue; each closes its connection as programs do that end."""
+
+        async def one() -> None:
+            _, writer = await asyncio.open_connection("127.0.0.1", self.port)
+            with contextlib.suppress(ConnectionError):
+                writer.write(self.request(512, key="crowd", Connection="keep-alive") + b"x")
+                await writer.drain()
+                await asyncio.sleep(chance.uniform(0, 1))
+            writer.close()
+
+        await asyncio.gather(*(one() for _ in range(8)))
+        await asyncio.sleep(3)
+
+    async def one_that_only_sends_no_more(self, chance: random.Random) -> str | None:
+        """Its answer must come whole, whatever the server says before it."""
+        request = self.request(256, query={"output_type": "pt", "partial_postprocess": "True"}, Accept="tensor/binary")
+        async with asyncio.timeout(LONGEST), self.connection() as (plain, reading):
+            await asyncio.get_running_loop().sock_sendall(plain, request)
+            plain.shutdown(socket.SHUT_WR)
+            answer = (await reading).removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n")
+        head, _, body = answer.partition(b"\r\n\r\n")
+        if head[9:12] == b"429":
+            return error_of(body)
+        return None if (head[9:12], len(body)) == (b"200", 3 * 256 * 256) else f"{head[:15]!r} and {len(body)} bytes"
+
+    async def one_whose_time_is_over_in_its_body(self, chance: random.Random) -> str | None:
+        """It is told at that time, and not only when the body's is over."""
+        request = self.request(256, **{"x-request-timeout": "1"})
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        with socket.socket() as plain:
+            plain.setblocking(False)
+            await loop.sock_connect(plain, ("127.0.0.1", self.port))
+            await loop.sock_sendall(plain, request[:-1])
+            first = await asyncio.wait_for(loop.sock_recv(plain, 1 << 12), OVER_BY)
+        took = loop.time() - begun
+        if first[9:12] not in (b"429", b"503"):
+            return f"{first[:15]!r}"
+        # The rest of the second is for a busy machine.
+        return None if took < 6 else f"told after {took:.1f} s"
 
     async def leave(self, request: bytes, after: float) -> None:
         _, writer = await asyncio.open_connection("127.0.0.1", self.port)
