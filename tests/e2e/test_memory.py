@@ -13,6 +13,9 @@ from service import serving
 
 MIB = 1 << 20
 
+# The folders of these tests can be written to, so that their files would be copied into memory.
+MAPPED = "--load=map"
+
 
 def ask(service, model, side: int, **options):
     """A decode to `side` x `side` pixels."""
@@ -62,7 +65,7 @@ def measured(service):
 )
 def test_predictions_hold_for_the_process(model, side, options, tmp_path):
     """Within 15 %, for a process that has nothing left from earlier work."""
-    with serving([f"--model={model.name}={model.folder}", "--idle-release=100ms"], tmp_path / "log") as service:
+    with serving([f"--model={model.name}={model.folder}", MAPPED, "--idle-release=100ms"], tmp_path / "log") as service:
         wait_until_at_rest(service)
         with measured(service) as peak:
             answer = ask(service, model, side, **options)
@@ -82,7 +85,7 @@ def test_predictions_hold_for_the_process(model, side, options, tmp_path):
 def test_memory_of_a_usual_picture_is_at_hand_when_the_server_is_ready(tmp_path):
     """So that the first request need not wait for it, nor is refused because of it: 512 x 512 pixels fit into the limit
     once, not twice."""
-    arguments = [f"--model={SD_V1.name}={SD_V1.folder}", "--memory-limit=600MiB", "--on-large=refuse"]
+    arguments = [f"--model={SD_V1.name}={SD_V1.folder}", MAPPED, "--memory-limit=600MiB", "--on-large=refuse"]
     with serving(arguments, tmp_path / "log") as service:
         at_hand = status_field(service, "RssAnon")
         with measured(service) as peak:
@@ -100,7 +103,7 @@ def test_memory_of_a_usual_picture_is_at_hand_when_the_server_is_ready(tmp_path)
 def test_nothing_unfinished_is_held_against_later_requests(tmp_path):
     """Bodies and heads that never end are held over --idle-release, and leave: the next request is done as the one before
     them, and the process has no more memory than before."""
-    arguments = [f"--model={SD_V1.name}={SD_V1.folder}", "--memory-limit=300MiB", "--idle-release=300ms"]
+    arguments = [f"--model={SD_V1.name}={SD_V1.folder}", MAPPED, "--memory-limit=300MiB", "--idle-release=300ms"]
     with serving(arguments, tmp_path / "log") as service:
         wait_until_at_rest(service)
         before = status_field(service, "RssAnon")
@@ -138,7 +141,7 @@ def test_nothing_unfinished_is_held_against_later_requests(tmp_path):
 def test_what_does_not_fit_is_done_as_the_policy_says(tmp_path):
     """The limit lies between what the lean decode of 512 x 512 takes and what the exact one does."""
     for policy, expected in [("refuse", 413), ("lean", "lean"), ("tile", "lean"), ("exact", "exact")]:
-        arguments = [f"--model={SD_V1.name}={SD_V1.folder}", "--memory-limit=380MiB", f"--on-large={policy}"]
+        arguments = [f"--model={SD_V1.name}={SD_V1.folder}", MAPPED, "--memory-limit=380MiB", f"--on-large={policy}"]
         with serving(arguments, tmp_path / policy) as service:
             small = ask(service, SD_V1, 128)
             assert (small.status_code, small.headers.get("x-decode-mode")) == (200, "exact"), small.text
