@@ -104,6 +104,8 @@ def test_nothing_unfinished_is_held_against_later_requests(tmp_path):
     """Bodies and heads that never end are held over --idle-release, and leave: the next request is done as the one before
     them, and the process has no more memory than before."""
     arguments = [f"--model={SD_V1.name}={SD_V1.folder}", MAPPED, "--memory-limit=300MiB", "--idle-release=300ms"]
+    # All of them come from this machine.
+    arguments += ["--max-connections-per-client=1024"]
     with serving(arguments, tmp_path / "log") as service:
         wait_until_at_rest(service)
         before = status_field(service, "RssAnon")

@@ -40,8 +40,8 @@ impl Forwarding {
 
 /// The client of an element such as `for="[2001:db8::1]:4711";proto=https`.
 fn node(element: &str) -> Option<Client> {
-    let pairs = element.split(';').filter_map(|pair| pair.split_once('='));
-    let (_, value) = pairs.into_iter().find(|(name, _)| name.trim().eq_ignore_ascii_case("for"))?;
+    let mut pairs = element.split(';').filter_map(|pair| pair.split_once('='));
+    let (_, value) = pairs.find(|(name, _)| name.trim().eq_ignore_ascii_case("for"))?;
     let value = value.trim();
     let value = value.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(value);
     if let Some(address) = address(value) {
