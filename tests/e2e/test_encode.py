@@ -212,10 +212,11 @@ def test_an_rgba_tensor(server, demo):
     """What `remote_encode` sends for a tensor of four channels has no content type: it may be RGBA or latents."""
     rgba = Image.open(PHOTOGRAPH).convert("RGB").resize((96, 80))
     rgba.putalpha(Image.linear_gradient("L").resize(rgba.size))
-    tensor = torch.from_numpy(np.asarray(rgba)).permute(2, 0, 1)[None].float() / 255
+    # Contiguous and held here: of others diffusers sends memory that is freed.
+    tensor = (torch.from_numpy(np.asarray(rgba)).permute(2, 0, 1)[None].float() / 255).contiguous()
     # The demonstration model has latents of 16 channels, so that this is a picture only: Pillow's RGB of it.
     url = f"{server.url}/demo?sample_mode=argmax"
-    rgb = torch.from_numpy(np.asarray(rgba.convert("RGB"))).permute(2, 0, 1)[None].float() / 255
+    rgb = (torch.from_numpy(np.asarray(rgba.convert("RGB"))).permute(2, 0, 1)[None].float() / 255).contiguous()
     assert torch.equal(remote_encode(url, tensor), remote_encode(url, rgb))
     with pytest.raises(RuntimeError, match="latents of 768 x 640 pixels.*RGBA picture of 96 x 80 pixels"):
         remote_encode(f"{server.url}/sd-v1", tensor)

@@ -27,8 +27,7 @@ pub struct JsonBody {
     inputs: String,
     /// `shape`, `dtype` and every other parameter of the query. What is here goes before the query, and the query says
     /// what is not here.
-    #[serde(default)]
-    #[schemars(with = "Map<String, Value>")]
+    #[schemars(with = "Option<Map<String, Value>>")]
     parameters: Option<Box<RawValue>>,
 }
 
