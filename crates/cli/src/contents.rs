@@ -99,9 +99,10 @@ pub(crate) fn pictures(shape: &[usize], output_type: OutputType, size: Option<(u
     }
 }
 
-/// Whether a picture of this height and width has so many tokens, at the factors that autoencoders have.
+/// Whether a picture of this height and width has so many tokens, each of 2 x 2 latents of 8 x 8 pixels, as all models
+/// have it that pack them.
 fn is_packed(tokens: usize, (height, width): (usize, usize)) -> bool {
-    [8, 16, 32, 64].iter().any(|pair| (height / pair) * (width / pair) == tokens)
+    (height / 16).checked_mul(width / 16) == Some(tokens)
 }
 
 /// Latents from files. Pictures of one batch come one after the other, so the last tensor with several is kept.

@@ -224,7 +224,7 @@ mod tests {
                 let text = std::fs::read_to_string(&path).unwrap();
                 let prints = ["print!(", "println!(", "stdout()", "stderr()"];
                 let bad = text.lines().filter(|line| {
-                    let allowed = ["is_terminal()", "AutoStream::choice"];
+                    let allowed = ["is_terminal()", "AutoStream::choice", "use_stderr()"];
                     prints.iter().any(|print| line.contains(print))
                         && !allowed.iter().any(|word| line.contains(word))
                 });
