@@ -89,14 +89,17 @@ def test_quality_is_that_of_pillow(way, demo, tmp_path):
 def test_a_tensor_has_the_type_that_is_wanted(way, demo, tmp_path):
     latents = demo.latents(1, 3, 5)
     np.save(tmp_path / "in.npy", latents.numpy())
+    got = {}
     for name in ("float16", "bfloat16", "float32"):
         out = tmp_path / f"{name}.safetensors"
         run("decode", tmp_path / "in.npy", "-o", out, "--out-dtype", name, *way(demo))
-        (tensor,) = load_file(out).values()
-        assert tensor.dtype == getattr(torch, name)
-        if name != "bfloat16":
-            assert_floats(tensor.half(), demo.decoded(demo.unscaled(latents)))
-        assert (name == "float16") == torch.equal(tensor.half().float(), tensor.float())
+        (got[name],) = load_file(out).values()
+        assert got[name].dtype == getattr(torch, name)
+    exact = got["float32"]
+    assert_floats(exact.half(), demo.decoded(demo.unscaled(latents)))
+    assert not torch.equal(exact.half().float(), exact), "it has more than float16 can hold"
+    assert torch.equal(got["float16"], exact.half())
+    assert torch.equal(got["bfloat16"], exact.bfloat16())
 
 
 def test_decode_packed_and_scaled_latents(way, tmp_path):

@@ -16,8 +16,8 @@ from docs_blocks import Block, Shell, blocks, fresh_clone, is_shown, masked, pag
 from hub import standing_in
 from models import FLUX, NARROW_VIDEO, SD_V1, SDXL
 from PIL import UnidentifiedImageError
-from place import ROOT, binary
-from safetensors.torch import save_file
+from place import ROOT, binary, clean_environment
+from safetensors.torch import load_file, save_file
 from service import Service
 from test_single_file import original
 
@@ -63,6 +63,8 @@ NOT_RUN = {
         "remote-vae serve --port 8191": ELSEWHERE + "test_the_log_of_models, with a stand-in for the hub",
         "remote-vae serve --model stabilityai": ELSEWHERE + "test_the_log_of_models, with a stand-in for the hub",
         "remote-vae serve --model sdxl=./sdxl_vae.safetensors": ELSEWHERE + "test_single_file.py",
+        "remote-vae serve --model ./flux2-vae.safetensors": ELSEWHERE + "test_what_is_said_of_flux2",
+        "remote-vae pull stabilityai": HUB + "; another test runs it: test_hub.py",
         "20": "a line of the log that test_the_log_of_models looks for",
     },
     "two-machines.md": {"sudo ": MACHINE, "ssh ": MACHINE},
@@ -215,6 +217,7 @@ def test_the_log_of_models(tmp_path, index):
     """What the page shows of a server that takes its models from files and from the hub."""
     page = ROOT / "docs" / "serve-a-checkpoint.md"
     sessions = [block.text for block in blocks(page) if block.kind == "session" and "remote-vae serve" in block.text]
+    sessions = [text for text in sessions if "flux2" not in text]  # ends with an error
     command, *shown = masked(sessions[index]).splitlines()
     if index == 0:
         (warning,) = [block.text for block in blocks(page) if block.kind == "text" and " WARN " in block.text]
@@ -239,3 +242,19 @@ def test_the_log_of_models(tmp_path, index):
     log = masked(service.log.read_text()).splitlines()
     missing = [line for line in shown if line != "..." and line not in log]
     assert missing == [], "\n".join(log)
+
+
+def test_what_is_said_of_flux2(tmp_path):
+    """What the page shows of a file with tensors that its family does not know."""
+    page = ROOT / "docs" / "serve-a-checkpoint.md"
+    (text,) = [block.text for block in blocks(page) if block.kind == "session" and "flux2" in block.text]
+    command, shown = text.strip().split("\n", 1)
+    tensors = load_file(SD_V1.folder / "diffusion_pytorch_model.safetensors")
+    tensors |= {"bn.running_mean": torch.zeros(128), "bn.running_var": torch.ones(128)}
+    save_file(tensors | {"bn.num_batches_tracked": torch.tensor(0)}, tmp_path / "flux2-vae.safetensors")
+    arguments = command.removeprefix("$ remote-vae ").split()
+    result = subprocess.run(
+        [binary(), *arguments, "--port", "0"], cwd=tmp_path, capture_output=True, text=True, env=clean_environment(), timeout=120
+    )
+    assert result.returncode == 1
+    assert shown in result.stderr.splitlines(), result.stderr

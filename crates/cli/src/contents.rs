@@ -105,10 +105,17 @@ fn is_packed(tokens: usize, (height, width): (usize, usize)) -> bool {
     (height / 16).checked_mul(width / 16) == Some(tokens)
 }
 
-/// Latents from files. Pictures of one batch come one after the other, so the last tensor with several is kept.
+/// Latents from files. Items of one file come one after the other, so the last file is kept, and the last tensor with
+/// several pictures: a table of contents of thousands is read once.
 #[derive(Default)]
 pub(crate) struct Reader {
-    last: Mutex<Option<(PathBuf, String, Tensor)>>,
+    last: Mutex<Last>,
+}
+
+#[derive(Default)]
+struct Last {
+    file: Option<(PathBuf, LatentsFile)>,
+    batch: Option<(PathBuf, String, Tensor)>,
 }
 
 /// What is known of a file besides its values.
@@ -123,11 +130,17 @@ impl Reader {
     /// # Errors
     /// A file that cannot be read, or none or several latents in it, and the item names none.
     pub(crate) fn read(&self, item: &Item, pattern: Option<&Pattern>) -> anyhow::Result<Read> {
-        let file = LatentsFile::open(&item.path)?;
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let Last { file, batch: last_batch } = &mut *last;
+        let (_, file) = match file.take() {
+            Some(kept) if kept.0 == item.path => file.insert(kept),
+            _ => file.insert((item.path.clone(), LatentsFile::open(&item.path)?)),
+        };
+        let file = &*file;
         let name = match (&item.tensor, pattern) {
-            (None, Some(pattern)) => match chosen(&file, None, Some(pattern))?.as_slice() {
+            (None, Some(pattern)) => match chosen(file, None, Some(pattern))?.as_slice() {
                 [only] => &only.name,
-                [] => bail!("{}: {}", item.path.display(), instead(&file, Some(pattern))),
+                [] => bail!("{}: {}", item.path.display(), instead(file, Some(pattern))),
                 several => bail!(
                     "{} tensors in {} fit {:?}: let -o name a folder for all of them",
                     several.len(),
@@ -139,13 +152,11 @@ impl Reader {
         };
         let layout = file.layout(name);
         let Some(index) = item.index else { return Ok(Read { latents: file.read(Some(name))?, layout }) };
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let batch = match &*last {
+        let batch = match &*last_batch {
             Some((path, tensor, batch)) if *path == item.path && tensor == name => batch.clone(),
             _ => file.read(Some(name))?,
         };
-        *last = Some((item.path.clone(), name.to_owned(), batch.clone()));
-        drop(last);
+        *last_batch = Some((item.path.clone(), name.to_owned(), batch.clone()));
         Ok(Read { latents: one_of(&batch, index)?, layout })
     }
 }
