@@ -11,9 +11,9 @@ from pathlib import Path
 from remote_vae_client import Client
 from remote_vae_client.api.state import get_health, list_models
 from remote_vae_client.api.work import predict, predict_json_with_model, predict_with_model
-from remote_vae_client.models import ErrorBody, JsonBody, JsonBodyParameters
-from remote_vae_client.models.json_body_parameters_dtype import JsonBodyParametersDtype
-from remote_vae_client.models.json_body_parameters_image_format import JsonBodyParametersImageFormat
+from remote_vae_client.models import ErrorBody, JsonBody, JsonBodyParametersType0
+from remote_vae_client.models.json_body_parameters_type_0_dtype import JsonBodyParametersType0Dtype
+from remote_vae_client.models.json_body_parameters_type_0_image_format import JsonBodyParametersType0ImageFormat
 from remote_vae_client.models.predict_with_model_dtype import PredictWithModelDtype
 from remote_vae_client.models.predict_with_model_image_format import PredictWithModelImageFormat
 from remote_vae_client.models.predict_with_model_output_type import PredictWithModelOutputType
@@ -48,8 +48,8 @@ assert answer.headers["dtype"] == "uint8"
 
 body = JsonBody(
     inputs=base64.b64encode(latents).decode(),
-    parameters=JsonBodyParameters(
-        shape=shape, dtype=JsonBodyParametersDtype.FLOAT16, image_format=JsonBodyParametersImageFormat.PNG
+    parameters=JsonBodyParametersType0(
+        shape=shape, dtype=JsonBodyParametersType0Dtype.FLOAT16, image_format=JsonBodyParametersType0ImageFormat.PNG
     ),
 )
 answer = predict_json_with_model.sync("demo", client=client, body=body)
