@@ -141,7 +141,8 @@ impl App {
             body_timeout: config.body_timeout,
             timeout: config.timeout,
             bodies: Bodies::new(admission.budget),
-            early: Semaphore::new(config.max_queue.saturating_add(1).min(Semaphore::MAX_PERMITS)),
+            // No more than can wait: the queue may get them all before any is started.
+            early: Semaphore::new(config.max_queue.clamp(1, Semaphore::MAX_PERMITS)),
             max_queue: config.max_queue,
             life: watch::Sender::new(Life::Serving),
             in_flight: AtomicUsize::new(0),
