@@ -123,9 +123,12 @@ async fn a_limit_that_is_reached_is_a_warning_with_its_flag() {
     assert!(line.starts_with("WARN ") && line.contains("2 at most (--max-batch)"), "{line}");
 
     handle.hold();
-    let waiting = [(); 2].map(|()| {
+    let send = || {
         tokio::spawn(tower::ServiceExt::oneshot(house.router.clone(), tensor_request(ONE, "", vec![0; 4])))
-    });
+    };
+    let running = send();
+    house.until(|app| app.executor().running().is_some()).await;
+    let waiting = [running, send()];
     house.until(|app| app.executor().waiting() == 1).await;
     let told = house.post(ONE, "", vec![0; 4]).await.error(429);
     let line = log.line();
