@@ -32,8 +32,8 @@ def sent_by(page) -> tuple[bytes, list[int]]:
 def test_a_file_with_several_tensors_is_a_choice_and_its_bytes_are_not_touched(page, tmp_path):
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(2, 16, 8, 6, generator=generator).bfloat16()
-    # A quiet and an unusual bit pattern, which must arrive as they are.
-    latents.view(torch.int16)[1, 0, 0, :2] = torch.tensor([0x7FC1, 0x0001], dtype=torch.int16)
+    # Minus zero and the smallest number that there is, which must arrive as they are.
+    latents.view(torch.int16)[1, 0, 0, :2] = torch.tensor([-0x8000, 0x0001], dtype=torch.int16)
     tensors = {
         "conditioning": torch.randn(1, 77, 32, generator=generator),
         "bytes": torch.zeros(1, 16, 2, 2, dtype=torch.uint8),
