@@ -27,7 +27,7 @@ impl Scaling {
     /// [`VaeError::Input`] when the caller's factors are no finite numbers or the first is zero.
     ///
     /// # Panics
-    /// When `latents` has not the `C` that `info` says; [`arrange`] makes sure of it.
+    /// When `latents` has not the `C` that `info` says; `arrange` makes sure of it.
     pub fn apply(self, latents: &mut HostTensor, info: &VaeInfo) -> Result<(), VaeError> {
         match self {
             Self::Unchanged => {}
