@@ -177,6 +177,7 @@ fn one(args: &DecodeArgs) -> anyhow::Result<()> {
     // What cannot be asked for is known before a file is read or a model is loaded.
     options.params()?;
     let input = args.latents.first().context("there is nothing to decode")?;
+    output::check_tensor_format(&args.out, args.file.tensor_format)?;
     let (path, tensor) = latents::split(input);
     let item = batch::Item::new(path, tensor.map(str::to_owned), args.out.clone());
     let Read { latents, layout } = Reader::default().read(&item, args.tensor.as_ref())?;

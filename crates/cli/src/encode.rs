@@ -82,8 +82,12 @@ enum SampleModeArg {
 }
 
 impl EncodeOptionArgs {
-    fn options(&self) -> EncodeOptions {
-        EncodeOptions::new()
+    fn options(&self) -> anyhow::Result<EncodeOptions> {
+        anyhow::ensure!(
+            self.sample_mode == SampleModeArg::Sample || self.seed.is_none(),
+            "--seed is of a sample, and --sample-mode argmax takes none: drop one of the two"
+        );
+        Ok(EncodeOptions::new()
             .do_scaling(!self.scaling.no_scaling)
             .scaling_factor(self.scaling.scaling_factor)
             .shift_factor(self.scaling.shift_factor)
@@ -94,7 +98,7 @@ impl EncodeOptionArgs {
             .dtype(self.out_dtype.into())
             .tiling(self.pieces.tiling)
             .framewise(self.pieces.framewise)
-            .allow_non_finite(self.values.allow_non_finite)
+            .allow_non_finite(self.values.allow_non_finite))
     }
 }
 
@@ -103,7 +107,8 @@ pub(crate) fn run(args: EncodeArgs) -> anyhow::Result<()> {
 }
 
 fn one(args: &EncodeArgs) -> anyhow::Result<()> {
-    let options = args.options.options();
+    let options = args.options.options()?;
+    output::check_tensor_format(&args.out, args.file.tensor_format)?;
     output::plan_latents(&args.out, options.params()?.dtype)?;
     let input = args.images.first().context("there is nothing to encode")?;
     let (path, tensor) = latents::split(input);
@@ -124,10 +129,11 @@ fn one(args: &EncodeArgs) -> anyhow::Result<()> {
 }
 
 fn many(args: &EncodeArgs) -> anyhow::Result<()> {
-    let options = args.options.options();
-    output::plan_many_latents(&args.out, args.file.tensor_format, options.params()?.dtype)?;
+    let options = args.options.options()?;
+    let format = args.file.tensor_format.unwrap_or_default();
+    output::plan_many_latents(&args.out, format, options.params()?.dtype)?;
     let found = inputs::find(&args.images, "pictures", latents::split, is_image_file)?;
-    let ending = args.file.tensor_format.name();
+    let ending = format.name();
     let items = inputs::plan(found, &args.out, |found| parts(found, ending))?;
     batch::check(&items, "pictures")?;
     let report = Report::new("pictures", args.batch.json);

@@ -41,7 +41,8 @@ mod source;
 
 use std::process::ExitCode;
 
-use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing::Metadata;
+use tracing_subscriber::filter::{FilterExt, LevelFilter, Targets, filter_fn};
 use tracing_subscriber::prelude::*;
 use tracing_subscriber::{Layer, Registry};
 
@@ -106,22 +107,31 @@ fn failed(error: &anyhow::Error) -> ExitCode {
 
 /// Log lines, on stderr, so that what a command prints stays its own.
 fn log(filter: Targets, format: LogFormat) -> impl Layer<Registry> {
-    // Where a line comes from is for those who look for a fault.
+    // Where our own lines come from is for those who look for a fault.
     let is_close = |level: LevelFilter| level > LevelFilter::INFO;
     let places =
         filter.default_level().is_some_and(is_close) || filter.iter().any(|(_, level)| is_close(level));
-    let lines = tracing_subscriber::fmt::layer().with_writer(|| terminal::Log).with_target(places);
+    // The steps of a request are for traces.
+    let filter = filter.with_target(server::STEPS, LevelFilter::OFF);
+    let is_ours = |metadata: &Metadata<'_>| metadata.target().starts_with("remote_vae");
+    let ours = lines(format, places).with_filter(filter.clone().and(filter_fn(is_ours)));
+    // Nobody could tell what a library's line is about if it did not say which library it is.
+    let others = lines(format, true).with_filter(filter.and(filter_fn(move |metadata| !is_ours(metadata))));
+    ours.and_then(others)
+}
+
+/// Prints log lines, with the module that each comes from or without.
+fn lines(format: LogFormat, target: bool) -> Box<dyn Layer<Registry> + Send + Sync> {
+    let lines = tracing_subscriber::fmt::layer().with_writer(|| terminal::Log).with_target(target);
     // Where stderr is gone, there is nowhere to say so: the attempt would panic.
     let lines = lines.log_internal_errors(false);
-    let lines = match format {
+    match format {
         LogFormat::Text => {
             let colors = anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never;
             lines.with_ansi(colors).boxed()
         }
         LogFormat::Json => lines.json().flatten_event(true).with_span_list(false).boxed(),
-    };
-    // The steps of a request are for traces.
-    lines.with_filter(filter.with_target(server::STEPS, LevelFilter::OFF))
+    }
 }
 
 /// An error and its causes in one line, fit for a terminal. Many of our errors already end in their cause; it is not said

@@ -112,6 +112,6 @@ pub(crate) fn run(args: &ModelsArgs) -> anyhow::Result<()> {
     say!(
         "\nAlso: any model of these families, from the Hugging Face hub (OWNER/NAME[:PATH][@REVISION]) or from this"
     );
-    say!("machine (a folder as diffusers saves it, or a .safetensors file): {}", vae::CLASS_NAMES.join(", "));
+    say!("machine (a folder as diffusers saves it, or a file of weights): {}", vae::CLASS_NAMES.join(", "));
     Ok(())
 }

@@ -145,6 +145,19 @@ pub(crate) fn plan_latents(out: &Path, dtype: DType) -> anyhow::Result<()> {
     }
 }
 
+/// Checks that `--tensor-format`, if it is given, is what the name of the one file `out` says.
+pub(crate) fn check_tensor_format(out: &Path, format: Option<TensorFormatArg>) -> anyhow::Result<()> {
+    let Some(format) = format else { return Ok(()) };
+    let (name, ending, out) = (format.name(), Ending::of(out), out.display());
+    match (ending, format) {
+        (Ending::Safetensors, TensorFormatArg::Safetensors) | (Ending::Npy, TensorFormatArg::Npy) => Ok(()),
+        (Ending::Safetensors | Ending::Npy, _) => {
+            bail!("--tensor-format {name} contradicts the name {out}: change one of them")
+        }
+        _ => bail!("--tensor-format is of a tensor, and {out} is none: drop the flag, or change the name"),
+    }
+}
+
 /// As [`plan_latents`], for many files in the folder `out`.
 pub(crate) fn plan_many_latents(out: &Path, format: TensorFormatArg, dtype: DType) -> anyhow::Result<()> {
     check_folder(out)?;
@@ -209,14 +222,23 @@ impl Many {
 }
 
 /// As [`plan`], for many files in the folder `out`: the flags say it all, or leave it to the model.
-pub(crate) fn plan_many(out: &Path, args: &OptionArgs, tensors: TensorFormatArg) -> anyhow::Result<Many> {
+pub(crate) fn plan_many(
+    out: &Path,
+    args: &OptionArgs,
+    tensors: Option<TensorFormatArg>,
+) -> anyhow::Result<Many> {
     check_folder(out)?;
     let kind = |ending: &'static str| {
         let (output_type, image_format) = plan(Path::new(&format!("x.{ending}")), args)?;
         anyhow::Ok(Kind { output_type, image_format, ending })
     };
     Ok(match (args.output_type, args.partial_postprocess, args.image_format) {
-        (Some(OutputTypeArg::Pt), ..) | (None, true, _) => Many::One(kind(tensors.name())?),
+        (Some(OutputTypeArg::Pt), ..) | (None, true, _) => {
+            Many::One(kind(tensors.unwrap_or_default().name())?)
+        }
+        _ if tensors.is_some() => bail!(
+            "--tensor-format is of tensors, and pictures or videos are to be written: drop the flag, or add --output-type pt"
+        ),
         (Some(OutputTypeArg::Mp4), ..) => Many::One(kind("mp4")?),
         (None, false, None) => Many::ByModel { picture: kind("jpg")?, video: kind("mp4")? },
         (_, _, format) => Many::One(kind(format.unwrap_or(ImageFormatArg::Jpg).name())?),
@@ -454,6 +476,25 @@ mod tests {
     }
 
     #[test]
+    fn the_format_of_a_tensor_is_what_the_name_says() {
+        let check = |out: &str, format| {
+            check_tensor_format(Path::new(out), format).map_err(|error| error.to_string())
+        };
+        let (npy, safetensors) = (Some(TensorFormatArg::Npy), Some(TensorFormatArg::Safetensors));
+        for (out, format) in [("a.png", None), ("a.npy", npy), ("a.safetensors", safetensors)] {
+            assert_eq!(check(out, format), Ok(()), "{out}");
+        }
+        for (out, format, words) in [
+            ("a.npy", safetensors, "--tensor-format safetensors contradicts the name a.npy"),
+            ("a.safetensors", npy, "contradicts the name a.safetensors"),
+            ("a.png", npy, "a.png is none"),
+        ] {
+            let error = check(out, format).unwrap_err();
+            assert!(error.contains(words), "{error}");
+        }
+    }
+
+    #[test]
     fn many_files_go_into_a_folder() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("file");
@@ -483,6 +524,8 @@ mod tests {
             assert_eq!(planned(folder.path(), flags), Ok(endings));
             assert_eq!(planned(Path::new("new-folder"), flags), Ok(endings));
         }
+        let error = planned(folder.path(), &["--tensor-format=npy"]).unwrap_err();
+        assert!(error.contains("--output-type pt"), "{error}");
         for (out, words) in [(file.as_path(), "is a file"), (Path::new("all.png"), "looks like one file")] {
             let error = planned(out, &[]).unwrap_err();
             assert!(error.contains(words), "{error}");

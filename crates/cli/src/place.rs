@@ -52,7 +52,8 @@ impl Place {
         let builder = RemoteVae::builder(first)
             .timeout(args.server.timeout)
             .retry(args.server.retry())
-            .on_retry(on_retry);
+            .on_retry(on_retry)
+            .on_warning(|sentence| tracing::warn!("the server says: {sentence}"));
         let builder = others.iter().fold(builder, |builder, endpoint| builder.endpoint(endpoint));
         let builder = match &args.server.api_key {
             Some(key) => builder.api_key(key),

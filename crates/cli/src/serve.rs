@@ -35,8 +35,8 @@ pub(crate) struct ServeArgs {
     #[arg(value_name = "SOURCE", value_hint = ValueHint::AnyPath)]
     pub(crate) sources: Vec<ModelArgs>,
     /// A model to serve, as often as wanted; in the variable, separated by commas. SOURCE is a name that `remote-vae
-    /// models` lists; a folder as diffusers saves it, of an autoencoder or of a pipeline; a .safetensors file, of an
-    /// autoencoder or of a full checkpoint; or OWNER/NAME[:PATH][@REVISION] on the Hugging Face hub. Factors may follow:
+    /// models` lists; a folder as diffusers saves it, of an autoencoder or of a pipeline; a file of weights (.safetensors,
+    /// .ckpt, .pt, .bin), of an autoencoder or of a full checkpoint; or OWNER/NAME[:PATH][@REVISION] on the Hugging Face hub. Factors may follow:
     /// SOURCE,scaling_factor=0.13025,shift_factor=0
     #[arg(
         long = "model",

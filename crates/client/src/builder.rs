@@ -7,7 +7,7 @@ use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 
 use crate::balance::Balance;
 use crate::endpoint::Endpoint;
-use crate::exchange::{Connection, OnRetry};
+use crate::exchange::{Connection, OnRetry, OnWarning};
 use crate::{Error, RemoteVae, Retry, error};
 
 /// How long to wait for a connection when nothing else is said.
@@ -24,6 +24,7 @@ pub struct Builder {
     retry: Retry,
     api_key: Option<String>,
     on_retry: Option<OnRetry>,
+    on_warning: Option<OnWarning>,
 }
 
 impl Builder {
@@ -35,6 +36,7 @@ impl Builder {
             retry: Retry::default(),
             api_key: None,
             on_retry: None,
+            on_warning: None,
         }
     }
 
@@ -75,6 +77,13 @@ impl Builder {
         self
     }
 
+    /// Called with each sentence that a server says of a request that it answered all the same (`x-warning`), such as a
+    /// parameter whose name is nearly a known one.
+    pub fn on_warning(mut self, notice: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        self.on_warning = Some(Arc::new(notice));
+        self
+    }
+
     /// The client. Nothing is sent yet.
     ///
     /// # Errors
@@ -84,7 +93,8 @@ impl Builder {
         let connections: Arc<[_]> =
             self.endpoints.iter().map(|text| self.connection(text)).collect::<Result<_, _>>()?;
         let balance = Arc::new(Balance::new(connections.len()));
-        Ok(RemoteVae { connections, balance, retry: self.retry, on_retry: self.on_retry })
+        let Self { retry, on_retry, on_warning, .. } = self;
+        Ok(RemoteVae { connections, balance, retry, on_retry, on_warning })
     }
 
     fn connection(&self, endpoint: &str) -> Result<Connection, Error> {

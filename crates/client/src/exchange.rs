@@ -16,6 +16,12 @@ use crate::{Error, RemoteVae, proxy};
 /// Told of each try that failed before another one.
 pub(crate) type OnRetry = Arc<dyn Fn(&Error, Duration) + Send + Sync>;
 
+/// Told of each sentence of a server about a request that it answered all the same.
+pub(crate) type OnWarning = Arc<dyn Fn(&str) + Send + Sync>;
+
+/// The header that such a sentence comes in.
+const WARNING: &str = "x-warning";
+
 /// One endpoint, with the connections to it that are kept.
 #[derive(Debug)]
 pub(crate) struct Connection {
@@ -172,6 +178,10 @@ impl RemoteVae {
             };
             let failure = result.as_ref().err().map(Failure::of);
             given.ended(failure, &self.retry, Instant::now());
+            if let (Ok((headers, _)), Some(on_warning)) = (&result, &self.on_warning) {
+                let sentences = headers.get_all(WARNING).iter().filter_map(|value| value.to_str().ok());
+                sentences.for_each(|sentence| on_warning(sentence));
+            }
             let (Err(error), Some(failure)) = (&result, failure) else { return result };
             let Some(pause) = self.pause(&mut trouble, index, failure) else { return result };
             if let Some(on_retry) = &self.on_retry {

@@ -62,7 +62,7 @@ use crate::balance::Balance;
 pub use crate::builder::Builder;
 pub use crate::encode::{Encoded, remote_encode};
 pub use crate::error::Error;
-use crate::exchange::{Connection, Exchange, OnRetry};
+use crate::exchange::{Connection, Exchange, OnRetry, OnWarning};
 pub use crate::models::ServedModel;
 pub use crate::options::{DecodeOptions, EncodeOptions, OutputType};
 pub use crate::queue::{
@@ -78,6 +78,7 @@ pub struct RemoteVae {
     balance: Arc<Balance>,
     retry: Retry,
     on_retry: Option<OnRetry>,
+    on_warning: Option<OnWarning>,
 }
 
 impl RemoteVae {

@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -122,6 +123,20 @@ fn two_requests_on_one_connection_say_what_was_asked() {
     }
     assert_eq!(received[0].header("accept"), Some("image/jpeg"));
     assert_eq!(received[1].header("accept"), Some("tensor/binary"));
+}
+
+/// What a server says of a request that it answers all the same is not lost.
+#[test]
+fn warnings_of_a_server_are_told() {
+    let warnings = ["x-warning: the first", "X-Warning: the second"];
+    let (address, thread) = server(vec![answer("200 OK", &warnings, &picture())]);
+    let told = Arc::<Mutex<Vec<String>>>::default();
+    let noted = Arc::clone(&told);
+    let vae = blocking::RemoteVae::builder(&format!("http://{address}/"))
+        .on_warning(move |sentence| noted.lock().unwrap().push(sentence.to_owned()));
+    vae.build().unwrap().decode(&latents(), &DecodeOptions::new()).unwrap();
+    thread.join().unwrap();
+    assert_eq!(*told.lock().unwrap(), ["the first", "the second"]);
 }
 
 /// What holds NaN or infinity is not sent, unless that is wanted.

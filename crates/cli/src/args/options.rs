@@ -54,9 +54,9 @@ pub(crate) struct PieceArgs {
 #[derive(Clone, Copy, Debug, clap::Args)]
 #[command(next_help_heading = heading::OUTPUT)]
 pub(crate) struct TensorFileArgs {
-    /// Format of tensors, where -o names a folder
-    #[arg(long, value_name = "FORMAT", default_value = "safetensors")]
-    pub(crate) tensor_format: TensorFormatArg,
+    /// Format of tensors, where -o names a folder [default: safetensors]
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) tensor_format: Option<TensorFormatArg>,
     /// Do not write into PNG and .safetensors files which model and factors they were made with
     #[arg(long)]
     pub(crate) no_metadata: bool,
@@ -81,8 +81,9 @@ impl From<DTypeArg> for DType {
 }
 
 /// `--tensor-format`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum TensorFormatArg {
+    #[default]
     Safetensors,
     Npy,
 }

@@ -57,6 +57,18 @@ fn a_local_encode_gives_the_bytes_of_a_server() {
 }
 
 #[test]
+fn flags_that_would_change_nothing_are_refused() {
+    let photo = fixture("rgb.png");
+    let photo = photo.to_str().unwrap();
+    for (flags, words) in [
+        (&["-o", "a.npy", "--sample-mode", "argmax", "--seed", "7"][..], "--sample-mode argmax takes none"),
+        (&["-o", "a.npy", "--tensor-format", "safetensors"], "contradicts the name a.npy"),
+    ] {
+        run(&[&["encode", photo], flags].concat()).fails(1, words);
+    }
+}
+
+#[test]
 fn a_seed_that_nobody_gave_is_told_and_kept() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();

@@ -39,6 +39,11 @@ impl Builder {
         Self(self.0.api_key(key))
     }
 
+    /// As [`crate::Builder::on_warning`].
+    pub fn on_warning(self, notice: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        Self(self.0.on_warning(notice))
+    }
+
     /// As [`crate::Builder::on_retry`].
     pub fn on_retry(self, notice: impl Fn(&Error, Duration) + Send + Sync + 'static) -> Self {
         Self(self.0.on_retry(notice))
