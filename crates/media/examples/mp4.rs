@@ -14,7 +14,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     std::io::stdin().read_to_end(&mut frames)?;
     let frames: Vec<&[u8]> = frames.chunks(width * height * 3).collect();
     let quality = quality.first().map(|&quality| u8::try_from(quality)).transpose()?;
-    let file = encode_mp4(&frames, width, height, &Mp4Options { fps: None, quality })?;
+    let file = encode_mp4(&frames, width, height, &Mp4Options { fps: None, quality }, &|| true)?;
     std::io::stdout().write_all(&file)?;
     Ok(())
 }

@@ -45,6 +45,9 @@ pub enum MediaError {
         /// Name of the format.
         format: &'static str,
     },
+    /// Nobody waits for the result any longer: [`IsWanted`](crate::IsWanted) said so.
+    #[error("the work was ended, as nobody waits for it")]
+    Cancelled,
     /// The decoder panicked.
     #[error(
         "this file made the {format} decoder fail: save it anew with another program, and please report it"

@@ -13,6 +13,7 @@ mod png;
 mod webp;
 
 use self::orientation::{Metadata, Orientation};
+use crate::watch::{IsWanted, WatchedFile};
 use crate::{MediaError, guard};
 
 /// Pixels `[height, width, 3]`, C order.
@@ -100,11 +101,22 @@ impl<'a> ImageFile<'a> {
     /// # Errors
     /// A damaged file.
     pub fn decode(&self) -> Result<RgbImage, MediaError> {
+        self.decode_while(&|| true)
+    }
+
+    /// [`ImageFile::decode`], as long as the picture is wanted. (A WebP file is read in one go once its bytes are there.)
+    ///
+    /// # Errors
+    /// A damaged file, or [`MediaError::Cancelled`].
+    pub fn decode_while(&self, is_wanted: &IsWanted<'_>) -> Result<RgbImage, MediaError> {
+        let file = || WatchedFile::new(self.file, is_wanted);
         let pixels = guard::decoder(self.format.name(), || match self.format {
-            Format::Png => png::pixels(self.file),
-            Format::Jpeg => jpeg::pixels(self.file),
-            Format::WebP => webp::pixels(self.file),
-        })?;
+            Format::Png => png::pixels(self.file, file()),
+            Format::Jpeg => jpeg::pixels(self.file, file()),
+            Format::WebP => webp::pixels(self.file, file()),
+        });
+        // To a decoder that is no other than a file that cannot be read.
+        let pixels = pixels.map_err(|error| if is_wanted() { error } else { MediaError::Cancelled })?;
         let (width, height) = self.stored;
         if pixels.len() != width * height * 3 {
             return Err(MediaError::PixelCount {

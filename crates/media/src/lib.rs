@@ -12,6 +12,7 @@ mod mp4;
 mod pixels;
 mod png;
 mod resize;
+mod watch;
 mod webp;
 
 pub use error::MediaError;
@@ -21,4 +22,5 @@ pub use mp4::{DEFAULT_FPS, MP4_MAX_SIZE, Mp4Options, encode_mp4};
 pub use pixels::{f16_bytes, model_range, planes_from_rgb, rgb_from_planes, round8, unit_range};
 pub use png::{PNG_MAX_SIDE, encode_png};
 pub use resize::{resize_lanczos, resize_nearest};
+pub use watch::IsWanted;
 pub use webp::{DEFAULT_WEBP_QUALITY, WEBP_MAX_SIDE, encode_webp};

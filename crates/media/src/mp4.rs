@@ -12,6 +12,7 @@ use rusty_h264_encoder::{EncodeError, Encoder, EncoderConfig, Preset};
 
 use crate::error::{MediaError, check_size};
 use crate::guard;
+use crate::watch::IsWanted;
 use container::Sample;
 use yuv::Yuv;
 
@@ -56,12 +57,14 @@ pub struct Mp4Options {
 /// A side that is odd is made longer by repeating its last pixels: 4:2:0 has no such pictures.
 ///
 /// # Errors
-/// When there is no frame, a frame has not `height * width * 3` bytes, or the size is 0 or more than [`MP4_MAX_SIZE`].
+/// When there is no frame, a frame has not `height * width * 3` bytes, or the size is 0 or more than [`MP4_MAX_SIZE`];
+/// [`MediaError::Cancelled`] before the next frame when the video is not wanted any longer.
 pub fn encode_mp4<T: AsRef<[u8]>>(
     frames: &[T],
     width: usize,
     height: usize,
     options: &Mp4Options,
+    is_wanted: &IsWanted<'_>,
 ) -> Result<Vec<u8>, MediaError> {
     let [longest, shortest] = MP4_MAX_SIZE;
     for frame in frames {
@@ -71,7 +74,7 @@ pub fn encode_mp4<T: AsRef<[u8]>>(
     if frames.is_empty() {
         return Err(failed("there is no frame"));
     }
-    guard::encoder("mp4", || encode(frames, width, height, options))
+    guard::encoder("mp4", || encode(frames, width, height, options, is_wanted))
 }
 
 /// [`encode_mp4`] of frames that fit the format.
@@ -80,12 +83,20 @@ fn encode<T: AsRef<[u8]>>(
     width: usize,
     height: usize,
     options: &Mp4Options,
+    is_wanted: &IsWanted<'_>,
 ) -> Result<Vec<u8>, MediaError> {
     let fps = options.fps.unwrap_or(DEFAULT_FPS).max(1);
     let mut yuv = Yuv::new(width, height);
     let mut encoder = Encoder::new(config(yuv.size(), fps, options.quality)).map_err(broken)?;
     let mut track = Track::default();
     for frame in frames {
+        if !is_wanted() {
+            if cfg!(debug_assertions) {
+                // It panics there when it is dropped with frames that it holds back.
+                let _ = encoder.try_flush();
+            }
+            return Err(MediaError::Cancelled);
+        }
         yuv.fill(frame.as_ref());
         track.add(&encoder.encode_planes(&yuv.planes()).map_err(broken)?);
     }

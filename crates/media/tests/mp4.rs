@@ -1,7 +1,9 @@
 //! What the mp4 files are, read back by the decoder that comes with the encoder. `tests/e2e/test_mp4.py` reads them with
 //! FFmpeg's.
 
-use media::{Mp4Options, encode_mp4};
+use std::cell::Cell;
+
+use media::{MediaError, Mp4Options, encode_mp4};
 use rusty_h264_decoder::Decoder;
 
 /// A smooth gradient that moves.
@@ -52,7 +54,8 @@ fn every_frame_comes_back_and_better_quality_is_nearer() {
     let (width, height) = (96, 64);
     let frames = frames(9, width, height);
     let error = |quality| {
-        let file = encode_mp4(&frames, width, height, &Mp4Options { fps: Some(24), quality }).unwrap();
+        let file =
+            encode_mp4(&frames, width, height, &Mp4Options { fps: Some(24), quality }, &|| true).unwrap();
         let decoded = decoded(&file);
         assert_eq!(decoded.len(), 9);
         let mut squares = 0.0;
@@ -77,7 +80,8 @@ fn sizes_that_the_format_has_not_are_filled_up() {
     for ((width, height), expected) in
         [((1, 1), (2, 2)), ((8, 24), (8, 24)), ((33, 17), (34, 18)), ((35, 64), (36, 64))]
     {
-        let file = encode_mp4(&frames(2, width, height), width, height, &Mp4Options::default()).unwrap();
+        let file =
+            encode_mp4(&frames(2, width, height), width, height, &Mp4Options::default(), &|| true).unwrap();
         let sizes: Vec<_> = decoded(&file).into_iter().map(|(size, _)| size).collect();
         assert_eq!(sizes, [expected; 2], "{width} x {height}");
     }
@@ -86,11 +90,24 @@ fn sizes_that_the_format_has_not_are_filled_up() {
 #[test]
 fn what_cannot_be_encoded_is_refused() {
     let options = Mp4Options::default();
-    assert!(encode_mp4::<Vec<u8>>(&[], 16, 16, &options).is_err());
+    assert!(encode_mp4::<Vec<u8>>(&[], 16, 16, &options, &|| true).is_err());
     for (width, height, bytes) in
         [(16, 16, 767), (0, 16, 0), (3841, 2, 3841 * 6), (2162, 2162, 2162 * 2162 * 3)]
     {
-        let error = encode_mp4(&[vec![0; bytes]], width, height, &options).unwrap_err().to_string();
+        let error = encode_mp4(&[vec![0; bytes]], width, height, &options, &|| true).unwrap_err().to_string();
         assert!(error.contains(&width.to_string()), "{error}");
     }
+}
+
+/// A long video takes minutes, which nobody shall spend on an answer that nobody reads.
+#[test]
+fn a_video_that_is_not_wanted_any_longer_is_not_encoded_to_its_end() {
+    let looks = Cell::new(0);
+    let is_wanted = || {
+        looks.set(looks.get() + 1);
+        looks.get() <= 3
+    };
+    let result = encode_mp4(&frames(9, 96, 64), 96, 64, &Mp4Options::default(), &is_wanted);
+    assert!(matches!(result, Err(MediaError::Cancelled)), "{result:?}");
+    assert_eq!(looks.get(), 4, "one look before each frame");
 }

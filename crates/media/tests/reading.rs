@@ -1,5 +1,6 @@
 //! Picture files are read as Pillow reads them (tools/make_image_fixtures.py).
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -298,5 +299,40 @@ fn webp_files_are_as_large_and_as_good_as_pillows() {
     }
     for (length, width, height) in [(0, 0, 0), (2, 1, 1), (16_384 * 3, 16_384, 1)] {
         assert!(encode_webp(&vec![0; length], width, height, 80).is_err(), "{length} {width} {height}");
+    }
+}
+
+/// A large picture takes seconds, which nobody shall spend on a request whose client has left.
+#[test]
+fn a_picture_that_is_not_wanted_any_longer_is_not_read_to_its_end() {
+    let mut state = 1u32;
+    let mut noise = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8
+    };
+    let rgb: Vec<u8> = (0..256 * 256 * 3).map(|_| noise()).collect();
+    let files = [
+        ("PNG", media::encode_png(&rgb, 256, 256).unwrap()),
+        ("JPEG", media::encode_jpeg(&rgb, 256, 256, 100).unwrap()),
+        ("WebP", media::encode_webp(&rgb, 256, 256, 100).unwrap()),
+    ];
+    for (name, file) in files {
+        let image = ImageFile::open(&file).unwrap();
+        let looks = Cell::new(0);
+        let until = |most: usize| {
+            looks.set(0);
+            image.decode_while(&|| {
+                looks.set(looks.get() + 1);
+                looks.get() <= most
+            })
+        };
+        let whole = until(usize::MAX).unwrap();
+        if name == "PNG" {
+            assert!(whole.pixels == rgb);
+        }
+        let all = looks.get();
+        assert!(all > 4, "{name}: it was looked {all} times");
+        assert!(matches!(until(3), Err(media::MediaError::Cancelled)), "{name}");
+        assert!(looks.get() < all, "{name}: {} of {all}", looks.get());
     }
 }

@@ -175,7 +175,7 @@ pub(crate) fn files(pixels: HostTensor, format: ImageFormat) -> Result<Vec<File>
 pub(crate) fn video(pixels: HostTensor, format: VideoFormat) -> Result<Vec<u8>, ApiError> {
     let (height, width, frames) = pictures(pixels);
     let options = Mp4Options { fps: format.fps, quality: format.quality };
-    encode_mp4(&frames, width, height, &options).map_err(broken)
+    encode_mp4(&frames, width, height, &options, &|| true).map_err(broken)
 }
 
 /// Whether pictures of this height and width, in pixels, fit into such a file.

@@ -8,6 +8,7 @@ use mozjpeg::{ColorSpace, Decompress};
 
 use super::{Header, Metadata, to_rgb};
 use crate::MediaError;
+use crate::watch::WatchedFile;
 
 /// Start of a scan (T.81, table B.1).
 const SOS: u8 = 0xDA;
@@ -71,7 +72,8 @@ pub(super) fn header(file: &[u8]) -> Result<Header, MediaError> {
     Err(CUT_OFF)
 }
 
-pub(super) fn pixels(file: &[u8]) -> Result<Vec<u8>, MediaError> {
+/// `watched` reads `file`.
+pub(super) fn pixels(file: &[u8], watched: WatchedFile<'_>) -> Result<Vec<u8>, MediaError> {
     let scans = Segments::new(file)
         .filter_map(Result::ok)
         .take_while(|segment| segment.marker != EOI)
@@ -83,7 +85,7 @@ pub(super) fn pixels(file: &[u8]) -> Result<Vec<u8>, MediaError> {
     }
     let ended = Cell::new(false);
     // libjpeg's errors are unwound through it, with a text.
-    let decoded = catch_unwind(AssertUnwindSafe(|| decode(Whole { rest: file, ended: &ended })));
+    let decoded = catch_unwind(AssertUnwindSafe(|| decode(Whole { file: watched, ended: &ended })));
     if ended.get() {
         return Err(CUT_OFF);
     }
@@ -125,28 +127,29 @@ fn inks_to_rgb(pixels: &[u8]) -> Vec<u8> {
 
 /// A file that is an error when more is read than there is: libjpeg makes up what is missing.
 struct Whole<'a> {
-    rest: &'a [u8],
+    file: WatchedFile<'a>,
     ended: &'a Cell<bool>,
 }
 
 impl Read for Whole<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.rest.read(buffer)
+        self.file.read(buffer)
     }
 }
 
 impl BufRead for Whole<'_> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        if self.rest.is_empty() {
+        let part = self.file.fill_buf()?;
+        if part.is_empty() {
             self.ended.set(true);
             // Not `UnexpectedEof`, which `mozjpeg` takes for the end of the image.
             return Err(io::Error::other("the file ends"));
         }
-        Ok(self.rest)
+        Ok(part)
     }
 
     fn consume(&mut self, amount: usize) {
-        self.rest = &self.rest[amount..];
+        self.file.consume(amount);
     }
 }
 

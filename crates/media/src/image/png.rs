@@ -2,12 +2,11 @@
 
 mod chunks;
 
-use std::io::Cursor;
-
 use png::{BitDepth, ColorType, Decoder, DecodingError, Info, InterlaceInfo, Reader, expand_interlaced_row};
 
 use super::{Header, to_rgb};
 use crate::MediaError;
+use crate::watch::WatchedFile;
 
 /// Deflate makes of one byte this many at most (zlib.net, "zlib Technical Details").
 const MAX_GROWTH: usize = 1032;
@@ -21,9 +20,10 @@ pub(super) fn header(file: &[u8]) -> Result<Header, MediaError> {
     Ok(Header { width, height, orientation: metadata.orientation() })
 }
 
-pub(super) fn pixels(file: &[u8]) -> Result<Vec<u8>, MediaError> {
+/// `watched` reads `file`.
+pub(super) fn pixels(file: &[u8], watched: WatchedFile<'_>) -> Result<Vec<u8>, MediaError> {
     chunks::check_whole(file)?;
-    let mut decoder = Decoder::new(Cursor::new(file));
+    let mut decoder = Decoder::new(watched);
     decoder.set_ignore_text_chunk(true);
     decoder.set_ignore_iccp_chunk(true);
     let mut reader = decoder.read_info().map_err(unreadable)?;
@@ -52,7 +52,7 @@ pub(super) fn pixels(file: &[u8]) -> Result<Vec<u8>, MediaError> {
 }
 
 /// The samples as the file has them, row by row, and the bytes of a row.
-fn samples(reader: &mut Reader<Cursor<&[u8]>>, length: usize) -> Result<(Vec<u8>, usize), MediaError> {
+fn samples(reader: &mut Reader<WatchedFile<'_>>, length: usize) -> Result<(Vec<u8>, usize), MediaError> {
     let &Info { width, height, interlaced, .. } = reader.info();
     let line = reader.output_line_size(width).ok_or_else(|| failed("its rows are too long"))?;
     let (color_type, bit_depth) = reader.output_color_type();

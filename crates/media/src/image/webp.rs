@@ -6,6 +6,7 @@ use image_webp::{DecodingError, WebPDecoder};
 
 use super::{Header, Metadata, to_rgb};
 use crate::MediaError;
+use crate::watch::WatchedFile;
 
 /// Bits of the first byte of a `VP8X` chunk (RFC 9649, 2.7.1): what else is in the file.
 const EXIF: u8 = 0x08;
@@ -57,9 +58,10 @@ pub(super) fn header(file: &[u8]) -> Result<Header, MediaError> {
     Ok(Header { width: width as usize, height: height as usize, orientation: metadata.orientation() })
 }
 
-pub(super) fn pixels(file: &[u8]) -> Result<Vec<u8>, MediaError> {
+/// `watched` reads `file`.
+pub(super) fn pixels(file: &[u8], watched: WatchedFile<'_>) -> Result<Vec<u8>, MediaError> {
     check_whole(file)?;
-    let mut decoder = WebPDecoder::new(Cursor::new(file)).map_err(failed)?;
+    let mut decoder = WebPDecoder::new(watched).map_err(failed)?;
     let channels = if decoder.has_alpha() { 4 } else { 3 };
     let length = decoder.output_buffer_size().ok_or_else(|| failed(DecodingError::ImageTooLarge))?;
     let mut pixels = vec![0; length];
