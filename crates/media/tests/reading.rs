@@ -314,7 +314,7 @@ fn a_picture_that_is_not_wanted_any_longer_is_not_read_to_its_end() {
     let files = [
         ("PNG", media::encode_png(&rgb, 256, 256).unwrap()),
         ("JPEG", media::encode_jpeg(&rgb, 256, 256, 100).unwrap()),
-        ("WebP", media::encode_webp(&rgb, 256, 256, 100).unwrap()),
+        ("WebP", encode_webp(&rgb, 256, 256, 100).unwrap()),
     ];
     for (name, file) in files {
         let image = ImageFile::open(&file).unwrap();
