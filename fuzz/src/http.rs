@@ -121,6 +121,7 @@ fn model(name: &str) -> Model {
         origin: None,
         license: None,
         example: Some(b"latents"),
+        weights: Box::new(|| None),
         load: Box::new(move || {
             let engine = CpuEngine::new(CpuOptions { threads: Some(1), ..CpuOptions::default() })?;
             Ok(vae::load(Source::Folder(folder.clone()), engine)?)

@@ -187,7 +187,7 @@ fn given(key: &str) -> bool {
 /// What is in force where nothing is said and the machine decides.
 fn derived(key: &str) -> Option<String> {
     match key {
-        "memory-limit" => Some(format!("{}MiB", server::default_memory_limit()? >> 20)),
+        "memory-limit" => Some(format!("{}MiB", service::memory::default_memory_limit()? >> 20)),
         "threads" => Some(std::thread::available_parallelism().ok()?.to_string()),
         _ => None,
     }

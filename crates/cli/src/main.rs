@@ -131,7 +131,13 @@ fn lines(format: LogFormat, target: bool) -> Box<dyn Layer<Registry> + Send + Sy
             lines.with_ansi(colors).boxed()
         }
         LogFormat::Json => lines.json().flatten_event(true).with_span_list(false).boxed(),
+<<<<<<< HEAD
     }
+=======
+    };
+    // The steps of a request are for traces.
+    lines.with_filter(filter.with_target(service::SPANS, LevelFilter::OFF))
+>>>>>>> 3718ec9 (service: what lies between HTTP and the models is a crate of its own, and models load side by side)
 }
 
 /// An error and its causes in one line, fit for a terminal. Many of our errors already end in their cause; it is not said

@@ -80,7 +80,7 @@ impl Traces {
             .with_threads(false)
             .with_target(false)
             .with_tracked_inactivity(false)
-            .with_filter(Targets::new().with_target(server::STEPS, LevelFilter::INFO))
+            .with_filter(Targets::new().with_target(service::SPANS, LevelFilter::INFO))
     }
 
     /// Sends what is left.

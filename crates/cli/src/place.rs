@@ -114,10 +114,10 @@ impl Place {
         };
         let request = DecodeRequest { latents: latents.clone(), params: options.params()? };
         let mut vae = vae.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(match server::decode(vae.as_mut(), request, &NO_LIMITS, options.allow_non_finite, observer)? {
-            server::Decoded::Tensor(tensor) => Decoded::Tensor(tensor),
-            server::Decoded::Video(file) => Decoded::Video(file),
-            server::Decoded::Image(file) => Decoded::Image(Image::from_bytes(file)?),
+        Ok(match service::decode(vae.as_mut(), request, &NO_LIMITS, options.allow_non_finite, observer)? {
+            service::Decoded::Tensor(tensor) => Decoded::Tensor(tensor),
+            service::Decoded::Video(file) => Decoded::Video(file),
+            service::Decoded::Image(file) => Decoded::Image(Image::from_bytes(file)?),
         })
     }
 
@@ -138,7 +138,7 @@ impl Place {
         };
         let request = EncodeRequest { picture: picture.clone(), params: options.params()? };
         let mut vae = vae.lock().unwrap_or_else(PoisonError::into_inner);
-        let encoded = server::encode(vae.as_mut(), request, &NO_LIMITS, options.allow_non_finite, observer)?;
+        let encoded = service::encode(vae.as_mut(), request, &NO_LIMITS, options.allow_non_finite, observer)?;
         Ok((encoded.latents, encoded.seed))
     }
 }

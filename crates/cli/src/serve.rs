@@ -167,6 +167,10 @@ pub(crate) fn served(
         origin: source.origin(),
         license: source.license(),
         example: source.example(),
+        weights: {
+            let source = source.clone();
+            Box::new(move || source.weights_size())
+        },
         load: Box::new(move || {
             let vae = source.clone().load(engine.clone(), mode)?;
             let (name, info) = (name.clone(), vae.info().clone());

@@ -10,6 +10,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use service::{Client, Severity};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use tracing::{Span, info, warn};
@@ -17,8 +18,7 @@ use wire::routes::{DOCS, HEALTH, OPENAPI, READY};
 
 use crate::app::App;
 use crate::body;
-use crate::client::Client;
-use crate::error::{ApiError, ServeError, Severity};
+use crate::error::{ApiError, ServeError};
 use crate::forwarded::Forwarding;
 use crate::rate::{RateLimit, Rates};
 use crate::text;

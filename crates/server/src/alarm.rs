@@ -3,12 +3,11 @@
 
 use std::time::Duration;
 
+use service::{memory, size};
 use tokio::time::sleep;
 use tracing::warn;
 
 use crate::app::App;
-use crate::budget::size;
-use crate::memory;
 
 /// How often the process's memory is looked at.
 const TICK: Duration = Duration::from_secs(5);
@@ -16,7 +15,7 @@ const TICK: Duration = Duration::from_secs(5);
 /// Looks at the process's memory, for ever.
 pub(crate) async fn watch(app: &App) {
     // Where there is no limit or the system does not say, there is nothing to look at.
-    let Some(limit) = app.admission().budget.limit else { return std::future::pending().await };
+    let Some(limit) = app.service().memory_limit() else { return std::future::pending().await };
     let mut alarm = Alarm { limit, is_raised: false };
     loop {
         sleep(TICK).await;

@@ -6,22 +6,14 @@ use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::Serialize;
+use service::{Failure, FailureKind, Model, Service};
 use tokio::sync::{Semaphore, watch};
-use vae::VaeInfo;
-use wire::Limits;
 use wire::routes::{Target, is_model_name};
 
+use crate::Config;
 use crate::access::Access;
-use crate::admission::Admission;
-use crate::bodies::Bodies;
-use crate::budget::size;
 use crate::error::{ApiError, ServeError};
-use crate::executor::Executor;
 use crate::metrics::Metrics;
-use crate::queue::Full;
-use crate::shelf::Known;
-use crate::values::NonFinite;
-use crate::{Config, Model};
 
 /// Nobody knows how long models take to load.
 const WHILE_LOADING: Duration = Duration::from_secs(5);
@@ -33,17 +25,12 @@ pub(crate) struct App(Arc<Inner>);
 struct Inner {
     names: Vec<String>,
     origins: Vec<Origin>,
-    executor: Executor,
-    admission: Admission,
+    service: Service,
     access: Access,
     metrics: Metrics,
-    limits: Limits,
-    video_limits: Limits,
-    allow_non_finite: bool,
     body_timeout: Duration,
     timeout: Duration,
-    bodies: Bodies,
-    /// Places for requests that come before the models are loaded: as many as can be queued then.
+    /// Slots for requests that come before the models are loaded: as many as can be queued then.
     early: Semaphore,
     max_queue: usize,
     life: watch::Sender<Life>,
@@ -120,27 +107,16 @@ impl App {
                 return Err(ServeError::Config(format!("two models are named {name:?}")));
             }
         }
-        let admission = Admission::new(config);
-        if let (Some(0), Some(limit)) = (admission.room(), admission.budget.limit) {
-            return Err(ServeError::Config(format!(
-                "--memory-limit {} leaves nothing for work: the server itself and the bodies of requests take as much; raise \
-                 the limit",
-                size(limit)
-            )));
-        }
+        let origins = models.iter().map(Origin::of).collect();
+        let service = Service::new(config.service(), models)?;
         Ok(Self(Arc::new(Inner {
             names,
-            origins: models.iter().map(Origin::of).collect(),
-            executor: Executor::new(config, models),
-            admission,
+            origins,
+            service,
             access: Access::new(config.access.clone())?,
             metrics: Metrics::new(),
-            limits: config.limits.clone(),
-            video_limits: config.video_limits.clone(),
-            allow_non_finite: config.allow_non_finite,
             body_timeout: config.body_timeout,
             timeout: config.timeout,
-            bodies: Bodies::new(admission.budget),
             // No more than can wait: the queue may get them all before any is started.
             early: Semaphore::new(config.max_queue.clamp(1, Semaphore::MAX_PERMITS)),
             max_queue: config.max_queue,
@@ -149,14 +125,9 @@ impl App {
         })))
     }
 
-    /// The thread with the models.
-    pub(crate) fn executor(&self) -> &Executor {
-        &self.0.executor
-    }
-
-    /// What there is room for.
-    pub(crate) fn admission(&self) -> &Admission {
-        &self.0.admission
+    /// The models, and all that wait for them.
+    pub(crate) fn service(&self) -> &Service {
+        &self.0.service
     }
 
     /// Who may come in.
@@ -167,21 +138,6 @@ impl App {
     /// What has been done.
     pub(crate) fn metrics(&self) -> &Metrics {
         &self.0.metrics
-    }
-
-    /// How much one request may ask for from a model of this kind.
-    pub(crate) fn limits(&self, info: &VaeInfo) -> &Limits {
-        if info.temporal_factor.is_some() { &self.0.video_limits } else { &self.0.limits }
-    }
-
-    /// How much one request to a model may ask for. Of one that is not loaded it is not known yet, and looked at again.
-    pub(crate) fn first_limits(&self, model: usize) -> &Limits {
-        self.known(model).map_or(&self.0.video_limits, |known| self.limits(&known.info))
-    }
-
-    /// What is done with values that are NaN or infinite.
-    pub(crate) fn non_finite(&self) -> NonFinite {
-        if self.0.allow_non_finite { NonFinite::Allowed } else { NonFinite::RefusedOverHttp }
     }
 
     pub(crate) fn body_timeout(&self) -> Duration {
@@ -237,16 +193,16 @@ impl App {
     /// # Errors
     /// 429 when more requests wait for that than can be queued, 503 when the server is told to stop meanwhile.
     pub(crate) async fn until_ready(&self) -> Result<(), ApiError> {
-        if self.0.executor.is_ready() {
+        if self.0.service.is_ready() {
             return Ok(());
         }
-        let _place =
-            self.0.early.try_acquire().map_err(|_| {
-                ApiError::from(Full { capacity: self.0.max_queue, retry_after: WHILE_LOADING })
-            })?;
+        let _slot = self.0.early.try_acquire().map_err(|_| {
+            let message = format!("the queue is full (--max-queue {}): try again later", self.0.max_queue);
+            ApiError::from(Failure::busy(message, WHILE_LOADING))
+        })?;
         let mut life = self.0.life.subscribe();
         tokio::select! {
-            () = self.0.executor.until_ready() => Ok(()),
+            () = self.0.service.until_ready() => Ok(()),
             _ = life.wait_for(|life| *life == Life::Draining) => Err(stopping()),
         }
     }
@@ -264,28 +220,10 @@ impl App {
         if self.is_stopping() {
             return Err(stopping());
         }
-        if !self.0.executor.is_ready() {
+        if !self.0.service.is_ready() {
             return Err(ApiError::unavailable("the models are still being loaded", WHILE_LOADING));
         }
         Ok(())
-    }
-
-    /// What is known of a model; `None` while it is not loaded.
-    pub(crate) fn known(&self, model: usize) -> Option<Arc<Known>> {
-        self.0.executor.shelf().known(model)
-    }
-
-    /// Bytes of copied weights that are in memory while `model` works.
-    pub(crate) fn copied_weights(&self, model: usize) -> usize {
-        self.0.executor.copied_weights(model)
-    }
-
-    /// What is known of a model, which is loaded first if it must; that may take long.
-    ///
-    /// # Errors
-    /// 503 when it cannot be loaded.
-    pub(crate) fn load(&self, model: usize) -> Result<Arc<Known>, ApiError> {
-        self.0.executor.shelf().load(model).map_err(|error| ApiError::not_loaded(&error))
     }
 
     /// The index of the model that a request names by its path, by `?model=`, or not at all.
@@ -311,20 +249,9 @@ impl App {
             ))
         })
     }
-
-    /// The memory of all bodies.
-    pub(crate) fn bodies(&self) -> &Bodies {
-        &self.0.bodies
-    }
-}
-
-impl From<Full> for ApiError {
-    fn from(full: Full) -> Self {
-        let message = format!("the queue is full (--max-queue {}): try again later", full.capacity);
-        Self::too_many(message, full.retry_after).at_limit()
-    }
 }
 
 fn stopping() -> ApiError {
-    ApiError::unavailable("the server is being stopped", WHILE_LOADING)
+    let failure = Failure::new(FailureKind::ShuttingDown, "the server is being stopped");
+    Failure { retry_after: Some(WHILE_LOADING), ..failure }.into()
 }

@@ -8,9 +8,9 @@ use axum::http::{HeaderMap, StatusCode, header};
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::Frame;
+use service::Held;
 use tokio::time::timeout;
 
-use crate::bodies::Held;
 use crate::error::ApiError;
 
 /// How much of a refused body is read and thrown away, and for how long. The answer does not wait for that, but many

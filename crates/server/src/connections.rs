@@ -13,6 +13,7 @@ use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
+use service::Client;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -22,7 +23,6 @@ use wire::ErrorBody;
 
 use crate::Config;
 use crate::app::App;
-use crate::client::Client;
 use crate::idle::{During, Exchanges, Idle};
 use crate::socket::Socket;
 use crate::stream::{Stream, Transport};

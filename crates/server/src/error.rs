@@ -1,11 +1,11 @@
-//! What ends the server, and what ends a request.
+//! What ends the server, and what ends a request: failures of the service get their HTTP statuses here.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use tracing::{debug, error};
-use vae::VaeError;
+use service::{Failure, FailureKind, Note, Severity, StartError};
 use wire::{ErrorBody, WireError};
 
 /// The server cannot start or go on.
@@ -25,34 +25,15 @@ pub enum ServeError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// A model cannot be loaded.
-    #[error("cannot load model {name:?}{}: {source}", from_where(.origin, &.source.to_string()))]
-    Load {
-        /// Its name.
-        name: String,
-        /// Where it was to come from.
-        origin: String,
-        /// Why not.
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    /// A model was loaded, but cannot decode.
-    #[error("model {name:?} from {origin} was loaded, but a first decode failed: {source}")]
-    WarmUp {
-        /// Its name.
-        name: String,
-        /// Where it came from.
-        origin: String,
-        /// Why not.
-        source: VaeError,
-    },
-    /// The thread that owns the models ended, which is a bug of ours.
-    #[error("the thread that runs the models ended unexpectedly: {0}")]
-    Executor(String),
+    /// The service behind it cannot start or go on.
+    #[error("{0}")]
+    Service(Arc<StartError>),
 }
 
-/// Where a model comes from, unless what is wrong with it names that already.
-fn from_where(origin: &str, source: &str) -> String {
-    if source.contains(origin) { String::new() } else { format!(" from {origin}") }
+impl From<StartError> for ServeError {
+    fn from(error: StartError) -> Self {
+        Self::Service(Arc::new(error))
+    }
 }
 
 /// A request that cannot be served. Always answered as JSON, because clients call `response.json()` on any failure.
@@ -64,24 +45,6 @@ pub(crate) struct ApiError {
     pub(crate) retry_after: Option<Duration>,
     /// What the log says of it; `None` where the status says enough.
     pub(crate) note: Option<Note>,
-}
-
-/// What the log says of a refusal, in the line of its request. Sizes and settings, never what a client wrote.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Note {
-    pub(crate) severity: Severity,
-    pub(crate) reason: String,
-}
-
-/// How much a refusal matters to whoever runs the server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Severity {
-    /// A rule at work.
-    Info,
-    /// A limit that could be raised, or a model that cannot be loaded.
-    Warn,
-    /// A fault of ours.
-    Error,
 }
 
 impl ApiError {
@@ -100,41 +63,13 @@ impl ApiError {
         self.noted(Severity::Warn)
     }
 
-    /// The log tells the cause too, which is nobody else's business.
-    pub(crate) fn because(self, cause: impl std::fmt::Display) -> Self {
-        let severity = self.note.as_ref().map_or(Severity::Error, |note| note.severity);
-        let reason = format!("{}: {cause}", self.message);
-        Self { note: Some(Note { severity, reason }), ..self }
-    }
-
     pub(crate) fn not_found(message: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, message)
     }
 
-    /// Understood, but it cannot be done.
-    pub(crate) fn unprocessable(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::UNPROCESSABLE_ENTITY, message)
-    }
-
-    /// A model that is loaded at its first use could not be loaded. Why not may say too much of this machine.
-    pub(crate) fn not_loaded(cause: &ServeError) -> Self {
-        let message = "this model cannot be loaded now; the server's log says why";
-        Self::unavailable(message, Duration::from_secs(30)).noted(Severity::Warn).because(cause)
-    }
-
     /// Our fault.
     pub(crate) fn internal(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, message).noted(Severity::Error)
-    }
-
-    /// Says it in the log, where no request's line will.
-    pub(crate) fn log(&self) {
-        let (status, note) = (self.status.as_u16(), self.note.as_ref());
-        let reason = note.map_or(self.message.as_str(), |note| note.reason.as_str());
-        match note.map(|note| note.severity) {
-            Some(Severity::Error) => error!(status, reason, "failed"),
-            _ => debug!(status, reason, "refused"),
-        }
+        Failure::internal(message).into()
     }
 
     pub(crate) fn too_many(message: impl Into<String>, retry_after: Duration) -> Self {
@@ -146,24 +81,34 @@ impl ApiError {
     }
 }
 
-impl From<WireError> for ApiError {
-    fn from(error: WireError) -> Self {
-        let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::BAD_REQUEST);
-        let refusal = Self::new(status, error.to_string());
-        if matches!(error, WireError::TooLarge(_)) { refusal.at_limit() } else { refusal }
+/// The status of each kind of failure.
+fn status(kind: FailureKind) -> StatusCode {
+    match kind {
+        FailureKind::BadRequest => StatusCode::BAD_REQUEST,
+        FailureKind::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        FailureKind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        FailureKind::Unprocessable => StatusCode::UNPROCESSABLE_ENTITY,
+        FailureKind::Busy => StatusCode::TOO_MANY_REQUESTS,
+        FailureKind::NotLoaded
+        | FailureKind::Deadline
+        | FailureKind::Cancelled
+        | FailureKind::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
+        FailureKind::Internal | FailureKind::OutOfMemory | FailureKind::DeviceLost => {
+            StatusCode::INTERNAL_SERVER_ERROR
+        }
     }
 }
 
-impl From<VaeError> for ApiError {
-    fn from(error: VaeError) -> Self {
-        match error {
-            VaeError::Input(message) => Self::unprocessable(message),
-            // Only who has left or a server that ends cancels; hardly anybody reads this.
-            VaeError::Cancelled => {
-                Self::unavailable("the work was cancelled: try again", Duration::from_secs(1))
-            }
-            other => Self::internal(format!("the model failed: {other}")),
-        }
+impl From<Failure> for ApiError {
+    fn from(failure: Failure) -> Self {
+        let Failure { kind, message, retry_after, note } = failure;
+        Self { status: status(kind), message, retry_after, note }
+    }
+}
+
+impl From<WireError> for ApiError {
+    fn from(error: WireError) -> Self {
+        Failure::from(error).into()
     }
 }
 

@@ -1,94 +1,56 @@
 //! The HTTP server of remote-vae: the wire protocol in front of models.
 //!
-//! A request goes through these rooms, in this order: `router` → `handler` (read) → `decode` or `encode`
-//! (check) → `queue` (admit) → `executor` (the one thread that owns the models) → `postprocess` → `respond`.
+//! A request goes this way: `connections` → `router` → `trace` and `access` → `handler` (read) → [`service`] (the rest) →
+//! `respond`. Only `error` says which HTTP status a failure of the service has.
 //!
 //! [`Server::bind`] takes the port, [`Server::run`] loads the models and serves until it is told to stop.
 #![forbid(unsafe_code)]
-// What arrives here was written by strangers: nothing they send may end the process.
+// What arrives here is untrusted input: nothing in it may end the process.
 #![cfg_attr(
     not(test),
     deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
 )]
 
 mod access;
-mod admission;
 mod alarm;
 mod app;
-mod bodies;
 mod body;
-mod budget;
-mod client;
 mod connections;
 mod cors;
 mod deadline;
-mod decode;
-mod encode;
 mod error;
-mod executor;
 mod exposition;
 mod forwarded;
 mod handler;
 mod idle;
-mod local;
-mod memory;
 mod metrics;
 mod openapi;
-mod packaging;
 mod page;
-mod postprocess;
-mod queue;
 mod rate;
 mod respond;
-mod rgba;
 mod router;
 mod serve;
-mod shelf;
 mod socket;
-mod steps;
+mod spans;
 mod stream;
-mod tensors;
 #[cfg(test)]
 mod tests;
 mod text;
 #[cfg(feature = "tls")]
 mod tls;
 mod trace;
-mod values;
 mod watch;
 
 use std::time::Duration;
 
 pub use access::{AccessConfig, ApiKey};
-pub use admission::OnLarge;
 pub use error::ServeError;
 pub use forwarded::Forwarding;
-pub use local::{Decoded, Encoded, Refused, decode, encode};
-pub use memory::default_memory_limit;
 pub use rate::RateLimit;
 pub use serve::{Reload, Server};
-pub use steps::STEPS;
+pub use service::{Load, Model, OnLarge};
 #[cfg(feature = "tls")]
 pub use tls::TlsConfig;
-
-/// Loads a model, and fetches it first if it must; the error says why it could not.
-pub type Load = dyn Fn() -> Result<Box<dyn vae::Vae>, Box<dyn std::error::Error + Send + Sync>> + Send + Sync;
-
-/// A model to serve.
-pub struct Model {
-    /// Its name in URLs: ASCII letters, digits, `.`, `_` and `-`.
-    pub name: String,
-    /// Where it comes from, for the log: a path, an id of the hub, or `demo`.
-    pub source: String,
-    /// Where it comes from, for clients; `None` where that is nobody's business, as with a path on this machine.
-    pub origin: Option<String>,
-    /// Under which licence its weights are, as far as that is known.
-    pub license: Option<String>,
-    /// Latents to try it with: a safetensors file with one tensor, as a pipeline hands them over.
-    pub example: Option<&'static [u8]>,
-    /// Loads it. Called at the start, or with [`Config::lazy`] whenever it is needed and not there.
-    pub load: Box<Load>,
-}
 
 /// How to serve.
 #[derive(Clone, Debug)]
@@ -116,10 +78,10 @@ pub struct Config {
     pub memory_limit: Option<usize>,
     /// What is done with requests that do not fit into it.
     pub on_large: OnLarge,
-    /// Load models at their first use, and put those away that were not used for longest where their weights and the
+    /// Load models at their first use, and unload those that were not used for longest where their weights and the
     /// work together go over the memory limit.
     pub lazy: bool,
-    /// Bytes of request bodies that may be in the house together, coming in or waiting.
+    /// Bytes of request bodies that may be held together, on their way or waiting.
     pub max_pending_bytes: usize,
     /// Connections that may be open together; more wait to be accepted.
     pub max_connections: usize,
@@ -146,6 +108,7 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
+        let service = service::Config::default();
         Self {
             host: "127.0.0.1".to_owned(),
             port: 8080,
@@ -153,14 +116,14 @@ impl Default for Config {
             access: AccessConfig::default(),
             #[cfg(feature = "tls")]
             tls: None,
-            max_queue: 32,
-            limits: wire::Limits::default(),
-            video_limits: wire::Limits::for_videos(),
-            allow_non_finite: false,
-            memory_limit: default_memory_limit(),
-            on_large: OnLarge::default(),
-            lazy: false,
-            max_pending_bytes: 512 << 20,
+            max_queue: service.max_queue,
+            limits: service.limits,
+            video_limits: service.video_limits,
+            allow_non_finite: service.allow_non_finite,
+            memory_limit: service.memory_limit,
+            on_large: service.on_large,
+            lazy: service.lazy,
+            max_pending_bytes: service.max_pending_bytes,
             max_connections: 1024,
             max_connections_per_client: None,
             keep_alive: Duration::from_secs(75),
@@ -170,7 +133,24 @@ impl Default for Config {
             write_timeout: Duration::from_secs(60),
             drain_delay: Duration::ZERO,
             drain_timeout: Duration::from_secs(300),
-            idle_release: Duration::from_secs(60),
+            idle_release: service.idle_release,
+        }
+    }
+}
+
+impl Config {
+    /// What of this is the service's.
+    fn service(&self) -> service::Config {
+        service::Config {
+            max_queue: self.max_queue,
+            limits: self.limits.clone(),
+            video_limits: self.video_limits.clone(),
+            allow_non_finite: self.allow_non_finite,
+            memory_limit: self.memory_limit,
+            on_large: self.on_large,
+            lazy: self.lazy,
+            max_pending_bytes: self.max_pending_bytes,
+            idle_release: self.idle_release,
         }
     }
 }

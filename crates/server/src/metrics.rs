@@ -10,46 +10,28 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
-use vae::Forecast;
+use service::{Mode, Outline, Report, memory};
 use wire::Task;
 
-use crate::admission::Mode;
 use crate::app::App;
-use crate::executor::Done;
-use crate::memory;
 
 /// What is known of a request only once it has been read, for whoever counts it at its end.
 #[derive(Clone, Default)]
-pub(crate) struct Asked(Arc<AskedInner>);
+pub(crate) struct RequestMetrics(Arc<Facts>);
 
 #[derive(Default)]
-struct AskedInner {
+struct Facts {
     model: OnceLock<usize>,
     task: OnceLock<&'static str>,
     output: OnceLock<&'static str>,
     mode: OnceLock<Mode>,
-    work: OnceLock<Work>,
+    report: OnceLock<Report>,
 }
 
-/// What the work of a request took.
-#[derive(Clone, Copy)]
-pub(crate) struct Work {
-    pub(crate) pixels: usize,
-    /// The most bytes that the engine had in use, if it can tell.
-    pub(crate) memory: Option<usize>,
-    pub(crate) queued: Duration,
-    pub(crate) worked: Duration,
-}
-
-impl Asked {
+impl RequestMetrics {
     /// The request is for this model. What is said first holds.
     pub(crate) fn set_model(&self, model: usize) {
         let _ = self.0.model.set(model);
-    }
-
-    /// The request is done in this way.
-    pub(crate) fn set_mode(&self, mode: Mode) {
-        let _ = self.0.mode.set(mode);
     }
 
     /// The request is to do this.
@@ -62,21 +44,28 @@ impl Asked {
         let _ = self.0.output.set(media_type);
     }
 
+    /// The request is in the queue.
+    pub(crate) fn set_outline(&self, outline: Outline) {
+        self.set_task(outline.task);
+        self.set_output(outline.media_type);
+        let _ = self.0.mode.set(outline.mode);
+    }
+
     /// The work of the request is done.
-    pub(crate) fn set_work(&self, work: Work) {
-        let _ = self.0.work.set(work);
+    pub(crate) fn set_report(&self, report: Report) {
+        let _ = self.0.report.set(report);
     }
 
     /// What its work took; `None` before it is done.
-    pub(crate) fn work(&self) -> Option<Work> {
-        self.0.work.get().copied()
+    pub(crate) fn report(&self) -> Option<Report> {
+        self.0.report.get().copied()
     }
 
     /// What is known by now.
     pub(crate) fn labels(&self, app: &App) -> Labels {
         let model = self.0.model.get().and_then(|&model| app.names().get(model));
         Labels {
-            // A name that is not served would let strangers make series without end.
+            // A name that is not served would let anybody make series without end.
             model: model.map_or("none", String::as_str).to_owned(),
             task: self.0.task.get().copied().unwrap_or("unknown"),
             output: self.0.output.get().copied().unwrap_or("unknown"),
@@ -247,40 +236,35 @@ impl Metrics {
     }
 
     /// A model has done its work.
-    pub(crate) fn worked(
-        &self,
-        model: &str,
-        task: Task,
-        done: &Done,
-        forecast: Option<Forecast>,
-        pixels: usize,
-    ) {
-        let labels = WorkLabels { model: model.to_owned(), task: task.name() };
-        self.queue_seconds.get_or_create(&labels).observe(done.queued.as_secs_f64());
-        self.work_seconds.get_or_create(&labels).observe(done.worked.as_secs_f64());
-        if let (Some(forecast), Some(memory)) = (forecast, done.memory) {
+    pub(crate) fn worked(&self, model: &str, report: &Report) {
+        let Report { outline, forecast, memory, queued, worked, .. } = *report;
+        let labels = WorkLabels { model: model.to_owned(), task: outline.task.name() };
+        self.queue_seconds.get_or_create(&labels).observe(queued.as_secs_f64());
+        self.work_seconds.get_or_create(&labels).observe(worked.as_secs_f64());
+        if let (Some(forecast), Some(memory)) = (forecast, memory) {
             // Both are what the engine takes, so that they can be compared.
             self.predicted_memory.get_or_create(&labels).observe(forecast.engine_memory as f64);
             self.work_memory.get_or_create(&labels).observe(memory as f64);
         }
-        self.pixels.get_or_create(&labels).inc_by(pixels as u64);
+        self.pixels.get_or_create(&labels).inc_by(outline.pixels as u64);
     }
 
     /// Everything as OpenMetrics text, as it is now.
     pub(crate) fn text(&self, app: &App) -> String {
+        let service = app.service();
         let gauge = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
-        self.queue_length.set(gauge(app.executor().waiting()));
+        self.queue_length.set(gauge(service.waiting()));
         self.in_flight.set(gauge(app.in_flight()));
-        let [done, frames] = app.executor().running().unwrap_or_default();
+        let [done, frames] = service.running().unwrap_or_default();
         self.running_frames.set(gauge(frames));
         self.running_frames_done.set(gauge(done));
         self.ready.set(i64::from(app.ready().is_ok()));
-        self.models_loaded.set(gauge(app.executor().shelf().loaded()));
+        self.models_loaded.set(gauge(service.loaded()));
         self.resident.set(gauge(memory::resident().unwrap_or(0)));
         self.peak.set(gauge(memory::peak().unwrap_or(0)));
         self.own.set(gauge(memory::anonymous().unwrap_or(0)));
-        self.bodies.set(gauge(app.bodies().held()));
-        self.memory_limit.set(gauge(app.admission().budget.limit.unwrap_or(0)));
+        self.bodies.set(gauge(service.bodies().held()));
+        self.memory_limit.set(gauge(service.memory_limit().unwrap_or(0)));
         let mut out = String::new();
         // Writing to a string does not fail.
         let _ = text::encode(&mut out, &self.registry);

@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
-
-use crate::client::Client;
+use service::Client;
 
 /// Clients whose rates are remembered before those that rest are forgotten.
 const REMEMBERED: usize = 10_000;

@@ -113,7 +113,7 @@ async fn metrics(State(app): State<App>, headers: HeaderMap) -> Response {
 
 /// What is served, the default model first.
 async fn models(State(app): State<App>) -> Result<Response, ApiError> {
-    let known: Vec<_> = (0..app.names().len()).map(|model| app.known(model)).collect();
+    let loaded: Vec<_> = (0..app.names().len()).map(|model| app.service().model(model)).collect();
     let models = app
         .names()
         .iter()
@@ -123,7 +123,7 @@ async fn models(State(app): State<App>) -> Result<Response, ApiError> {
             name,
             default: index == 0,
             origin,
-            info: known.get(index).and_then(Option::as_ref).map(|known| ModelDetails::from(&known.info)),
+            info: loaded.get(index).and_then(Option::as_ref).map(ModelDetails::from),
         })
         .collect();
     let json = serde_json::to_string(&ModelList { models })

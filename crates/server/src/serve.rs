@@ -1,15 +1,16 @@
 //! The life of the server: take the ports, load the models, accept connections, stop in good order.
 
 use std::net::SocketAddr;
-#[cfg(feature = "tls")]
 use std::sync::Arc;
 use std::time::Duration;
 
+use service::{Model, StartError};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
+use crate::Config;
 use crate::alarm;
 use crate::app::App;
 use crate::connections::Connections;
@@ -17,7 +18,6 @@ use crate::error::ServeError;
 #[cfg(feature = "tls")]
 use crate::tls::Tls;
 use crate::watch::Watched;
-use crate::{Config, Model};
 
 /// How often a server that is being stopped looks whether it is done.
 const DRAIN_TICK: Duration = Duration::from_millis(50);
@@ -84,7 +84,7 @@ impl Server {
     /// Waits until `/ready` says so for the first time.
     pub fn ready(&self) -> impl Future<Output = ()> + Send + 'static {
         let app = self.app.clone();
-        async move { app.executor().until_ready().await }
+        async move { app.service().until_ready().await }
     }
 
     /// Reads files again while the server runs.
@@ -105,7 +105,7 @@ impl Server {
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send + 'static) -> Result<(), ServeError> {
         let (reload, admin_addr) = (self.reload(), self.admin_addr());
         let Self { config, listener, local_addr, admin, app, .. } = self;
-        let mut executor = app.executor().spawn()?;
+        let mut workers = app.service().start()?;
         info!(address = %local_addr, admin = admin_addr.map(tracing::field::display), "listening");
 
         let connections = Connections::new(&config, &app);
@@ -124,8 +124,8 @@ impl Server {
             () = alarm::watch(&app) => {}
             () = connections.accept(&listener) => {}
             () = &mut probes => {}
-            // The executor ends by itself only when a model does not load, or by a bug.
-            end = &mut executor => return executor_end(end),
+            // The workers end by themselves only when a model does not load, or by a bug.
+            end = &mut workers => return workers_end(end),
         }
         app.leave();
         if !config.drain_delay.is_zero() {
@@ -137,7 +137,7 @@ impl Server {
                 () = sleep(config.drain_delay) => {}
                 () = connections.accept(&listener) => {}
                 () = &mut probes => {}
-                end = &mut executor => return executor_end(end),
+                end = &mut workers => return workers_end(end),
             }
         }
         info!("stopping: accepted requests are finished first");
@@ -154,9 +154,9 @@ impl Server {
         let done = tokio::select! {
             done = timeout(config.drain_timeout, drained) => done.is_ok(),
             () = &mut probes => false,
-            end = &mut executor => return executor_end(end),
+            end = &mut workers => return workers_end(end),
         };
-        app.executor().close();
+        app.service().close();
         if !done {
             warn!(
                 requests = app.in_flight(),
@@ -165,7 +165,7 @@ impl Server {
             return Ok(());
         }
         // A model that is still being loaded is not waited for: nobody asked it anything.
-        if app.executor().is_ready() { executor_end(executor.await) } else { Ok(()) }
+        if app.service().is_ready() { workers_end(workers.await) } else { Ok(()) }
     }
 }
 
@@ -220,6 +220,10 @@ async fn nothing_to_do(app: &App) {
     }
 }
 
-fn executor_end(end: Result<Result<(), ServeError>, oneshot::error::RecvError>) -> Result<(), ServeError> {
-    end.unwrap_or_else(|_| Err(ServeError::Executor("it panicked".to_owned())))
+/// How the threads that run the models ended.
+fn workers_end(
+    end: Result<Result<(), Arc<StartError>>, oneshot::error::RecvError>,
+) -> Result<(), ServeError> {
+    end.unwrap_or_else(|_| Err(Arc::new(StartError::Worker("it panicked".to_owned()))))
+        .map_err(ServeError::Service)
 }

@@ -38,27 +38,27 @@ use crate::{Config, Model};
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A server without a port.
-struct House {
+struct TestServer {
     app: App,
     router: Router,
 }
 
-impl House {
+impl TestServer {
     /// A server whose models are loaded.
     async fn open(config: Config, models: Vec<Model>) -> Self {
         let app = App::new(&config, models).unwrap();
-        let mut end = app.executor().spawn().unwrap();
+        let mut end = app.service().start().unwrap();
         let router = router(app.clone());
-        let house = Self { app, router };
-        house
+        let server = Self { app, router };
+        server
             .until(|app| {
                 if let Ok(end) = end.try_recv() {
-                    panic!("the executor ended: {end:?}");
+                    panic!("the workers ended: {end:?}");
                 }
-                app.executor().is_ready()
+                app.service().is_ready()
             })
             .await;
-        house
+        server
     }
 
     /// Waits until something is true.
@@ -86,9 +86,9 @@ impl House {
     }
 }
 
-impl Drop for House {
+impl Drop for TestServer {
     fn drop(&mut self) {
-        self.app.executor().close();
+        self.app.service().close();
     }
 }
 

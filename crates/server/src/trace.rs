@@ -9,12 +9,12 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::Response;
+use service::{Note, Severity, Spans};
 use tracing::{Instrument, Level, event, field, info_span};
 
 use crate::app::App;
-use crate::error::{Note, Severity};
-use crate::metrics::{Asked, LEFT};
-use crate::steps::Steps;
+use crate::metrics::{LEFT, RequestMetrics};
+use crate::spans;
 
 /// Names a request, for people who look for it in logs. A client or a proxy may give one.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -25,21 +25,21 @@ const MAX_ID: usize = 64;
 /// Gives the request an id, and logs how it ended.
 pub(crate) async fn middleware(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let id = request.headers().get(&REQUEST_ID).filter(|id| is_sound(id)).cloned().unwrap_or_else(new_id);
-    let asked = Asked::default();
+    let request_metrics = RequestMetrics::default();
     let said = id.to_str().unwrap_or_default();
-    let steps = Steps::of(&request, said);
+    let spans = spans::of(&request, said);
     let span = info_span!("request", id = said, key = field::Empty);
-    request.extensions_mut().insert(asked.clone());
-    request.extensions_mut().insert(steps.clone());
+    request.extensions_mut().insert(request_metrics.clone());
+    request.extensions_mut().insert(spans.clone());
     let end = End {
         app,
-        asked,
+        request_metrics,
         start: Instant::now(),
         method: request.method().clone(),
         path: request.uri().path().to_owned(),
         status: None,
         note: None,
-        steps,
+        spans,
     };
     async move {
         let mut end = end;
@@ -56,20 +56,20 @@ pub(crate) async fn middleware(State(app): State<App>, mut request: Request, nex
 /// Logs when it is dropped, which is also what happens to a request whose client leaves.
 struct End {
     app: App,
-    asked: Asked,
+    request_metrics: RequestMetrics,
     start: Instant,
     method: Method,
     path: String,
     status: Option<u16>,
     /// What the log says of a refusal.
     note: Option<Note>,
-    steps: Steps,
+    spans: Spans,
 }
 
 impl Drop for End {
     fn drop(&mut self) {
-        let Self { app, asked, start, method, path, status, note, steps } = self;
-        let (labels, work) = (asked.labels(app), asked.work());
+        let Self { app, request_metrics, start, method, path, status, note, spans } = self;
+        let (labels, report) = (request_metrics.labels(app), request_metrics.report());
         let known =
             |text: &str| Some(text.to_owned()).filter(|text| !matches!(text.as_str(), "none" | "unknown"));
         let [model, task, output, mode] =
@@ -77,15 +77,15 @@ impl Drop for End {
         let (path, status) = (path.as_str(), *status);
         if *method == Method::POST {
             let status = status.unwrap_or(LEFT);
-            steps.ended(&labels, status);
+            spans::ended(spans, &labels, status);
             app.metrics().ended(labels, status, start.elapsed());
         }
         let ms = milliseconds(start.elapsed());
         let reason = note.as_ref().map(|note| note.reason.as_str());
-        let pixels = work.map(|work| work.pixels);
-        let memory_mib = work.and_then(|work| work.memory).map(|bytes| bytes >> 20);
-        let queue_ms = work.map(|work| milliseconds(work.queued));
-        let work_ms = work.map(|work| milliseconds(work.worked));
+        let pixels = report.map(|report| report.outline.pixels);
+        let memory_mib = report.and_then(|report| report.memory).map(|bytes| bytes >> 20);
+        let queue_ms = report.map(|report| milliseconds(report.queued));
+        let work_ms = report.map(|report| milliseconds(report.worked));
         // What is not known is left out.
         macro_rules! line {
             ($level:ident, $what:literal) => {

@@ -154,6 +154,31 @@ impl Source {
         matches!(self.place, Place::Demo).then_some(demo::LATENTS)
     }
 
+    /// Bytes of the files that its weights are in, before it is loaded; `None` where that is not known.
+    pub(crate) fn weights_size(&self) -> Option<usize> {
+        let there = match &self.place {
+            Place::Demo | Place::Path(_) => true,
+            Place::Preset(preset) => is_cached(&preset.place()),
+            Place::Hub(place) => is_cached(place),
+        };
+        let fetched = if there { self.clone().fetch().ok()? } else { return None };
+        let size = |path: &Path| usize::try_from(path.metadata().ok()?.len()).ok();
+        match fetched.source {
+            vae::Source::Embedded { weights, .. } => Some(weights.len()),
+            // It may be a full checkpoint, of which the model is a small part.
+            vae::Source::File(_) => None,
+            vae::Source::Folder(folder) => {
+                let of_pipeline = folder.join("vae");
+                let folder = if of_pipeline.join("config.json").is_file() { of_pipeline } else { folder };
+                let files = || folder.read_dir().into_iter().flatten().flatten().map(|file| file.path());
+                // One variant of several is loaded: the one that has no variant in its name, or any.
+                let plain = folder.join("diffusion_pytorch_model.safetensors");
+                let all = || files().filter(|file| vae::is_weights_file(file)).filter_map(|file| size(&file));
+                size(&plain).or_else(|| Some(all().fold(0, usize::saturating_add)))
+            }
+        }
+    }
+
     /// The last part of its name: `demo`, a preset's, a repository's, a folder's, a file's without its ending.
     fn short_name(&self) -> anyhow::Result<String> {
         let path = match &self.place {

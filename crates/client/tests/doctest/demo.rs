@@ -12,6 +12,7 @@ fn demo_server() -> String {
         origin: None,
         license: None,
         example: None,
+        weights: Box::new(|| None),
         load: Box::new(move || {
             let engine = vae::engine::cpu::CpuEngine::new(vae::engine::cpu::CpuOptions::default())?;
             Ok(vae::load(vae::Source::Folder(assets.join("demo-vae")), engine)?)

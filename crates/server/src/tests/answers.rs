@@ -4,11 +4,11 @@ use half::{bf16, f16};
 use vae::{HostTensor, VaeInfo};
 
 use super::fake::{enlarged, info, model};
-use super::{House, Reply};
+use super::{Reply, TestServer};
 use crate::Config;
 
-async fn house() -> House {
-    House::open(Config::default(), vec![model("fake", info()).0]).await
+async fn server() -> TestServer {
+    TestServer::open(Config::default(), vec![model("fake", info()).0]).await
 }
 
 /// Latents with values from -1.5 to 1.5, all of which float16 and bfloat16 can say.
@@ -90,7 +90,7 @@ fn png_pixels(file: &[u8]) -> (usize, usize, Vec<f32>) {
 
 #[tokio::test]
 async fn every_tensor_answer_for_every_input() {
-    let house = house().await;
+    let server = server().await;
     for dtype in ["float32", "float16", "bfloat16"] {
         for shape in [vec![1, 4, 3, 5], vec![3, 4, 2, 2], vec![4, 3, 2]] {
             let input = latents(&shape);
@@ -110,7 +110,7 @@ async fn every_tensor_answer_for_every_input() {
                 ("&output_type=pil", "tensor/binary", "float16", unit(decoded.clone())),
                 ("&output_type=pil&out_dtype=float32", "tensor/binary", "float32", unit(decoded.clone())),
             ] {
-                let reply = house.post(&format!("{base}{query}"), accept, bytes(&input, dtype)).await;
+                let reply = server.post(&format!("{base}{query}"), accept, bytes(&input, dtype)).await;
                 let expected = rounded(expected, out);
                 assert_eq!(tensor(&reply), (out.to_owned(), expected), "{base}{query}");
             }
@@ -120,12 +120,12 @@ async fn every_tensor_answer_for_every_input() {
 
 #[tokio::test]
 async fn base64_answers_have_the_same_bytes() {
-    let house = house().await;
+    let server = server().await;
     let input = latents(&[1, 4, 2, 3]);
     let uri = format!("/?dtype=float32&output_type=pt{}", shape_query(&input.shape));
-    let binary = house.post(&uri, "tensor/binary", bytes(&input, "float32")).await;
+    let binary = server.post(&uri, "tensor/binary", bytes(&input, "float32")).await;
     for accept in ["tensor/base64", "application/json"] {
-        let reply = house.post(&uri, accept, bytes(&input, "float32")).await;
+        let reply = server.post(&uri, accept, bytes(&input, "float32")).await;
         let answer = wire::read_base64_answer(reply.content(accept)).unwrap();
         assert_eq!(answer.bytes, binary.body);
         assert_eq!(answer.head.shape_header(), binary.header("shape"));
@@ -135,7 +135,7 @@ async fn base64_answers_have_the_same_bytes() {
 
 #[tokio::test]
 async fn every_picture_file() {
-    let house = house().await;
+    let server = server().await;
     let input = latents(&[1, 4, 8, 9]);
     let pixels = round8(&enlarged(&input, &info()));
     let rgb: Vec<u8> = pixels.data.iter().map(|&x| x as u8).collect();
@@ -155,7 +155,7 @@ async fn every_picture_file() {
         // diffusers' client reads a file here, whatever `partial_postprocess` says.
         ("&output_type=pil&partial_postprocess=True", "image/jpeg", "image/jpeg", Some(jpeg(75))),
     ] {
-        let reply = house.post(&format!("{base}{query}"), accept, bytes(&input, "float32")).await;
+        let reply = server.post(&format!("{base}{query}"), accept, bytes(&input, "float32")).await;
         let body = reply.content(content_type);
         match file {
             Some(file) => assert!(body == file, "{query} {accept}"),
@@ -166,12 +166,12 @@ async fn every_picture_file() {
 
 #[tokio::test]
 async fn all_pictures_of_a_batch_in_one_body() {
-    let house = house().await;
+    let server = server().await;
     let input = latents(&[3, 4, 2, 2]);
     let pixels = round8(&enlarged(&input, &info()));
     let uri = format!("/?dtype=float32&image_format=png{}", shape_query(&input.shape));
 
-    let reply = house.post(&uri, "application/zip", bytes(&input, "float32")).await;
+    let reply = server.post(&uri, "application/zip", bytes(&input, "float32")).await;
     let archive = rawzip::ZipArchive::from_slice(reply.content("application/zip")).unwrap();
     let mut entries = archive.entries();
     for (index, picture) in pixels.data.chunks_exact(4 * 4 * 3).enumerate() {
@@ -182,7 +182,7 @@ async fn all_pictures_of_a_batch_in_one_body() {
     }
     assert!(entries.next_entry().unwrap().is_none());
 
-    let reply = house.post(&uri, "multipart/mixed", bytes(&input, "float32")).await;
+    let reply = server.post(&uri, "multipart/mixed", bytes(&input, "float32")).await;
     let (media_type, boundary) = reply.header("content-type").split_once("; boundary=").unwrap();
     assert_eq!(media_type, "multipart/mixed");
     let text = String::from_utf8_lossy(&reply.body);
@@ -192,29 +192,29 @@ async fn all_pictures_of_a_batch_in_one_body() {
 
 #[tokio::test]
 async fn packed_latents_are_unpacked() {
-    let house = house().await;
+    let server = server().await;
     // Two tokens of 4 * 4 values: a grid of 2 x 4 latents, 4 x 8 pixels.
     let packed = latents(&[1, 2, 16]);
     let unpacked = vae::latents::arrange(packed.clone(), &info(), Some(4), Some(8)).unwrap();
     assert_eq!(unpacked.shape, [1, 4, 2, 4]);
     let uri = "/?dtype=float32&shape=[1,2,16]&output_type=pt&out_dtype=float32";
-    let reply = house.post(&format!("{uri}&height=4&width=8"), "", bytes(&packed, "float32")).await;
+    let reply = server.post(&format!("{uri}&height=4&width=8"), "", bytes(&packed, "float32")).await;
     assert_eq!(tensor(&reply).1, enlarged(&unpacked, &info()));
 
     // Without a size, or with one that does not fit, there is nothing to unpack to.
-    let error = house.post(uri, "", bytes(&packed, "float32")).await.error(422);
+    let error = server.post(uri, "", bytes(&packed, "float32")).await.error(422);
     assert!(error.contains("height"), "{error}");
-    let reply = house.post(&format!("{uri}&height=8&width=8"), "", bytes(&packed, "float32")).await;
+    let reply = server.post(&format!("{uri}&height=8&width=8"), "", bytes(&packed, "float32")).await;
     reply.error(422);
 }
 
 #[tokio::test]
 async fn one_frame_is_a_picture() {
-    let house = house().await;
+    let server = server().await;
     let input = latents(&[2, 4, 1, 3, 5]);
     let mut plane = input.clone();
     plane.shape.remove(2);
-    let reply = house
+    let reply = server
         .post(
             "/?dtype=float32&shape=[2,4,1,3,5]&output_type=pt&out_dtype=float32",
             "",
@@ -224,9 +224,9 @@ async fn one_frame_is_a_picture() {
     assert_eq!(tensor(&reply).1, enlarged(&plane, &info()));
     let one = latents(&[4, 1, 3, 5]);
     let reply =
-        house.post("/?dtype=float32&shape=[4,1,3,5]&output_type=pt", "", bytes(&one, "float32")).await;
+        server.post("/?dtype=float32&shape=[4,1,3,5]&output_type=pt", "", bytes(&one, "float32")).await;
     assert_eq!(tensor(&reply).1.shape, [1, 3, 6, 10]);
-    house
+    server
         .post("/?dtype=float32&shape=[2,4,1,3,5]&output_type=pt", "", bytes(&input, "float32"))
         .await
         .content("tensor/binary");
@@ -234,15 +234,15 @@ async fn one_frame_is_a_picture() {
 
 #[tokio::test]
 async fn sizes_are_ignored_where_latents_say_their_own() {
-    let house = house().await;
+    let server = server().await;
     let input = latents(&[1, 4, 2, 2]);
     let uri = "/?dtype=float32&shape=[1,4,2,2]&output_type=pt&height=-7&width=nonsense";
-    assert_eq!(tensor(&house.post(uri, "", bytes(&input, "float32")).await).1.shape, [1, 3, 4, 4]);
+    assert_eq!(tensor(&server.post(uri, "", bytes(&input, "float32")).await).1.shape, [1, 3, 4, 4]);
 }
 
 #[tokio::test]
 async fn scaling_by_precedence() {
-    let house = house().await;
+    let server = server().await;
     let input = latents(&[1, 4, 1, 1]);
     let by = |factor: f32, shift: f32| {
         let mut scaled = input.clone();
@@ -259,14 +259,14 @@ async fn scaling_by_precedence() {
         ("&scaling_factor=0.25&do_scaling=True", by(0.25, 0.0)),
     ] {
         let uri = format!("/?dtype=float32&shape=[1,4,1,1]&output_type=pt&out_dtype=float32{query}");
-        assert_eq!(tensor(&house.post(&uri, "", bytes(&input, "float32")).await).1, expected, "{query}");
+        assert_eq!(tensor(&server.post(&uri, "", bytes(&input, "float32")).await).1, expected, "{query}");
     }
 }
 
 #[tokio::test]
 async fn the_first_generation_speaks_json() {
     use axum::http::Request;
-    let house = house().await;
+    let server = server().await;
     let input = latents(&[1, 4, 2, 2]);
     let tensor =
         wire::Tensor::new(wire::DType::Float32, input.shape.clone(), bytes(&input, "float32").into());
@@ -276,7 +276,7 @@ async fn the_first_generation_speaks_json() {
     body["parameters"]["output_type"] = "pt".into();
     let request =
         Request::post("/").header("content-type", "application/json").header("accept", "tensor/binary");
-    let reply = house.send(request.body(body.to_string().into()).unwrap()).await;
+    let reply = server.send(request.body(body.to_string().into()).unwrap()).await;
     // Nothing is said of scaling, and such clients send latents as they leave the pipeline.
     let mut scaled = input;
     scaled.data.iter_mut().for_each(|x| *x = *x / 0.5 + 0.125);
@@ -285,8 +285,8 @@ async fn the_first_generation_speaks_json() {
 
 #[tokio::test]
 async fn bytes_are_latents_too() {
-    let house = house().await;
-    let reply = house.post("/?dtype=uint8&shape=[1,4,1,1]&output_type=pt", "", vec![0, 1, 2, 255]).await;
+    let server = server().await;
+    let reply = server.post("/?dtype=uint8&shape=[1,4,1,1]&output_type=pt", "", vec![0, 1, 2, 255]).await;
     assert_eq!(tensor(&reply).1.data, [[0.0; 4], [1.0; 4], [2.0; 4]].concat());
 }
 
@@ -295,7 +295,7 @@ async fn models_are_found_by_path_and_query() {
     let wide = VaeInfo { spatial_factor: 3, ..info() };
     let wide = VaeInfo { concluded: Some("its factors are assumed".to_owned()), ..wide };
     let models = vec![model("first", info()).0, model("second", wide).0];
-    let house = House::open(Config::default(), models).await;
+    let server = TestServer::open(Config::default(), models).await;
     for (path, side) in [
         ("/?", 2),
         ("/predict?", 2),
@@ -311,12 +311,12 @@ async fn models_are_found_by_path_and_query() {
         ("/second?model=second&", 3),
     ] {
         let reply =
-            house.post(&format!("{path}dtype=uint8&shape=[1,4,1,1]&output_type=pt"), "", vec![0; 4]).await;
+            server.post(&format!("{path}dtype=uint8&shape=[1,4,1,1]&output_type=pt"), "", vec![0; 4]).await;
         assert_eq!(tensor(&reply).1.shape, [1, 3, side, side], "{path}");
     }
 
     let models: serde_json::Value =
-        serde_json::from_slice(house.get("/models").await.content("application/json")).unwrap();
+        serde_json::from_slice(server.get("/models").await.content("application/json")).unwrap();
     assert_eq!(models["models"][0]["name"], "first");
     assert_eq!(models["models"][0]["default"], true);
     assert_eq!(models["models"][1]["default"], false);
@@ -330,38 +330,38 @@ async fn models_are_found_by_path_and_query() {
 #[tokio::test]
 async fn a_video_model_answers_in_frames() {
     let video = VaeInfo { temporal_factor: Some(4), ..info() };
-    let house = House::open(Config::default(), vec![model("video", video.clone()).0]).await;
+    let server = TestServer::open(Config::default(), vec![model("video", video.clone()).0]).await;
     let input = latents(&[1, 4, 3, 1, 2]);
     let base = format!("/?dtype=float32{}", shape_query(&input.shape));
     let decoded = enlarged(&input, &video);
     assert_eq!(decoded.shape, [1, 3, 9, 2, 4]);
-    let reply = house.post(&format!("{base}&output_type=pt&height=1"), "", bytes(&input, "float32")).await;
+    let reply = server.post(&format!("{base}&output_type=pt&height=1"), "", bytes(&input, "float32")).await;
     assert_eq!(tensor(&reply).1, rounded(decoded, "float16"));
     let reply =
-        house.post(&format!("{base}&output_type=pil"), "tensor/binary", bytes(&input, "float32")).await;
+        server.post(&format!("{base}&output_type=pil"), "tensor/binary", bytes(&input, "float32")).await;
     assert_eq!(tensor(&reply).1.shape, [9, 3, 2, 4]);
-    let reply = house.post(&format!("{base}&partial_postprocess=True"), "", bytes(&input, "float32")).await;
+    let reply = server.post(&format!("{base}&partial_postprocess=True"), "", bytes(&input, "float32")).await;
     assert_eq!(tensor(&reply).1.shape, [9, 2, 4, 3]);
-    let reply = house.post(&format!("{base}&output_type=pil"), "image/png", bytes(&input, "float32")).await;
+    let reply = server.post(&format!("{base}&output_type=pil"), "image/png", bytes(&input, "float32")).await;
     assert!(reply.error(422).contains("mp4 or pt"));
 
     let mp4 = format!("{base}&output_type=mp4&fps=24&quality=80");
     for accept in ["text/plain", "video/mp4", ""] {
-        let reply = house.post(&mp4, accept, bytes(&input, "float32")).await;
+        let reply = server.post(&mp4, accept, bytes(&input, "float32")).await;
         let file = reply.content("video/mp4");
         assert_eq!(&file[4..8], b"ftyp", "{accept}");
     }
     let two = latents(&[2, 4, 1, 1, 1]);
     let batch = format!("/?dtype=float32{}&output_type=mp4", shape_query(&two.shape));
-    let reply = house.post(&batch, "", bytes(&two, "float32")).await;
+    let reply = server.post(&batch, "", bytes(&two, "float32")).await;
     assert!(reply.error(422).contains("one by one"));
 }
 
 #[tokio::test]
 async fn an_answer_says_how_long_it_took_and_which_request_it_is() {
-    let house = house().await;
+    let server = server().await;
     let uri = "/?dtype=uint8&shape=[1,4,1,1]&output_type=pt";
-    let reply = house.post(uri, "", vec![0; 4]).await;
+    let reply = server.post(uri, "", vec![0; 4]).await;
     let timing: Vec<_> = reply.header("server-timing").split(", ").map(|part| part.split(";dur=")).collect();
     let names: Vec<_> = timing
         .into_iter()
@@ -373,22 +373,22 @@ async fn an_answer_says_how_long_it_took_and_which_request_it_is() {
         .collect();
     assert_eq!(names, ["queue", "work", "encode"]);
 
-    let other = house.post(uri, "", vec![0; 4]).await;
+    let other = server.post(uri, "", vec![0; 4]).await;
     assert_ne!(reply.header("x-request-id"), other.header("x-request-id"));
     for (sent, kept) in [("abc-1", true), ("a b", false), ("\u{1b}[31m", false)] {
         let mut request = super::tensor_request(uri, "", vec![0; 4]);
         let Ok(id) = axum::http::HeaderValue::from_bytes(sent.as_bytes()) else { continue };
         request.headers_mut().insert("x-request-id", id);
-        assert_eq!(house.send(request).await.header("x-request-id") == sent, kept, "{sent:?}");
+        assert_eq!(server.send(request).await.header("x-request-id") == sent, kept, "{sent:?}");
     }
 }
 
 #[tokio::test]
 async fn the_pages_for_machines() {
-    let house = house().await;
+    let server = server().await;
     for path in ["/", "/health", "/health/", "/ready", "/ready/"] {
-        let reply = house.get(path).await;
+        let reply = server.get(path).await;
         assert_eq!((reply.status.as_u16(), &*reply.body), (200, &b"Ok"[..]), "{path}");
     }
-    house.get("/models/").await.content("application/json");
+    server.get("/models/").await.content("application/json");
 }

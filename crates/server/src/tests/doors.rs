@@ -6,63 +6,63 @@ use axum::body::Body;
 use axum::http::Request;
 
 use super::fake::{info, model};
-use super::{House, Reply, tensor_request};
-use crate::client::Client;
+use super::{Reply, TestServer, tensor_request};
 use crate::{AccessConfig, Config, Forwarding};
+use service::Client;
 
 const ONE: &str = "/?dtype=uint8&shape=[1,4,1,1]&output_type=pt";
 const KEY: &str = "0123456789abcdef";
 const OTHER: &str = "fedcba9876543210";
 
-async fn house(access: AccessConfig) -> House {
-    House::open(Config { access, ..Config::default() }, vec![model("fake", info()).0]).await
+async fn server(access: AccessConfig) -> TestServer {
+    TestServer::open(Config { access, ..Config::default() }, vec![model("fake", info()).0]).await
 }
 
-async fn with_keys() -> House {
+async fn with_keys() -> TestServer {
     let keys = vec![format!("alice:{KEY}").parse().unwrap(), OTHER.parse().unwrap()];
-    house(AccessConfig { keys, ..AccessConfig::default() }).await
+    server(AccessConfig { keys, ..AccessConfig::default() }).await
 }
 
-async fn post(house: &House, uri: &str, headers: &[(&'static str, &str)]) -> Reply {
+async fn post(server: &TestServer, uri: &str, headers: &[(&'static str, &str)]) -> Reply {
     let mut request = tensor_request(uri, "", vec![0; 4]);
     for (name, value) in headers {
         request.headers_mut().append(*name, value.parse().unwrap());
     }
-    house.send(request).await
+    server.send(request).await
 }
 
 #[tokio::test]
 async fn a_key_opens_the_door_however_it_is_given() {
-    let house = with_keys().await;
+    let server = with_keys().await;
     // base64 of alice:KEY, KEY: and :OTHER.
     let basic = ["YWxpY2U6MDEyMzQ1Njc4OWFiY2RlZg==", "MDEyMzQ1Njc4OWFiY2RlZjo=", "OmZlZGNiYTk4NzY1NDMyMTA="];
     let mut headers = vec![format!("Bearer {KEY}"), format!("bearer  {OTHER}")];
     headers.extend(basic.map(|text| format!("Basic {text}")));
     for value in headers {
-        post(&house, ONE, &[("authorization", &value)]).await.content("tensor/binary");
+        post(&server, ONE, &[("authorization", &value)]).await.content("tensor/binary");
     }
-    post(&house, &format!("{ONE}&api_key={KEY}"), &[]).await.content("tensor/binary");
-    assert_eq!(house.get(&format!("/models?api_key={OTHER}")).await.status, 200);
+    post(&server, &format!("{ONE}&api_key={KEY}"), &[]).await.content("tensor/binary");
+    assert_eq!(server.get(&format!("/models?api_key={OTHER}")).await.status, 200);
 }
 
 #[tokio::test]
 async fn without_a_key_no_work_is_done_and_nothing_is_told() {
-    let house = with_keys().await;
+    let server = with_keys().await;
     for value in ["", "Bearer", "Bearer 0123456789abcdee", "Basic !", "Basic MDEy", "Digest 0123456789abcdef"]
     {
-        let reply = post(&house, ONE, &[("authorization", value)]).await;
+        let reply = post(&server, ONE, &[("authorization", value)]).await;
         assert!(!reply.error(401).contains("0123"), "the key is not repeated");
         assert_eq!(reply.header("www-authenticate"), "Basic realm=\"remote-vae\"");
     }
-    post(&house, ONE, &[]).await.error(401);
-    post(&house, &format!("{ONE}&api_key="), &[]).await.error(401);
+    post(&server, ONE, &[]).await.error(401);
+    post(&server, &format!("{ONE}&api_key="), &[]).await.error(401);
     // A wrong header is not made good by the query.
-    post(&house, &format!("{ONE}&api_key={KEY}"), &[("authorization", "Bearer x")]).await.error(401);
+    post(&server, &format!("{ONE}&api_key={KEY}"), &[("authorization", "Bearer x")]).await.error(401);
     for path in ["/models", "/metrics", "/nothing"] {
-        house.get(path).await.error(401);
+        server.get(path).await.error(401);
     }
     for path in ["/health", "/health/", "/ready"] {
-        assert_eq!(house.get(path).await.status, 200);
+        assert_eq!(server.get(path).await.status, 200);
     }
 }
 
@@ -71,29 +71,29 @@ async fn a_key_file_is_read_again() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("keys");
     std::fs::write(&path, KEY).unwrap();
-    let house = house(AccessConfig { key_file: Some(path.clone()), ..AccessConfig::default() }).await;
-    let status = async |key: &str| post(&house, &format!("{ONE}&api_key={key}"), &[]).await.status.as_u16();
+    let server = server(AccessConfig { key_file: Some(path.clone()), ..AccessConfig::default() }).await;
+    let status = async |key: &str| post(&server, &format!("{ONE}&api_key={key}"), &[]).await.status.as_u16();
     assert_eq!((status(KEY).await, status(OTHER).await), (200, 401));
     std::fs::write(&path, OTHER).unwrap();
-    house.app.access().reload();
+    server.app.access().reload();
     assert_eq!((status(KEY).await, status(OTHER).await), (401, 200));
     // A key counts only while the file has it: nobody is let in by a file that is empty, gone or no text.
     for content in [Some(&b""[..]), None, Some(b"# nobody\n"), Some(b"\xFF\xFF"), Some(b"short\n")] {
         std::fs::write(&path, KEY).unwrap();
-        house.app.access().reload();
+        server.app.access().reload();
         assert_eq!((status(KEY).await, status(OTHER).await), (200, 401));
         match content {
             Some(content) => std::fs::write(&path, content).unwrap(),
             None => std::fs::remove_file(&path).unwrap(),
         }
-        house.app.access().reload();
+        server.app.access().reload();
         assert_eq!((status(KEY).await, status(OTHER).await), (401, 401), "{content:?}");
-        assert_eq!(house.get("/models").await.status, 401, "{content:?}");
-        assert_eq!(house.get("/health").await.status, 200, "{content:?}");
+        assert_eq!(server.get("/models").await.status, 401, "{content:?}");
+        assert_eq!(server.get("/health").await.status, 200, "{content:?}");
     }
     // A line with a mistake takes no other key away.
     std::fs::write(&path, format!("{KEY}\nshort\n\u{feff}{OTHER}")).unwrap();
-    house.app.access().reload();
+    server.app.access().reload();
     assert_eq!((status(KEY).await, status(OTHER).await), (200, 401));
 }
 
@@ -104,20 +104,20 @@ async fn keys_that_are_no_file_stay() {
     std::fs::write(&path, KEY).unwrap();
     let keys = vec![OTHER.parse().unwrap()];
     let access = AccessConfig { keys, key_file: Some(path.clone()), ..AccessConfig::default() };
-    let house = house(access).await;
-    let status = async |key: &str| post(&house, &format!("{ONE}&api_key={key}"), &[]).await.status.as_u16();
+    let server = server(access).await;
+    let status = async |key: &str| post(&server, &format!("{ONE}&api_key={key}"), &[]).await.status.as_u16();
     assert_eq!((status(KEY).await, status(OTHER).await), (200, 200));
     std::fs::remove_file(&path).unwrap();
-    house.app.access().reload();
+    server.app.access().reload();
     assert_eq!((status(KEY).await, status(OTHER).await), (401, 200));
 }
 
 #[tokio::test]
 async fn who_has_no_key_is_told_before_his_body_is_there() {
-    let house = with_keys().await;
+    let server = with_keys().await;
     let (mut sender, body) = http_body_util::channel::Channel::<bytes::Bytes>::new(1);
     sender.send_data(bytes::Bytes::from_static(b"12")).await.unwrap();
-    let answer = house.post(ONE, "", Body::new(body));
+    let answer = server.post(ONE, "", Body::new(body));
     let reply = tokio::time::timeout(Duration::from_secs(5), answer).await.expect("it waits for the body");
     reply.error(401);
     // And whoever sends it all the same is not cut off while he does.
@@ -127,7 +127,7 @@ async fn who_has_no_key_is_told_before_his_body_is_there() {
 #[tokio::test]
 async fn each_client_has_its_own_rate() {
     let rate_limit = Some("2/h".parse().unwrap());
-    let house = house(AccessConfig {
+    let server = server(AccessConfig {
         rate_limit,
         forwarding: Some(Forwarding::XForwardedFor),
         ..AccessConfig::default()
@@ -135,21 +135,21 @@ async fn each_client_has_its_own_rate() {
     .await;
     for address in ["10.0.0.1", "1.2.3.4, 10.0.0.2", "10.0.0.3:50000"] {
         for _ in 0..2 {
-            post(&house, ONE, &[("x-forwarded-for", address)]).await.content("tensor/binary");
+            post(&server, ONE, &[("x-forwarded-for", address)]).await.content("tensor/binary");
         }
-        let reply = post(&house, ONE, &[("x-forwarded-for", address)]).await;
+        let reply = post(&server, ONE, &[("x-forwarded-for", address)]).await;
         reply.error(429);
         let wait: u64 = reply.header("retry-after").parse().unwrap();
         assert!((1700..=1800).contains(&wait), "the next of two an hour is in half an hour, not in {wait} s");
     }
     // What the client itself wrote before the proxy's entry counts for nothing.
-    post(&house, ONE, &[("x-forwarded-for", "9.9.9.9, 10.0.0.2")]).await.error(429);
+    post(&server, ONE, &[("x-forwarded-for", "9.9.9.9, 10.0.0.2")]).await.error(429);
     // Nor does its port, which is another one with each connection.
-    post(&house, ONE, &[("x-forwarded-for", "10.0.0.3:50001")]).await.error(429);
+    post(&server, ONE, &[("x-forwarded-for", "10.0.0.3:50001")]).await.error(429);
     // A header that this proxy does not write is the client's own.
     let own = [("x-forwarded-for", "10.0.0.3"), ("forwarded", "for=10.9.9.9")];
-    post(&house, ONE, &own).await.error(429);
-    assert_eq!(house.get("/models").await.status, 200, "only work is counted");
+    post(&server, ONE, &own).await.error(429);
+    assert_eq!(server.get("/models").await.status, 200, "only work is counted");
 }
 
 #[tokio::test]
@@ -159,7 +159,7 @@ async fn clients_behind_a_proxy_that_speaks_rfc_7239() {
         forwarding: Some(Forwarding::Forwarded),
         ..AccessConfig::default()
     };
-    let house = house(access).await;
+    let server = server(access).await;
     for (forwarded, status) in [
         ("for=192.0.2.1;proto=https", 200),
         ("for=192.0.2.9, for=\"192.0.2.1:4711\"", 429),
@@ -170,21 +170,21 @@ async fn clients_behind_a_proxy_that_speaks_rfc_7239() {
         ("for=\"_hidden:_port\"", 429),
         ("for=_other", 200),
     ] {
-        assert_eq!(post(&house, ONE, &[("forwarded", forwarded)]).await.status, status, "{forwarded}");
+        assert_eq!(post(&server, ONE, &[("forwarded", forwarded)]).await.status, status, "{forwarded}");
     }
     let own = [("x-forwarded-for", "10.9.9.9"), ("forwarded", "for=192.0.2.1")];
-    post(&house, ONE, &own).await.error(429);
+    post(&server, ONE, &own).await.error(429);
 }
 
 #[tokio::test]
 async fn without_trust_addresses_are_those_of_connections() {
     let rate_limit = Some("1/h".parse().unwrap());
-    let house = house(AccessConfig { rate_limit, ..AccessConfig::default() }).await;
+    let server = server(AccessConfig { rate_limit, ..AccessConfig::default() }).await;
     let from = async |address: [u8; 4], forwarded: &str| {
         let mut request = tensor_request(ONE, "", vec![0; 4]);
         request.headers_mut().insert("x-forwarded-for", forwarded.parse().unwrap());
         request.extensions_mut().insert(Client::at(address.into()));
-        house.send(request).await.status.as_u16()
+        server.send(request).await.status.as_u16()
     };
     assert_eq!(from([10, 0, 0, 1], "1.1.1.1").await, 200);
     assert_eq!(from([10, 0, 0, 1], "2.2.2.2").await, 429);
@@ -193,18 +193,20 @@ async fn without_trust_addresses_are_those_of_connections() {
 
 #[tokio::test]
 async fn pages_of_other_sites() {
-    let ask = async |house: &House, method: &str, origin: &str| {
+    let ask = async |server: &TestServer, method: &str, origin: &str| {
         let request = Request::builder().method(method).uri("/models").header("origin", origin);
-        house.send(request.header("access-control-request-method", "POST").body(Body::empty()).unwrap()).await
+        server
+            .send(request.header("access-control-request-method", "POST").body(Body::empty()).unwrap())
+            .await
     };
-    let closed = house(AccessConfig::default()).await;
+    let closed = server(AccessConfig::default()).await;
     let reply = ask(&closed, "GET", "https://example.org").await;
     assert!(!reply.headers.contains_key("access-control-allow-origin"));
     ask(&closed, "OPTIONS", "https://example.org").await.error(405);
 
     let cors_origins = vec!["https://example.org".to_owned()];
     let keys = vec![KEY.parse().unwrap()];
-    let open = house(AccessConfig { keys, cors_origins, ..AccessConfig::default() }).await;
+    let open = server(AccessConfig { keys, cors_origins, ..AccessConfig::default() }).await;
     // The question comes without a key.
     let reply = ask(&open, "OPTIONS", "https://example.org").await;
     assert_eq!(
@@ -223,7 +225,7 @@ async fn pages_of_other_sites_read_every_header() {
         rate_limit: Some("4/h".parse().unwrap()),
         ..AccessConfig::default()
     };
-    let house = House::open(Config { access, ..Config::default() }, vec![model]).await;
+    let server = TestServer::open(Config { access, ..Config::default() }, vec![model]).await;
     // What answers have, and what a page may read of it at once (https://fetch.spec.whatwg.org/, "CORS-safelisted
     // response-header name").
     let always = [
@@ -249,16 +251,16 @@ async fn pages_of_other_sites_read_every_header() {
         }
     };
     let origin = [("origin", "https://example.org")];
-    look(&post(&house, &format!("{ONE}&do_scalin=False"), &origin).await);
+    look(&post(&server, &format!("{ONE}&do_scalin=False"), &origin).await);
     let mut encode = tensor_request("/?dtype=uint8&shape=[1,3,2,2]&task=encode&seed=7", "", vec![0; 12]);
     encode.headers_mut().insert("origin", origin[0].1.parse().unwrap());
-    look(&house.send(encode).await);
-    look(&post(&house, "/other", &origin).await);
+    look(&server.send(encode).await);
+    look(&post(&server, "/other", &origin).await);
     // Beyond the time that it has.
     handle.hold();
-    look(&post(&house, ONE, &[origin[0], ("x-request-timeout", "0.01")]).await);
+    look(&post(&server, ONE, &[origin[0], ("x-request-timeout", "0.01")]).await);
     handle.let_go();
-    let refused = post(&house, ONE, &origin).await;
+    let refused = post(&server, ONE, &origin).await;
     refused.error(429);
     look(&refused);
     for name in [
@@ -277,14 +279,14 @@ async fn pages_of_other_sites_read_every_header() {
 
 #[tokio::test]
 async fn figures_come_in_the_format_that_is_asked_for() {
-    let house = House::open(Config::default(), vec![model("fake", info()).0]).await;
-    house.post(ONE, "", vec![0; 4]).await.content("tensor/binary");
+    let server = TestServer::open(Config::default(), vec![model("fake", info()).0]).await;
+    server.post(ONE, "", vec![0; 4]).await.content("tensor/binary");
     let ask = async |accept: Option<&str>| {
         let mut request = Request::get("/metrics");
         if let Some(accept) = accept {
             request = request.header("accept", accept);
         }
-        house.send(request.body(Body::empty()).unwrap()).await
+        server.send(request.body(Body::empty()).unwrap()).await
     };
     for accept in [None, Some("*/*"), Some("text/plain;version=0.0.4")] {
         let reply = ask(accept).await;
@@ -302,17 +304,17 @@ async fn figures_come_in_the_format_that_is_asked_for() {
 #[tokio::test]
 async fn what_has_been_done_is_counted() {
     let (model, handle) = model("fake", info());
-    let house = House::open(Config::default(), vec![model]).await;
+    let server = TestServer::open(Config::default(), vec![model]).await;
     let line = async |line: &str| {
-        let text = String::from_utf8(house.get("/metrics").await.body.to_vec()).unwrap();
+        let text = String::from_utf8(server.get("/metrics").await.body.to_vec()).unwrap();
         text.lines().any(|found| found == line)
     };
     assert!(line("remote_vae_queue_length 0").await && line("remote_vae_ready 1").await);
     for _ in 0..2 {
-        house.post(ONE, "", vec![0; 4]).await.content("tensor/binary");
+        server.post(ONE, "", vec![0; 4]).await.content("tensor/binary");
     }
-    house.post(ONE, "", vec![0; 3]).await.error(400);
-    house.post("/other", "", vec![0; 3]).await.error(400);
+    server.post(ONE, "", vec![0; 3]).await.error(400);
+    server.post("/other", "", vec![0; 3]).await.error(400);
     let requests = "remote_vae_requests_total{model=";
     assert!(
         line(&format!(
@@ -337,13 +339,13 @@ async fn what_has_been_done_is_counted() {
 
     handle.hold();
     let waiting = [(); 3].map(|()| {
-        let router = house.router.clone();
+        let router = server.router.clone();
         tokio::spawn(tower::ServiceExt::oneshot(router, tensor_request(ONE, "", vec![0; 4])))
     });
-    house.until(|app| app.executor().waiting() == 2).await;
+    server.until(|app| app.service().waiting() == 2).await;
     assert!(line("remote_vae_queue_length 2").await && line("remote_vae_in_flight 3").await);
     waiting.iter().for_each(tokio::task::JoinHandle::abort);
-    house.until(|app| app.in_flight() == 0).await;
+    server.until(|app| app.in_flight() == 0).await;
     assert!(
         line(&format!(
             "{requests}\"fake\",task=\"decode\",output=\"tensor/binary\",mode=\"exact\",status=\"499\"}} 3"

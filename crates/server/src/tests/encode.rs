@@ -8,20 +8,20 @@ use half::f16;
 use vae::{DiagonalGaussianDistribution, HostTensor, VaeInfo};
 
 use super::fake::{info, model, moments};
-use super::{House, Reply};
+use super::{Reply, TestServer};
 use crate::Config;
 
-async fn house() -> House {
-    House::open(Config::default(), vec![model("fake", info()).0]).await
+async fn server() -> TestServer {
+    TestServer::open(Config::default(), vec![model("fake", info()).0]).await
 }
 
 /// Sends `body` with this content type, if any.
-async fn post(house: &House, uri: &str, content_type: Option<&str>, body: impl Into<Body>) -> Reply {
+async fn post(server: &TestServer, uri: &str, content_type: Option<&str>, body: impl Into<Body>) -> Reply {
     let mut request = Request::post(uri);
     if let Some(content_type) = content_type {
         request = request.header("content-type", content_type);
     }
-    house.send(request.body(body.into()).unwrap()).await
+    server.send(request.body(body.into()).unwrap()).await
 }
 
 /// Pixels of a picture of this size, `[height, width, 3]`.
@@ -60,7 +60,7 @@ fn assert_latents(reply: &Reply, expected: &HostTensor) {
 
 #[tokio::test]
 async fn a_picture_file_in_every_wrapping() {
-    let house = house().await;
+    let server = server().await;
     let expected = mode_of_rgb(6, 4);
     let png = media::encode_png(&rgb(6, 4), 6, 4).unwrap();
     for path in ["/", "/predict", "/fake", "/fake/", "/fake/predict"] {
@@ -68,42 +68,42 @@ async fn a_picture_file_in_every_wrapping() {
         for content_type in
             [None, Some("application/octet-stream"), Some("image/png"), Some("image/whatever")]
         {
-            let reply = post(&house, &uri, content_type, png.clone()).await;
+            let reply = post(&server, &uri, content_type, png.clone()).await;
             assert_latents(&reply, &expected);
             assert!(!reply.headers.contains_key("seed"));
         }
     }
     let json = serde_json::json!({"inputs": BASE64_STANDARD.encode(&png)}).to_string();
     let uri = "/?task=encode&sample_mode=argmax";
-    assert_latents(&post(&house, uri, Some("tensor/base64"), json).await, &expected);
+    assert_latents(&post(&server, uri, Some("tensor/base64"), json).await, &expected);
     // The first generation gets latents as a pipeline has them: (x - shift) * scale of the model.
     let parameters = serde_json::json!({"sample_mode": "argmax"});
     let json =
         serde_json::json!({"inputs": BASE64_STANDARD.encode(&png), "parameters": parameters}).to_string();
     let mut scaled = expected.clone();
     scaled.data.iter_mut().for_each(|x| *x = (*x - 0.125) * 0.5);
-    assert_latents(&post(&house, "/", Some("application/json"), json).await, &scaled);
+    assert_latents(&post(&server, "/", Some("application/json"), json).await, &scaled);
 }
 
 #[tokio::test]
 async fn files_of_every_format_are_told_by_their_bytes() {
-    let house = house().await;
+    let server = server().await;
     for file in
         [media::encode_jpeg(&rgb(6, 4), 6, 4, 90).unwrap(), media::encode_webp(&rgb(6, 4), 6, 4, 90).unwrap()]
     {
         let pixels = media::ImageFile::open(&file).unwrap().decode().unwrap().pixels;
         let expected = mode(HostTensor::new(vec![1, 3, 4, 6], media::planes_from_rgb(&pixels)), &info());
-        assert_latents(&post(&house, "/?sample_mode=argmax", None, file).await, &expected);
+        assert_latents(&post(&server, "/?sample_mode=argmax", None, file).await, &expected);
     }
 }
 
 #[tokio::test]
 async fn odd_sizes_are_brought_to_whole_latents() {
-    let house = house().await;
+    let server = server().await;
     let image = media::RgbImage { width: 7, height: 5, pixels: rgb(7, 5) };
     let pixels = media::planes_from_rgb(&media::resize_lanczos(image, 6, 4).pixels);
     let png = media::encode_png(&rgb(7, 5), 7, 5).unwrap();
-    let reply = post(&house, "/?sample_mode=argmax", None, png).await;
+    let reply = post(&server, "/?sample_mode=argmax", None, png).await;
     assert_latents(&reply, &mode(HostTensor::new(vec![1, 3, 4, 6], pixels), &info()));
 
     // A tensor takes the nearest values: rows 0, 1, 2, 3 of 5 and columns 0, 1, 2, 3, 4, 5 of 7.
@@ -111,13 +111,13 @@ async fn odd_sizes_are_brought_to_whole_latents() {
     let cut = media::resize_nearest(&values, (5, 7), (4, 6));
     let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
     let uri = "/?sample_mode=argmax&dtype=float32&shape=1&shape=3&shape=5&shape=7";
-    let reply = post(&house, uri, None, bytes).await;
+    let reply = post(&server, uri, None, bytes).await;
     assert_latents(&reply, &mode(HostTensor::new(vec![1, 3, 4, 6], cut), &info()));
 }
 
 #[tokio::test]
 async fn tensors_in_every_form() {
-    let house = house().await;
+    let server = server().await;
     let unit: Vec<f32> = (0..24).map(|value| value as f32 / 32.0).collect();
     let full: Vec<f32> = unit.iter().map(|value| 2.0 * value - 1.0).collect();
     let of = |values: &[f32]| -> Vec<u8> {
@@ -126,20 +126,20 @@ async fn tensors_in_every_form() {
     let expected = mode(HostTensor::new(vec![2, 3, 2, 2], full.clone()), &info());
     let uri = "/?sample_mode=argmax&dtype=float16&shape=[2,3,2,2]";
     // Values from 0 to 1 are spread, others are taken as they are.
-    assert_latents(&post(&house, uri, None, of(&unit)).await, &expected);
-    assert_latents(&post(&house, uri, Some("application/octet-stream"), of(&full)).await, &expected);
+    assert_latents(&post(&server, uri, None, of(&unit)).await, &expected);
+    assert_latents(&post(&server, uri, Some("application/octet-stream"), of(&full)).await, &expected);
     // With a content type that names a tensor, it must be said that it is no latent.
     let named = format!("{uri}&task=encode");
-    assert_latents(&post(&house, &named, Some("tensor/binary"), of(&full)).await, &expected);
-    post(&house, uri, Some("tensor/binary"), of(&full)).await.error(422);
+    assert_latents(&post(&server, &named, Some("tensor/binary"), of(&full)).await, &expected);
+    post(&server, uri, Some("tensor/binary"), of(&full)).await.error(422);
     let json = serde_json::json!({"inputs": BASE64_STANDARD.encode(of(&full))}).to_string();
-    assert_latents(&post(&house, &named, Some("tensor/base64"), json).await, &expected);
+    assert_latents(&post(&server, &named, Some("tensor/base64"), json).await, &expected);
     // One picture without its batch, as bytes.
     let one = "/?sample_mode=argmax&dtype=uint8&shape=[3,2,2]";
     let bytes: Vec<u8> = (0..12).map(|value| value * 20).collect();
     let values = bytes.iter().map(|&byte| 2.0 * (f32::from(byte) / 255.0) - 1.0).collect();
     let expected = mode(HostTensor::new(vec![1, 3, 2, 2], values), &info());
-    assert_latents(&post(&house, one, None, bytes).await, &expected);
+    assert_latents(&post(&server, one, None, bytes).await, &expected);
 }
 
 /// The values of an RGBA picture and of the RGB that Pillow's `convert("RGB")` makes of it: the same without alpha.
@@ -156,27 +156,27 @@ fn f32_bytes(values: &[f32]) -> Vec<u8> {
 
 #[tokio::test]
 async fn an_rgba_picture_is_encoded_from_its_rgb() {
-    let house = house().await;
+    let server = server().await;
     for (shape, batch) in [("[1,4,6,6]", 1), ("[4,6,6]", 1), ("[2,4,6,6]", 2)] {
         let [values, rgb] = rgba(batch, 6);
         let rgb = rgb.iter().map(|value| 2.0 * value - 1.0).collect();
         let uri = format!("/?sample_mode=argmax&dtype=float32&shape={shape}&task=encode");
-        let reply = post(&house, &uri, None, f32_bytes(&values)).await;
+        let reply = post(&server, &uri, None, f32_bytes(&values)).await;
         assert_latents(&reply, &mode(HostTensor::new(vec![batch, 3, 6, 6], rgb), &info()));
         assert!(reply.header("x-warning").contains("fourth channel"), "{reply:?}");
     }
     // What can be three channels is.
     let bytes = vec![9; 4 * 3 * 4 * 4];
-    let reply = post(&house, "/?dtype=uint8&shape=[4,3,4,4]&task=encode", None, bytes).await;
+    let reply = post(&server, "/?dtype=uint8&shape=[4,3,4,4]&task=encode", None, bytes).await;
     assert_eq!(latents(&reply).shape, [4, 4, 2, 2]);
     assert!(!reply.headers.contains_key("x-warning"));
 
     let video = VaeInfo { temporal_factor: Some(4), ..info() };
-    let house = House::open(Config::default(), vec![model("fake", video.clone()).0]).await;
+    let server = TestServer::open(Config::default(), vec![model("fake", video.clone()).0]).await;
     let values: Vec<f32> = (0..4 * 5 * 4).map(|value| value as f32 / 64.0 - 0.5).collect();
     let expected = mode(HostTensor::new(vec![1, 3, 5, 2, 2], values[..60].to_vec()), &video);
     let uri = "/?sample_mode=argmax&dtype=float32&shape=[1,4,5,2,2]&task=encode";
-    assert_latents(&post(&house, uri, None, f32_bytes(&values)).await, &expected);
+    assert_latents(&post(&server, uri, None, f32_bytes(&values)).await, &expected);
 }
 
 /// `remote_encode` sends a tensor without a content type, so that one of four channels may be RGBA or latents.
@@ -185,7 +185,7 @@ async fn a_picture_of_four_channels_is_not_taken_for_latents() {
     let other = VaeInfo { latent_channels: 16, ..info() };
     let decoder = VaeInfo { latent_channels: 16, can_encode: false, ..info() };
     let models = vec![model("fake", info()).0, model("other", other).0, model("decoder", decoder).0];
-    let house = House::open(Config::default(), models).await;
+    let server = TestServer::open(Config::default(), models).await;
     let [unit, _] = rgba(1, 80);
     let full: Vec<f32> = unit.iter().map(|value| 2.0 * value - 1.0).collect();
     let bytes: Vec<f32> = unit.iter().map(|value| 255.0 * value).collect();
@@ -193,34 +193,34 @@ async fn a_picture_of_four_channels_is_not_taken_for_latents() {
     let uri = "/?scaling_factor=0.5&dtype=float32&shape=1&shape=4&shape=80&shape=80";
     for picture in [&unit, &full, &bytes] {
         for content_type in [None, Some("application/octet-stream")] {
-            let error = post(&house, uri, content_type, f32_bytes(picture)).await.error(422);
+            let error = post(&server, uri, content_type, f32_bytes(picture)).await.error(422);
             for says in ["160 x 160", "RGBA picture of 80 x 80", "task=decode", "task=encode"] {
                 assert!(error.contains(says), "{error}");
             }
         }
     }
-    let error = post(&house, "/?dtype=uint8&shape=[4,80,80]", None, vec![7; 4 * 80 * 80]).await.error(422);
+    let error = post(&server, "/?dtype=uint8&shape=[4,80,80]", None, vec![7; 4 * 80 * 80]).await.error(422);
     assert!(error.contains("two ways"), "{error}");
 
     // Latents are decoded, and whatever says what it is.
-    post(&house, uri, None, f32_bytes(&latents)).await.content("image/jpeg");
-    post(&house, &format!("{uri}&task=decode"), None, f32_bytes(&unit)).await.content("image/jpeg");
-    post(&house, &format!("{uri}&image_format=png"), None, f32_bytes(&unit)).await.content("image/png");
-    post(&house, uri, Some("tensor/binary"), f32_bytes(&unit)).await.content("image/jpeg");
-    post(&house, &format!("{uri}&task=encode"), None, f32_bytes(&unit)).await.content("tensor/binary");
+    post(&server, uri, None, f32_bytes(&latents)).await.content("image/jpeg");
+    post(&server, &format!("{uri}&task=decode"), None, f32_bytes(&unit)).await.content("image/jpeg");
+    post(&server, &format!("{uri}&image_format=png"), None, f32_bytes(&unit)).await.content("image/png");
+    post(&server, uri, Some("tensor/binary"), f32_bytes(&unit)).await.content("image/jpeg");
+    post(&server, &format!("{uri}&task=encode"), None, f32_bytes(&unit)).await.content("tensor/binary");
     let small = "/?dtype=float32&shape=[1,4,32,32]";
-    post(&house, small, None, vec![0; 4 * 4 * 32 * 32]).await.content("image/jpeg");
+    post(&server, small, None, vec![0; 4 * 4 * 32 * 32]).await.content("image/jpeg");
 
     // A model whose latents have other channels can take it for a picture only, but no latents of another model.
     let other = uri.replacen('/', "/other", 1);
-    let reply = post(&house, &other, None, f32_bytes(&unit)).await;
+    let reply = post(&server, &other, None, f32_bytes(&unit)).await;
     assert_eq!(self::latents(&reply).shape, [1, 16, 40, 40]);
     assert!(reply.header("x-warning").contains("fourth channel"));
-    let text = String::from_utf8(house.get("/metrics").await.body.to_vec()).unwrap();
+    let text = String::from_utf8(server.get("/metrics").await.body.to_vec()).unwrap();
     assert!(text.contains("model=\"other\",task=\"encode\",output=\"tensor/binary\""), "{text}");
-    let error = post(&house, &other, None, f32_bytes(&latents)).await.error(422);
+    let error = post(&server, &other, None, f32_bytes(&latents)).await.error(422);
     assert!(error.contains("[B, 16, h, w]"), "{error}");
-    let error = post(&house, &uri.replacen('/', "/decoder", 1), None, f32_bytes(&unit)).await.error(422);
+    let error = post(&server, &uri.replacen('/', "/decoder", 1), None, f32_bytes(&unit)).await.error(422);
     assert!(error.contains("[B, 16, h, w]"), "{error}");
 }
 
@@ -228,37 +228,38 @@ async fn a_picture_of_four_channels_is_not_taken_for_latents() {
 #[tokio::test]
 async fn latents_that_are_too_large_may_be_a_picture() {
     let limits = wire::Limits { max_pixels: 100 * 100, ..wire::Limits::default() };
-    let house = House::open(Config { limits, ..Config::default() }, vec![model("fake", info()).0]).await;
+    let server =
+        TestServer::open(Config { limits, ..Config::default() }, vec![model("fake", info()).0]).await;
     let values: Vec<f32> = (0..4 * 80 * 80).map(|index| (index % 9) as f32 - 4.0).collect();
     let uri = "/?dtype=float32&shape=[1,4,80,80]";
-    let error = post(&house, uri, None, f32_bytes(&values)).await.error(413);
+    let error = post(&server, uri, None, f32_bytes(&values)).await.error(413);
     assert!(error.contains("160 x 160") && error.contains("RGBA picture of 80 x 80"), "{error}");
-    let error = post(&house, uri, Some("tensor/binary"), f32_bytes(&values)).await.error(413);
+    let error = post(&server, uri, Some("tensor/binary"), f32_bytes(&values)).await.error(413);
     assert!(!error.contains("RGBA"), "{error}");
 }
 
 #[tokio::test]
 async fn videos_and_stills_for_a_video_model() {
     let video = VaeInfo { temporal_factor: Some(4), ..info() };
-    let house = House::open(Config::default(), vec![model("fake", video.clone()).0]).await;
+    let server = TestServer::open(Config::default(), vec![model("fake", video.clone()).0]).await;
     let values: Vec<f32> = (0..60).map(|value| value as f32 / 64.0 - 0.5).collect();
     let bytes: Vec<u8> = values.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes()).collect();
     let expected = mode(HostTensor::new(vec![1, 3, 5, 2, 2], values), &video);
     assert_eq!(expected.shape, [1, 4, 2, 1, 1]);
     let uri = "/?sample_mode=argmax&dtype=float16";
-    assert_latents(&post(&house, &format!("{uri}&shape=[1,3,5,2,2]"), None, bytes.clone()).await, &expected);
+    assert_latents(&post(&server, &format!("{uri}&shape=[1,3,5,2,2]"), None, bytes.clone()).await, &expected);
     assert_latents(
-        &post(&house, &format!("{uri}&shape=[3,5,2,2]&task=encode"), None, bytes).await,
+        &post(&server, &format!("{uri}&shape=[3,5,2,2]&task=encode"), None, bytes).await,
         &expected,
     );
     let png = media::encode_png(&rgb(6, 4), 6, 4).unwrap();
     let still = HostTensor::new(vec![1, 3, 1, 4, 6], media::planes_from_rgb(&rgb(6, 4)));
-    assert_latents(&post(&house, "/?sample_mode=argmax", None, png).await, &mode(still, &video));
+    assert_latents(&post(&server, "/?sample_mode=argmax", None, png).await, &mode(still, &video));
 }
 
 #[tokio::test]
 async fn scaling_is_the_decodes_way_back() {
-    let house = house().await;
+    let server = server().await;
     let png = media::encode_png(&rgb(6, 4), 6, 4).unwrap();
     for (query, scale, shift) in [
         ("", 1.0, 0.0),
@@ -269,41 +270,41 @@ async fn scaling_is_the_decodes_way_back() {
     ] {
         let mut expected = mode_of_rgb(6, 4);
         expected.data.iter_mut().for_each(|x| *x = (*x - shift) * scale);
-        let reply = post(&house, &format!("/?sample_mode=argmax{query}"), None, png.clone()).await;
+        let reply = post(&server, &format!("/?sample_mode=argmax{query}"), None, png.clone()).await;
         assert_latents(&reply, &expected);
     }
 }
 
 #[tokio::test]
 async fn a_seed_repeats_and_without_one_it_is_told() {
-    let house = house().await;
+    let server = server().await;
     let png = media::encode_png(&rgb(6, 4), 6, 4).unwrap();
     let pixels = HostTensor::new(vec![1, 3, 4, 6], media::planes_from_rgb(&rgb(6, 4)));
     let expected = DiagonalGaussianDistribution::new(moments(&pixels, &info())).sample(7);
-    let reply = post(&house, "/?seed=7", None, png.clone()).await;
+    let reply = post(&server, "/?seed=7", None, png.clone()).await;
     assert_eq!(reply.header("seed"), "7");
     assert_latents(&reply, &expected);
 
     let (one, other) =
-        (post(&house, "/", None, png.clone()).await, post(&house, "/", None, png.clone()).await);
+        (post(&server, "/", None, png.clone()).await, post(&server, "/", None, png.clone()).await);
     assert_ne!(one.body, other.body);
-    let again = post(&house, &format!("/?seed={}", one.header("seed")), None, png).await;
+    let again = post(&server, &format!("/?seed={}", one.header("seed")), None, png).await;
     assert_eq!(one.body, again.body);
 }
 
 #[tokio::test]
 async fn types_and_wrappings_of_the_answer() {
-    let house = house().await;
+    let server = server().await;
     let png = media::encode_png(&rgb(6, 4), 6, 4).unwrap();
     let expected = mode_of_rgb(6, 4);
-    let reply = post(&house, "/?sample_mode=argmax&out_dtype=float32", None, png.clone()).await;
+    let reply = post(&server, "/?sample_mode=argmax&out_dtype=float32", None, png.clone()).await;
     let body = reply.content("tensor/binary");
     let values: Vec<f32> = body.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect();
     assert_eq!((reply.header("dtype"), values), ("float32", expected.data));
-    let binary = post(&house, "/?sample_mode=argmax", None, png.clone()).await;
+    let binary = post(&server, "/?sample_mode=argmax", None, png.clone()).await;
     for accept in ["tensor/base64", "application/json"] {
         let request = Request::post("/?sample_mode=argmax").header("accept", accept);
-        let reply = house.send(request.body(png.clone().into()).unwrap()).await;
+        let reply = server.send(request.body(png.clone().into()).unwrap()).await;
         let tensor = wire::read_base64_answer(reply.content(accept)).unwrap();
         assert_eq!((tensor.bytes, tensor.head.shape_header()), (binary.body.clone(), "[1, 4, 2, 3]".into()));
     }
@@ -314,7 +315,7 @@ async fn what_cannot_be_encoded() {
     let limits = wire::Limits { max_pixels: 100, max_batch: 2, ..wire::Limits::default() };
     let decoder = VaeInfo { can_encode: false, ..info() };
     let models = vec![model("fake", info()).0, model("decoder", decoder).0];
-    let house = House::open(Config { limits, ..Config::default() }, models).await;
+    let server = TestServer::open(Config { limits, ..Config::default() }, models).await;
     let png = |width, height| media::encode_png(&rgb(width, height), width, height).unwrap();
     let mut damaged = png(6, 4);
     damaged.truncate(damaged.len() - 45);
@@ -331,7 +332,7 @@ async fn what_cannot_be_encoded() {
         ("/?shape=[1,5,2,2]&dtype=uint8&task=encode", vec![0; 20], 422, "[B, 3, H, W]"),
         ("/?shape=[1,3,2,2]&dtype=uint8", vec![0; 11], 400, "12"),
     ] {
-        let error = post(&house, uri, None, body).await.error(status);
+        let error = post(&server, uri, None, body).await.error(status);
         assert!(error.contains(says), "{uri}: {error}");
     }
 }
@@ -339,7 +340,7 @@ async fn what_cannot_be_encoded() {
 /// A file that is cut off has a part of its picture only, and would be encoded to other latents.
 #[tokio::test]
 async fn a_file_that_is_cut_off_is_refused() {
-    let house = house().await;
+    let server = server().await;
     // Larger than what libjpeg looks ahead.
     let rgb = rgb(96, 64);
     for (file, format) in [
@@ -347,13 +348,13 @@ async fn a_file_that_is_cut_off_is_refused() {
         (media::encode_png(&rgb, 96, 64).unwrap(), "PNG"),
         (media::encode_webp(&rgb, 96, 64, 90).unwrap(), "WebP"),
     ] {
-        assert_latents(&post(&house, "/?sample_mode=argmax", None, file.clone()).await, &{
+        assert_latents(&post(&server, "/?sample_mode=argmax", None, file.clone()).await, &{
             let pixels = media::ImageFile::open(&file).unwrap().decode().unwrap().pixels;
             mode(HostTensor::new(vec![1, 3, 64, 96], media::planes_from_rgb(&pixels)), &info())
         });
         for percent in [30, 60, 90, 97] {
             let cut = file[..file.len() * percent / 100].to_vec();
-            let error = post(&house, "/", None, cut).await.error(422);
+            let error = post(&server, "/", None, cut).await.error(422);
             let expected = format!(
                 "the {format} file is cut off, it ends before its picture does: copy or download it again"
             );
@@ -365,12 +366,12 @@ async fn a_file_that_is_cut_off_is_refused() {
 /// Sizes that no memory could hold meet the limit, not the decoder.
 #[tokio::test]
 async fn the_largest_pictures_that_headers_can_promise_are_too_large() {
-    let house = house().await;
+    let server = server().await;
     let mut png = media::encode_png(&rgb(6, 4), 6, 4).unwrap();
     png[16..24].copy_from_slice(&[0x7F, 0xFF, 0xFF, 0xFF, 0x7F, 0xFF, 0xFF, 0xFF]);
     let webp = b"RIFF\x16\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0\xff\xff\xff\xff\xff\xff".to_vec();
     for (file, size) in [(png, "2147483647 x 2147483647"), (webp, "16777216 x 16777216")] {
-        let error = post(&house, "/", None, file).await.error(413);
+        let error = post(&server, "/", None, file).await.error(413);
         assert!(error.contains(size), "{error}");
     }
 }
@@ -378,31 +379,31 @@ async fn the_largest_pictures_that_headers_can_promise_are_too_large() {
 /// A small file with very many pixels is refused by its header.
 #[tokio::test]
 async fn an_image_bomb_does_not_go_off() {
-    let house = house().await;
+    let server = server().await;
     // 50,000 x 50,000 pixels, one bit each: the header, and no pixels at all.
     let mut file = Vec::new();
     let mut encoder = png::Encoder::new(&mut file, 50_000, 50_000);
     encoder.set_depth(png::BitDepth::One);
     encoder.write_header().unwrap().write_chunk(png::chunk::IDAT, &[0; 64]).unwrap();
-    let error = post(&house, "/", None, file).await.error(413);
+    let error = post(&server, "/", None, file).await.error(413);
     assert!(error.contains("50000 x 50000"), "{error}");
 }
 
 #[tokio::test]
 async fn a_client_that_leaves_ends_the_work_of_encoding() {
     let (fake, handle) = model("fake", info());
-    let house = House::open(Config::default(), vec![fake]).await;
+    let server = TestServer::open(Config::default(), vec![fake]).await;
     handle.hold();
-    let router = house.router.clone();
+    let router = server.router.clone();
     let png = media::encode_png(&rgb(6, 4), 6, 4).unwrap();
     let request = Request::post("/").body(Body::from(png)).unwrap();
     let running = tokio::spawn(tower::ServiceExt::oneshot(router, request));
-    house.until(|_| handle.started() == 1).await;
+    server.until(|_| handle.started() == 1).await;
     running.abort();
-    house.until(|app| app.executor().is_idle()).await;
+    server.until(|app| app.service().is_idle()).await;
     assert_eq!((handle.started(), handle.finished()), (1, 0));
     handle.let_go();
-    let text = String::from_utf8(house.get("/metrics").await.body.to_vec()).unwrap();
+    let text = String::from_utf8(server.get("/metrics").await.body.to_vec()).unwrap();
     assert!(
         text.contains(
             "model=\"fake\",task=\"encode\",output=\"tensor/binary\",mode=\"exact\",status=\"499\"} 1"

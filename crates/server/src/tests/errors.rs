@@ -10,18 +10,18 @@ use vae::VaeInfo;
 use wire::Limits;
 
 use super::fake::{FAIL, PANIC, info, model};
-use super::{House, tensor_request};
+use super::{TestServer, tensor_request};
 use crate::{Config, ServeError, Server};
 
 const ONE: &str = "/?dtype=uint8&shape=[1,4,1,1]&output_type=pt";
 
-async fn house() -> House {
-    House::open(Config::default(), vec![model("fake", info()).0]).await
+async fn server() -> TestServer {
+    TestServer::open(Config::default(), vec![model("fake", info()).0]).await
 }
 
 #[tokio::test]
 async fn requests_that_make_no_sense() {
-    let house = house().await;
+    let server = server().await;
     for (uri, accept, body, status, word) in [
         ("/", "", 4, 400, "`shape` and `dtype`"),
         ("/?shape=[1,4,1,1]", "", 4, 400, "`dtype`"),
@@ -52,23 +52,23 @@ async fn requests_that_make_no_sense() {
         ("/%FF%00?dtype=uint8&shape=[1,4,1,1]", "", 4, 404, "there is no model"),
         ("/fake/other?dtype=uint8&shape=[1,4,1,1]", "", 4, 404, "/fake/other"),
     ] {
-        let reply = house.post(uri, accept, vec![0; body]).await;
+        let reply = server.post(uri, accept, vec![0; body]).await;
         let error = reply.error(status);
         assert!(error.contains(word), "{uri}: {error}");
     }
-    house.post(ONE, "", vec![0; 4]).await.content("tensor/binary");
+    server.post(ONE, "", vec![0; 4]).await.content("tensor/binary");
 }
 
 #[tokio::test]
 async fn other_content_types() {
-    let house = house().await;
+    let server = server().await;
     let query = "/?dtype=uint8&shape=[1,4,1,1]";
     let send = async |content_type: Option<&str>, uri: &str| {
         let mut request = Request::post(uri);
         if let Some(content_type) = content_type {
             request = request.header("content-type", content_type);
         }
-        house.send(request.body(vec![0; 4].into()).unwrap()).await
+        server.send(request.body(vec![0; 4].into()).unwrap()).await
     };
     send(Some("application/x-www-form-urlencoded"), query).await.error(415);
     send(Some("multipart/form-data; boundary=x"), query).await.error(415);
@@ -84,20 +84,20 @@ async fn other_content_types() {
 
     let mut request = tensor_request(query, "", vec![0; 4]);
     request.headers_mut().insert("content-encoding", "gzip".parse().unwrap());
-    assert!(house.send(request).await.error(415).contains("gzip"));
+    assert!(server.send(request).await.error(415).contains("gzip"));
     let mut request = tensor_request(query, "", vec![0; 4]);
     request.headers_mut().insert("content-encoding", "identity".parse().unwrap());
-    house.send(request).await.content("image/jpeg");
+    server.send(request).await.content("image/jpeg");
 
     let mut request = tensor_request(query, "", vec![0; 4]);
     let odd = axum::http::HeaderValue::from_bytes(b"tensor/bin\xe4ry").unwrap();
     request.headers_mut().insert("content-type", odd);
-    assert!(house.send(request).await.error(400).contains("content-type"));
+    assert!(server.send(request).await.error(400).contains("content-type"));
 }
 
 #[tokio::test]
 async fn methods_and_paths_that_are_not_there() {
-    let house = house().await;
+    let server = server().await;
     for (method, path, status, allowed) in [
         (Method::GET, "/fake", 405, Some("POST")),
         (Method::GET, "/predict", 405, Some("POST")),
@@ -114,7 +114,7 @@ async fn methods_and_paths_that_are_not_there() {
         (Method::POST, "/a/b/c", 404, None),
     ] {
         let request = Request::builder().method(method.clone()).uri(path).body(Body::from("body")).unwrap();
-        let reply = house.send(request).await;
+        let reply = server.send(request).await;
         let error = reply.error(status);
         if let Some(allowed) = allowed {
             assert!(error.starts_with(method.as_str()), "{error}");
@@ -127,7 +127,7 @@ async fn methods_and_paths_that_are_not_there() {
 async fn limits_hold_before_memory_is_taken() {
     let limits = Limits { max_body_bytes: 64, max_batch: 2, max_pixels: 16, max_total_pixels: 24 };
     let config = Config { limits: limits.clone(), ..Config::default() };
-    let house = House::open(config, vec![model("fake", info()).0]).await;
+    let server = TestServer::open(config, vec![model("fake", info()).0]).await;
     for (shape, elements, flag) in [
         ("[1,4,5,5]", 100, "64 at most (--max-body)"),
         ("[3,4,1,1]", 12, "2 at most (--max-batch)"),
@@ -136,10 +136,10 @@ async fn limits_hold_before_memory_is_taken() {
         ("[1,4,99999,99999]", 0, "64 at most (--max-body)"), // with none sent
     ] {
         let uri = format!("/?dtype=uint8&output_type=pt&shape={shape}");
-        let error = house.post(&uri, "", vec![0; elements]).await.error(413);
+        let error = server.post(&uri, "", vec![0; elements]).await.error(413);
         assert!(error.contains(flag), "{error}");
     }
-    house
+    server
         .post("/?dtype=uint8&output_type=pt&shape=[1,4,2,2]", "", vec![0; 16])
         .await
         .content("tensor/binary");
@@ -148,12 +148,12 @@ async fn limits_hold_before_memory_is_taken() {
     let long = Bytes::from(vec![b' '; limits.max_base64_body_bytes() + 1]);
     let json = || Request::post("/").header("content-type", "application/json");
     let announced = json().header("content-length", long.len()).body(long.clone().into()).unwrap();
-    let error = house.send(announced).await.error(413);
+    let error = server.send(announced).await.error(413);
     assert!(error.contains("(--max-body 64, in base64)"), "{error}");
-    let error = house.send(json().body(long.into()).unwrap()).await.error(413);
+    let error = server.send(json().body(long.into()).unwrap()).await.error(413);
     assert!(error.contains("(--max-body)"), "{error}");
     let large = r#"{"inputs": "", "parameters": {"shape": [1, 4, 999999, 999999], "dtype": "float32"}}"#;
-    house.send(json().body(large.into()).unwrap()).await.error(400);
+    server.send(json().body(large.into()).unwrap()).await.error(400);
 }
 
 /// A picture that its format cannot hold is refused before the model decodes it. The sides are those of libjpeg
@@ -161,10 +161,10 @@ async fn limits_hold_before_memory_is_taken() {
 #[tokio::test]
 async fn pictures_that_no_file_of_their_format_can_hold() {
     let (model, handle) = model("fake", info());
-    let house = House::open(Config::default(), vec![model]).await;
+    let server = TestServer::open(Config::default(), vec![model]).await;
     let post = async |height: usize, width: usize, query: &str, accept: &str| {
         let uri = format!("/?dtype=uint8&shape=[1,4,{height},{width}]&{query}");
-        house.post(&uri, accept, vec![0; 4 * height * width]).await
+        server.post(&uri, accept, vec![0; 4 * height * width]).await
     };
     for (height, width, query, accept, says) in [
         (1, 8192, "image_format=webp", "", "16383 x 16383 pixels, and this one is 16384 x 2"),
@@ -186,7 +186,7 @@ async fn pictures_that_no_file_of_their_format_can_hold() {
 
 #[tokio::test]
 async fn bodies_in_pieces_are_measured_as_they_come() {
-    let house = house().await;
+    let server = server().await;
     let pieces = async |count| {
         let (mut sender, body) = http_body_util::channel::Channel::<Bytes>::new(count);
         for _ in 0..count {
@@ -194,32 +194,32 @@ async fn bodies_in_pieces_are_measured_as_they_come() {
         }
         Body::new(body)
     };
-    house.post(ONE, "", pieces(2).await).await.content("tensor/binary");
-    house.post(ONE, "", pieces(1).await).await.error(400);
-    house.post(ONE, "", pieces(3).await).await.error(413);
+    server.post(ONE, "", pieces(2).await).await.content("tensor/binary");
+    server.post(ONE, "", pieces(1).await).await.error(400);
+    server.post(ONE, "", pieces(3).await).await.error(413);
 }
 
 #[tokio::test]
 async fn a_body_that_does_not_come() {
     let config = Config { body_timeout: Duration::from_millis(20), ..Config::default() };
-    let house = House::open(config, vec![model("fake", info()).0]).await;
+    let server = TestServer::open(config, vec![model("fake", info()).0]).await;
     let (_sender, body) = http_body_util::channel::Channel::<Bytes>::new(1);
-    let error = house.post(ONE, "", Body::new(body)).await.error(408);
+    let error = server.post(ONE, "", Body::new(body)).await.error(408);
     assert!(error.contains("0.02 seconds (--body-timeout)"), "{error}");
 }
 
 #[tokio::test]
 async fn a_model_that_fails_or_panics_does_not_end_the_server() {
     let (model, handle) = model("fake", info());
-    let house = House::open(Config::default(), vec![model]).await;
+    let server = TestServer::open(Config::default(), vec![model]).await;
     let uri = "/?dtype=float32&shape=[1,4,1,1]&output_type=pt";
     for (value, word) in [(FAIL, "12345 bytes"), (PANIC, "bug")] {
         let body: Vec<u8> = [value; 4].iter().flat_map(|x| x.to_le_bytes()).collect();
-        let error = house.post(uri, "", body).await.error(500);
+        let error = server.post(uri, "", body).await.error(500);
         assert!(error.contains(word), "{error}");
     }
     assert_eq!(handle.released(), 1, "what a panic left behind is given back");
-    house.post(uri, "", vec![0; 16]).await.content("tensor/binary");
+    server.post(uri, "", vec![0; 16]).await.content("tensor/binary");
 }
 
 /// Where log lines go.
@@ -242,12 +242,12 @@ async fn failures_of_ours_are_logged_with_their_cause() {
     let (lines, writer) = (log.clone(), move || log.clone());
     let subscriber = tracing_subscriber::fmt().with_writer(writer).with_ansi(false).finish();
     let _here = tracing::subscriber::set_default(subscriber);
-    let house = house().await;
+    let server = server().await;
     let uri = "/?dtype=float32&shape=[1,4,1,1]&output_type=pt";
     for (value, cause) in [(FAIL, "12345 bytes"), (PANIC, "as the test wants it")] {
         lines.0.lock().unwrap().clear();
         let body: Vec<u8> = [value; 4].iter().flat_map(|x| x.to_le_bytes()).collect();
-        let reply = house.post(uri, "", body).await;
+        let reply = server.post(uri, "", body).await;
         reply.error(500);
         let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
         let loud: Vec<_> = text.lines().filter(|line| line.contains("ERROR")).collect();
@@ -256,7 +256,7 @@ async fn failures_of_ours_are_logged_with_their_cause() {
     }
     // What clients do wrong is not our failure.
     lines.0.lock().unwrap().clear();
-    house.post("/", "", vec![0; 4]).await.error(400);
+    server.post("/", "", vec![0; 4]).await.error(400);
     let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
     assert!(!text.contains("ERROR") && text.contains("status=400"), "{text}");
 }
@@ -264,11 +264,11 @@ async fn failures_of_ours_are_logged_with_their_cause() {
 #[tokio::test]
 async fn only_three_channels_make_a_picture() {
     let gray = VaeInfo { out_channels: 1, ..info() };
-    let house = House::open(Config::default(), vec![model("gray", gray).0]).await;
-    house.post(ONE, "", vec![0; 4]).await.content("tensor/binary");
+    let server = TestServer::open(Config::default(), vec![model("gray", gray).0]).await;
+    server.post(ONE, "", vec![0; 4]).await.content("tensor/binary");
     for query in ["&partial_postprocess=True", ""] {
         let uri = format!("/?dtype=uint8&shape=[1,4,1,1]{query}");
-        assert!(house.post(&uri, "", vec![0; 4]).await.error(422).contains("1 channels"));
+        assert!(server.post(&uri, "", vec![0; 4]).await.error(422).contains("1 channels"));
     }
 }
 

@@ -7,30 +7,30 @@ use axum::http::{Method, Request};
 use serde_json::Value;
 
 use super::fake::{info, model};
-use super::{House, Reply};
+use super::{Reply, TestServer};
 use crate::openapi::document;
 use crate::router::{ROOT, routes};
 use crate::{AccessConfig, Config, page};
 
-async fn house() -> House {
+async fn server() -> TestServer {
     let (mut model, _) = model("fake", info());
     model.example = Some(b"latents");
-    House::open(Config::default(), vec![model]).await
+    TestServer::open(Config::default(), vec![model]).await
 }
 
-async fn get(house: &House, path: &str, headers: &[(&str, &str)]) -> Reply {
+async fn get(server: &TestServer, path: &str, headers: &[(&str, &str)]) -> Reply {
     let mut request = Request::get(path);
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
-    house.send(request.body(Body::empty()).unwrap()).await
+    server.send(request.body(Body::empty()).unwrap()).await
 }
 
 const BROWSER: (&str, &str) = ("accept", "text/html,application/xhtml+xml,*/*;q=0.8");
 
 #[tokio::test]
 async fn the_document_has_the_routes_of_the_router_and_no_others() {
-    let house = house().await;
+    let server = server().await;
     let document = document();
     let paths = document["paths"].as_object().unwrap();
     // The files of the page are no part of the API, and their path could be taken for that of a model.
@@ -45,7 +45,7 @@ async fn the_document_has_the_routes_of_the_router_and_no_others() {
         let uri = path.replace("{model}", "fake");
         for method in [Method::GET, Method::POST, Method::PUT, Method::DELETE] {
             let request = Request::builder().method(&method).uri(&uri).body(Body::empty()).unwrap();
-            let status = house.send(request).await.status;
+            let status = server.send(request).await.status;
             let described = operations.get(method.as_str().to_lowercase()).is_some();
             assert_eq!(status != 405, described, "{method} {path} is answered with {status}");
             assert_ne!(status, 404, "{method} {path}");
@@ -106,7 +106,7 @@ fn generators_understand_the_document() {
 
 #[tokio::test]
 async fn bytes_come_before_json_in_the_text_of_the_document() {
-    let text = String::from_utf8(house().await.get("/openapi.json").await.body.to_vec()).unwrap();
+    let text = String::from_utf8(server().await.get("/openapi.json").await.body.to_vec()).unwrap();
     let at = |what: &str| text.find(what).unwrap_or_else(|| panic!("{what}"));
     let answers = &text[at("\"/predict\"")..];
     let at = |what: &str| answers.find(what).unwrap_or_else(|| panic!("{what}"));
@@ -141,19 +141,19 @@ fn the_document_has_every_key_of_a_request() {
 
 #[tokio::test]
 async fn the_document_is_served() {
-    let house = house().await;
+    let server = server().await;
     let served: Value =
-        serde_json::from_slice(house.get("/openapi.json").await.content("application/json")).unwrap();
+        serde_json::from_slice(server.get("/openapi.json").await.content("application/json")).unwrap();
     assert_eq!(served, document());
 }
 
 #[tokio::test]
 async fn a_browser_gets_the_page_and_others_do_not() {
-    let house = house().await;
+    let server = server().await;
     for headers in [&[][..], &[("accept", "*/*")], &[("accept", "image/png, */*")]] {
-        assert_eq!(get(&house, "/", headers).await.body, "Ok");
+        assert_eq!(get(&server, "/", headers).await.body, "Ok");
     }
-    let reply = get(&house, "/", &[BROWSER]).await;
+    let reply = get(&server, "/", &[BROWSER]).await;
     assert!(reply.content("text/html; charset=utf-8").starts_with(b"<!doctype html>"));
     assert_eq!(reply.header("vary"), "accept");
     let policy = reply.header("content-security-policy");
@@ -161,25 +161,25 @@ async fn a_browser_gets_the_page_and_others_do_not() {
 
     // A browser asks again with what it has.
     let tag = reply.header("etag");
-    let again = get(&house, "/", &[BROWSER, ("if-none-match", tag)]).await;
+    let again = get(&server, "/", &[BROWSER, ("if-none-match", tag)]).await;
     assert_eq!((again.status.as_u16(), again.body.len()), (304, 0));
     assert_eq!(again.header("cache-control"), "no-cache");
-    assert_eq!(get(&house, "/", &[BROWSER, ("if-none-match", "\"other\"")]).await.status, 200);
+    assert_eq!(get(&server, "/", &[BROWSER, ("if-none-match", "\"other\"")]).await.status, 200);
 }
 
 #[tokio::test]
 async fn everything_that_the_pages_name_is_there() {
-    let house = house().await;
+    let server = server().await;
     let mut seen = BTreeSet::new();
     let mut to_see = Vec::new();
     for page in ["/", "/docs"] {
-        let html = String::from_utf8(get(&house, page, &[BROWSER]).await.body.to_vec()).unwrap();
+        let html = String::from_utf8(get(&server, page, &[BROWSER]).await.body.to_vec()).unwrap();
         assert!(!html.contains("//"), "{page} names another place");
         to_see
             .extend(html.split('"').filter(|text| text.starts_with("page/")).map(|text| format!("/{text}")));
     }
     while let Some(path) = to_see.pop() {
-        let reply = get(&house, &path, &[]).await;
+        let reply = get(&server, &path, &[]).await;
         assert_eq!(reply.status, 200, "{path}");
         assert_eq!(reply.header("x-content-type-options"), "nosniff");
         let text = String::from_utf8(reply.body.to_vec()).unwrap();
@@ -190,8 +190,8 @@ async fn everything_that_the_pages_name_is_there() {
         seen.insert(path);
     }
     assert!(seen.len() > 5, "{seen:?}");
-    get(&house, "/page/nothing.js", &[]).await.error(404);
-    let slash = get(&house, "/docs/", &[]).await;
+    get(&server, "/page/nothing.js", &[]).await.error(404);
+    let slash = get(&server, "/docs/", &[]).await;
     assert_eq!((slash.status.as_u16(), slash.header("location")), (308, "../docs"));
 }
 
@@ -199,26 +199,27 @@ async fn everything_that_the_pages_name_is_there() {
 async fn the_pages_need_no_key_and_show_nothing_of_the_server() {
     let keys = vec!["0123456789abcdef".parse().unwrap()];
     let access = AccessConfig { keys, ..AccessConfig::default() };
-    let house = House::open(Config { access, ..Config::default() }, vec![model("secret", info()).0]).await;
+    let server =
+        TestServer::open(Config { access, ..Config::default() }, vec![model("secret", info()).0]).await;
     for path in ["/", "/docs", "/openapi.json", "/page/app.js"] {
-        let reply = get(&house, path, &[BROWSER]).await;
+        let reply = get(&server, path, &[BROWSER]).await;
         assert_eq!(reply.status, 200, "{path}");
         assert!(!reply.body.windows(6).any(|word| word == b"secret"), "{path}");
     }
     for path in ["/models", "/metrics", "/models/secret/example"] {
-        get(&house, path, &[BROWSER]).await.error(401);
+        get(&server, path, &[BROWSER]).await.error(401);
     }
-    house.post("/", "", vec![0; 4]).await.error(401);
-    house.post("/page/predict", "", vec![0; 4]).await.error(401);
+    server.post("/", "", vec![0; 4]).await.error(401);
+    server.post("/page/predict", "", vec![0; 4]).await.error(401);
 }
 
 #[tokio::test]
 async fn a_model_may_have_an_example() {
-    let house = house().await;
-    assert_eq!(house.get("/models/fake/example").await.content("application/octet-stream"), b"latents");
-    assert!(house.get("/models/other/example").await.error(404).contains("fake"));
-    let models: Value = serde_json::from_slice(&house.get("/models").await.body).unwrap();
+    let server = server().await;
+    assert_eq!(server.get("/models/fake/example").await.content("application/octet-stream"), b"latents");
+    assert!(server.get("/models/other/example").await.error(404).contains("fake"));
+    let models: Value = serde_json::from_slice(&server.get("/models").await.body).unwrap();
     assert_eq!(models["models"][0]["has_example"], true);
-    let plain = House::open(Config::default(), vec![model("plain", info()).0]).await;
+    let plain = TestServer::open(Config::default(), vec![model("plain", info()).0]).await;
     assert!(plain.get("/models/plain/example").await.error(404).contains("no example"));
 }

@@ -227,6 +227,7 @@ pub(super) fn from(name: &str, source: &str, load: Box<Load>) -> Model {
         origin: None,
         license: None,
         example: None,
+        weights: Box::new(|| None),
         load,
     }
 }

@@ -6,25 +6,25 @@ use tokio::task::JoinHandle;
 use tower::ServiceExt;
 
 use super::fake::{Handle, info, model};
-use super::{House, Reply, tensor_request};
+use super::{Reply, TestServer, tensor_request};
 use crate::Config;
-use crate::client::Client;
+use service::Client;
 
 const URI: &str = "/?dtype=uint8&shape=[1,4,1,1]&output_type=pt";
 
 /// A server whose model is busy with a request, and that request.
-async fn busy(max_queue: usize) -> (House, Handle, JoinHandle<Reply>) {
+async fn busy(max_queue: usize) -> (TestServer, Handle, JoinHandle<Reply>) {
     let (model, handle) = model("fake", info());
-    let house = House::open(Config { max_queue, ..Config::default() }, vec![model]).await;
+    let server = TestServer::open(Config { max_queue, ..Config::default() }, vec![model]).await;
     handle.hold();
-    let running = request(&house);
-    house.until(|_| handle.started() == 1).await;
-    (house, handle, running)
+    let running = request(&server);
+    server.until(|_| handle.started() == 1).await;
+    (server, handle, running)
 }
 
 /// Sends a request in the background. Aborting it is what hyper does when a client leaves.
-fn request(house: &House) -> JoinHandle<Reply> {
-    let service = house.router.clone();
+fn request(server: &TestServer) -> JoinHandle<Reply> {
+    let service = server.router.clone();
     tokio::spawn(async move {
         Reply::read(service.oneshot(tensor_request(URI, "", vec![0; 4])).await.unwrap()).await
     })
@@ -36,44 +36,44 @@ async fn ok(request: JoinHandle<Reply>) {
 
 #[tokio::test]
 async fn a_full_queue_says_when_to_come_back() {
-    let (house, handle, running) = busy(1).await;
-    let waiting = request(&house);
-    house.until(|app| app.executor().check(Client::Unknown).is_err()).await;
-    let error = house.post(URI, "", vec![0; 4]).await.error(429);
+    let (server, handle, running) = busy(1).await;
+    let waiting = request(&server);
+    server.until(|app| app.service().check(Client::Unknown).is_err()).await;
+    let error = server.post(URI, "", vec![0; 4]).await.error(429);
     assert!(error.contains("queue is full (--max-queue 1)"), "{error}");
     // The process still lives, and could take work later.
-    assert_eq!(house.get("/health").await.status, 200);
-    assert_eq!(house.get("/ready").await.status, 200);
+    assert_eq!(server.get("/health").await.status, 200);
+    assert_eq!(server.get("/ready").await.status, 200);
 
     handle.let_go();
     ok(running).await;
     ok(waiting).await;
-    house.post(URI, "", vec![0; 4]).await.content("tensor/binary");
+    server.post(URI, "", vec![0; 4]).await.content("tensor/binary");
 }
 
 #[tokio::test]
 async fn a_client_that_leaves_the_line_costs_no_work() {
-    let (house, handle, running) = busy(1).await;
-    let waiting = request(&house);
-    house.until(|app| app.executor().check(Client::Unknown).is_err()).await;
+    let (server, handle, running) = busy(1).await;
+    let waiting = request(&server);
+    server.until(|app| app.service().check(Client::Unknown).is_err()).await;
     waiting.abort();
     // Its place is free at once, long before its turn.
-    house.until(|app| app.executor().check(Client::Unknown).is_ok()).await;
+    server.until(|app| app.service().check(Client::Unknown).is_ok()).await;
     handle.let_go();
     ok(running).await;
-    house.until(|app| app.executor().is_idle()).await;
+    server.until(|app| app.service().is_idle()).await;
     assert_eq!(handle.started(), 1);
 }
 
 #[tokio::test]
 async fn a_client_that_leaves_during_the_work_ends_it() {
-    let (house, handle, running) = busy(1).await;
+    let (server, handle, running) = busy(1).await;
     running.abort();
     // The model is still held: nothing but the cancellation can end the work.
-    house.until(|app| app.executor().is_idle()).await;
+    server.until(|app| app.service().is_idle()).await;
     assert_eq!((handle.started(), handle.finished()), (1, 0));
     handle.let_go();
-    house.post(URI, "", vec![0; 4]).await.content("tensor/binary");
+    server.post(URI, "", vec![0; 4]).await.content("tensor/binary");
 }
 
 #[tokio::test]
@@ -82,39 +82,39 @@ async fn bodies_find_room_or_are_sent_away() {
     let limits = wire::Limits { max_body_bytes: 4096, ..wire::Limits::default() };
     // Room for one JSON body of the largest size, whatever is configured.
     let config = Config { limits, max_pending_bytes: 0, ..Config::default() };
-    let house = House::open(config, vec![model]).await;
+    let server = TestServer::open(config, vec![model]).await;
     handle.hold();
-    let running = request(&house);
-    house.until(|_| handle.started() == 1).await;
+    let running = request(&server);
+    server.until(|_| handle.started() == 1).await;
     let json = axum::http::Request::post("/").header("content-type", "application/json");
-    let error = house.send(json.body(" ".repeat(70_000).into()).unwrap()).await.error(429);
+    let error = server.send(json.body(" ".repeat(70_000).into()).unwrap()).await.error(429);
     assert!(error.contains("--max-pending"), "{error}");
     handle.let_go();
     ok(running).await;
     // Now there is room, and the body is looked at.
     let json = axum::http::Request::post("/").header("content-type", "application/json");
-    house.send(json.body("{}".into()).unwrap()).await.error(400);
+    server.send(json.body("{}".into()).unwrap()).await.error(400);
 }
 
 #[tokio::test]
 async fn an_idle_model_gives_back_its_memory_once() {
     let (model, handle) = model("fake", info());
     let config = Config { idle_release: Duration::from_millis(5), ..Config::default() };
-    let house = House::open(config, vec![model]).await;
-    house.until(|_| handle.released() == 1).await;
+    let server = TestServer::open(config, vec![model]).await;
+    server.until(|_| handle.released() == 1).await;
     tokio::time::sleep(Duration::from_millis(30)).await;
     assert_eq!(handle.released(), 1, "there was no work in between");
-    house.post(URI, "", vec![0; 4]).await.content("tensor/binary");
-    house.until(|_| handle.released() == 2).await;
+    server.post(URI, "", vec![0; 4]).await.content("tensor/binary");
+    server.until(|_| handle.released() == 2).await;
 }
 
 #[tokio::test]
 async fn a_request_is_dropped_at_its_deadline() {
-    let (house, handle, running) = busy(1).await;
+    let (server, handle, running) = busy(1).await;
     let send = async |timeout: &str| {
         let mut request = tensor_request(URI, "", vec![0; 4]);
         request.headers_mut().insert("x-request-timeout", timeout.parse().unwrap());
-        house.send(request).await
+        server.send(request).await
     };
     for nonsense in ["0", "-1", "soon", "nan"] {
         assert!(send(nonsense).await.error(400).contains("x-request-timeout"), "{nonsense}");
@@ -122,13 +122,13 @@ async fn a_request_is_dropped_at_its_deadline() {
     // In the line.
     let error = send("0.02").await.error(503);
     assert!(error.contains("within 0.02 seconds, as long as it may take (x-request-timeout)"), "{error}");
-    house.until(|app| app.executor().check(Client::Unknown).is_ok()).await;
+    server.until(|app| app.service().check(Client::Unknown).is_ok()).await;
     handle.let_go();
     ok(running).await;
     // During the work, which only its cancellation can end.
     handle.hold();
     send("0.02").await.error(503);
-    house.until(|app| app.executor().is_idle()).await;
+    server.until(|app| app.service().is_idle()).await;
     assert_eq!((handle.started(), handle.finished()), (2, 1));
     // The server's own limit holds for those who ask for more.
     handle.let_go();
@@ -139,18 +139,18 @@ async fn a_request_is_dropped_at_its_deadline() {
 async fn the_servers_own_time_limit() {
     let (model, handle) = model("fake", info());
     let config = Config { timeout: Duration::from_millis(20), ..Config::default() };
-    let house = House::open(config, vec![model]).await;
+    let server = TestServer::open(config, vec![model]).await;
     handle.hold();
-    let error = house.post(URI, "", vec![0; 4]).await.error(503);
+    let error = server.post(URI, "", vec![0; 4]).await.error(503);
     assert!(error.contains("(--timeout)"), "{error}");
-    house.until(|app| app.executor().is_idle()).await;
+    server.until(|app| app.service().is_idle()).await;
 }
 
 #[tokio::test]
 async fn a_client_with_the_whole_queue_makes_room_for_another() {
-    let (house, handle, running) = busy(2).await;
+    let (server, handle, running) = busy(2).await;
     let from = |client: u8| {
-        let service = house.router.clone();
+        let service = server.router.clone();
         tokio::spawn(async move {
             let mut request = tensor_request(URI, "", vec![0; 4]);
             request.extensions_mut().insert(Client::at([10, 0, 0, client].into()));
@@ -158,9 +158,9 @@ async fn a_client_with_the_whole_queue_makes_room_for_another() {
         })
     };
     let first = from(1);
-    house.until(|app| app.executor().waiting() == 1).await;
+    server.until(|app| app.service().waiting() == 1).await;
     let second = from(1);
-    house.until(|app| app.executor().waiting() == 2).await;
+    server.until(|app| app.service().waiting() == 2).await;
     let third = from(2);
     // The second is told at once; nothing has moved.
     let error = second.await.unwrap().error(429);

@@ -7,7 +7,7 @@ use tracing::subscriber::DefaultGuard;
 use tracing_subscriber::fmt::MakeWriter;
 
 use super::fake::{FAIL, PANIC, info, model};
-use super::{House, tensor_request};
+use super::{TestServer, tensor_request};
 use crate::{AccessConfig, Config};
 
 const ONE: &str = "/?dtype=uint8&shape=[1,4,1,1]&output_type=pt";
@@ -59,9 +59,9 @@ impl<'a> MakeWriter<'a> for Log {
 
 #[tokio::test]
 async fn a_request_is_one_line() {
-    let house = House::open(Config::default(), vec![model("fake", info()).0]).await;
+    let server = TestServer::open(Config::default(), vec![model("fake", info()).0]).await;
     let (log, _guard) = Log::open();
-    house.post(ONE, "", vec![0; 4]).await.content("tensor/binary");
+    server.post(ONE, "", vec![0; 4]).await.content("tensor/binary");
     let line = log.line();
     assert!(line.starts_with("INFO request{id="), "{line}");
     for part in [
@@ -80,19 +80,19 @@ async fn a_request_is_one_line() {
         assert!(line.contains(part), "{part} is missing in {line}");
     }
     // Probes come every few seconds.
-    house.get("/health").await;
-    house.get("/ready").await;
+    server.get("/health").await;
+    server.get("/ready").await;
     assert_eq!(log.lines(), [""; 0]);
 }
 
 #[tokio::test]
 async fn a_fault_of_ours_is_an_error_with_its_cause() {
-    let house = House::open(Config::default(), vec![model("fake", info()).0]).await;
+    let server = TestServer::open(Config::default(), vec![model("fake", info()).0]).await;
     let (log, _guard) = Log::open();
     let uri = "/?dtype=float32&shape=[1,4,1,1]&output_type=pt";
     for (value, cause) in [(FAIL, "12345 bytes"), (PANIC, "as the test wants it")] {
         let body: Vec<u8> = [value; 4].iter().flat_map(|x| x.to_le_bytes()).collect();
-        let told = house.post(uri, "", body).await.error(500);
+        let told = server.post(uri, "", body).await.error(500);
         let line = log.line();
         assert!(line.starts_with("ERROR request{id=") && line.contains("status=500"), "{line}");
         assert!(line.contains(&told) && line.contains(cause), "{line}");
@@ -103,9 +103,9 @@ async fn a_fault_of_ours_is_an_error_with_its_cause() {
 async fn a_model_that_cannot_be_loaded_is_named_with_its_cause() {
     let load = || Err("/secret/path is not there".into());
     let broken = super::fake::from("broken", "a test", Box::new(load));
-    let house = House::open(Config { lazy: true, ..Config::default() }, vec![broken]).await;
+    let server = TestServer::open(Config { lazy: true, ..Config::default() }, vec![broken]).await;
     let (log, _guard) = Log::open();
-    house.post(ONE, "", vec![0; 4]).await.error(503);
+    server.post(ONE, "", vec![0; 4]).await.error(503);
     let line = log.line();
     assert!(line.starts_with("WARN ") && line.contains("/secret/path is not there"), "{line}");
 }
@@ -115,22 +115,22 @@ async fn a_limit_that_is_reached_is_a_warning_with_its_flag() {
     let (model, handle) = model("fake", info());
     let limits = wire::Limits { max_body_bytes: 4096, max_batch: 2, ..wire::Limits::default() };
     let config = Config { max_queue: 1, max_pending_bytes: 0, limits, ..Config::default() };
-    let house = House::open(config, vec![model]).await;
+    let server = TestServer::open(config, vec![model]).await;
     let (log, _guard) = Log::open();
 
-    house.post("/?dtype=uint8&shape=[3,4,1,1]&output_type=pt", "", vec![0; 12]).await.error(413);
+    server.post("/?dtype=uint8&shape=[3,4,1,1]&output_type=pt", "", vec![0; 12]).await.error(413);
     let line = log.line();
     assert!(line.starts_with("WARN ") && line.contains("2 at most (--max-batch)"), "{line}");
 
     handle.hold();
     let send = || {
-        tokio::spawn(tower::ServiceExt::oneshot(house.router.clone(), tensor_request(ONE, "", vec![0; 4])))
+        tokio::spawn(tower::ServiceExt::oneshot(server.router.clone(), tensor_request(ONE, "", vec![0; 4])))
     };
     let running = send();
-    house.until(|app| app.executor().running().is_some()).await;
+    server.until(|app| app.service().running().is_some()).await;
     let waiting = [running, send()];
-    house.until(|app| app.executor().waiting() == 1).await;
-    let told = house.post(ONE, "", vec![0; 4]).await.error(429);
+    server.until(|app| app.service().waiting() == 1).await;
+    let told = server.post(ONE, "", vec![0; 4]).await.error(429);
     let line = log.line();
     assert!(line.starts_with("WARN ") && line.contains(&told) && line.contains("--max-queue 1"), "{line}");
     handle.let_go();
@@ -143,7 +143,8 @@ async fn a_limit_that_is_reached_is_a_warning_with_its_flag() {
 async fn what_a_client_got_wrong_is_nobodys_alarm() {
     let keys = vec!["alice:0123456789abcdef".parse().unwrap()];
     let access = AccessConfig { keys, rate_limit: Some("5/h".parse().unwrap()), ..AccessConfig::default() };
-    let house = House::open(Config { access, ..Config::default() }, vec![model("fake", info()).0]).await;
+    let server =
+        TestServer::open(Config { access, ..Config::default() }, vec![model("fake", info()).0]).await;
     let (log, _guard) = Log::open();
     let key = "&api_key=0123456789abcdef";
     for (uri, status) in [
@@ -153,7 +154,7 @@ async fn what_a_client_got_wrong_is_nobodys_alarm() {
         ("/?dtype=private&api_key=private-private-private".to_owned(), 401),
     ] {
         let length = if status == 413 { 6 } else { 4 };
-        let reply = house.post(&uri, "", vec![0; length]).await;
+        let reply = server.post(&uri, "", vec![0; length]).await;
         assert!(reply.status.is_client_error(), "{uri}: {reply:?}");
         let line = log.line();
         assert!(line.starts_with("INFO ") && line.contains(" refused "), "{uri}: {line}");
@@ -162,10 +163,10 @@ async fn what_a_client_got_wrong_is_nobodys_alarm() {
     }
     // A rule that the operator made; its reason is worth a word.
     for _ in 0..2 {
-        house.post(&format!("/?dtype=private{key}"), "", vec![0; 4]).await.error(400);
+        server.post(&format!("/?dtype=private{key}"), "", vec![0; 4]).await.error(400);
     }
     log.lines();
-    house.post(&format!("{ONE}{key}"), "", vec![0; 4]).await.error(429);
+    server.post(&format!("{ONE}{key}"), "", vec![0; 4]).await.error(429);
     let line = log.line();
     assert!(line.starts_with("INFO ") && line.contains("--rate-limit 5/h"), "{line}");
 }

@@ -6,14 +6,12 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::sleep;
 use vae::engine::cpu::{CpuEngine, CpuOptions};
-use vae::{DecodeOptions, Source, VaeInfo};
-use wire::{Answer, DType, DecodeRequest, Limits, Params, Request, Tensor, VideoFormat};
+use vae::{DecodeOptions, Source};
+use wire::Limits;
 
 use super::fake::{from, info, model};
 use super::live::{Live, until};
 use crate::app::App;
-use crate::budget::Budget;
-use crate::handler::{House, job};
 use crate::{Config, Model, OnLarge};
 
 const MIB: usize = 1 << 20;
@@ -42,7 +40,7 @@ fn tight() -> Config {
     let config = Config { limits, idle_release: Duration::from_millis(20), ..Config::default() };
     (1..)
         .map(|mib| Config { memory_limit: Some(mib * MIB), ..config.clone() })
-        .find(|config| Budget::new(config).work().unwrap() >= forecast.memory())
+        .find(|config| config.service().work_memory().unwrap() >= forecast.memory())
         .unwrap()
 }
 
@@ -120,7 +118,11 @@ async fn a_body_that_all_together_may_not_have_is_refused() {
 fn leaving(work: usize) -> Config {
     let config = Config::default();
     let with = |limit| Config { memory_limit: Some(limit), ..config.clone() };
-    (16 * MIB..).step_by(1 << 10).map(with).find(|with| Budget::new(with).work().unwrap() >= work).unwrap()
+    (16 * MIB..)
+        .step_by(1 << 10)
+        .map(with)
+        .find(|with| with.service().work_memory().unwrap() >= work)
+        .unwrap()
 }
 
 #[tokio::test]
@@ -151,31 +153,4 @@ fn a_limit_that_leaves_nothing_for_work_is_refused_at_the_start() {
         let tried = Config { on_large: OnLarge::Exact, ..config };
         assert!(App::new(&tried, vec![model("fake", info()).0]).is_ok());
     }
-}
-
-#[test]
-fn usual_videos_are_taken_by_default() {
-    let info = VaeInfo { latent_channels: 16, spatial_factor: 8, temporal_factor: Some(4), ..info() };
-    let app = App::new(&Config::default(), vec![model("videos", info.clone()).0]).unwrap();
-    let pixels_of = |[width, height, frames]: [usize; 3], info: &VaeInfo| {
-        let shape = vec![1, 16, (frames - 1) / 4 + 1, height / 8, width / 8];
-        let bytes = vec![0; shape.iter().product()];
-        let latents = Tensor::new(DType::UInt8, shape, bytes.into()).unwrap();
-        let answer = Answer::Video(VideoFormat::default());
-        let request = DecodeRequest { latents, params: Params::new(answer) };
-        let house = House {
-            info,
-            limits: app.limits(info),
-            admission: app.admission(),
-            forecaster: None,
-            non_finite: app.non_finite(),
-        };
-        job(Request::Decode(request), &house).map(|(_, job)| job.pixels)
-    };
-    for [width, height, frames] in [[848, 480, 73], [960, 544, 49], [1280, 720, 129]] {
-        assert_eq!(pixels_of([width, height, frames], &info), Ok(width * height * frames));
-    }
-    let error = pixels_of([1280, 720, 149], &info).unwrap_err();
-    assert_eq!(error.status, 413);
-    assert!(error.message.ends_with("allows 134217728 at most (--max-total-pixels)"), "{}", error.message);
 }

@@ -3,7 +3,7 @@
 //! The parts are fixed when the server starts. They follow from the settings alone and never from what the process has at
 //! some moment, so nothing that a client sends or holds can make the part for the work smaller, now or later.
 
-use crate::Config;
+use crate::config::Config;
 
 const MIB: usize = 1 << 20;
 
@@ -53,7 +53,7 @@ impl Budget {
 }
 
 /// Bytes for people.
-pub(crate) fn size(bytes: usize) -> String {
+pub fn size(bytes: usize) -> String {
     match bytes {
         bytes if bytes >= 10 << 30 => format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30)),
         bytes => format!("{} MiB", bytes.div_ceil(MIB)),

@@ -1,10 +1,10 @@
-//! Who asks, as far as fairness goes.
+//! Whose a job is, as far as fairness goes.
 
 use std::net::{IpAddr, Ipv6Addr};
 
-/// Who asks. Requests of one client wait for each other; those of different clients share the models.
+/// Whose a job is. Jobs of one client wait for each other; those of different clients share the models.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Client {
+pub enum Client {
     /// Whoever has this key: a number that stands for it.
     Key(u64),
     /// Whoever calls from this address.
@@ -17,7 +17,7 @@ pub(crate) enum Client {
 
 impl Client {
     /// The client behind an address. One household has a whole /64 of IPv6 and one IPv4, so that is what counts.
-    pub(crate) fn at(address: IpAddr) -> Self {
+    pub fn at(address: IpAddr) -> Self {
         Self::Address(match address.to_canonical() {
             IpAddr::V6(v6) => {
                 let [a, b, c, d, ..] = v6.segments();

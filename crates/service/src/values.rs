@@ -3,7 +3,7 @@
 use vae::VaeInfo;
 use wire::{Survey, Tensor};
 
-use crate::error::ApiError;
+use crate::failure::Failure;
 
 /// What is done with values that are NaN or infinite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,13 +59,13 @@ impl Kind {
 /// Looks at the values of a tensor. What is odd but possible is told in `warnings`.
 ///
 /// # Errors
-/// 422 for values that are NaN or infinite, with how many there are and where.
+/// [`Unprocessable`](crate::FailureKind::Unprocessable) for values that are NaN or infinite, with how many there are and where.
 pub(crate) fn check(
     tensor: &Tensor,
     kind: Kind,
     non_finite: NonFinite,
     warnings: &mut Vec<String>,
-) -> Result<Survey, ApiError> {
+) -> Result<Survey, Failure> {
     let survey = Survey::of(tensor);
     if let Some(found) = survey.non_finite(kind.name()).filter(|_| non_finite != NonFinite::Allowed) {
         let advice = if survey.starts_non_finite() && non_finite == NonFinite::RefusedOverHttp {
@@ -73,7 +73,7 @@ pub(crate) fn check(
         } else {
             "the option --allow-non-finite lets them through"
         };
-        return Err(ApiError::unprocessable(format!("{found}; {advice}")));
+        return Err(Failure::unprocessable(format!("{found}; {advice}")));
     }
     if let Some(found) = survey.impossible_start(kind.name(), kind.usual()) {
         warnings.push(format!("{found}; {}", kind.advice()));
@@ -84,13 +84,13 @@ pub(crate) fn check(
 /// Checks that finite latents stay finite when they are scaled.
 ///
 /// # Errors
-/// 422 that names the factor.
+/// [`Unprocessable`](crate::FailureKind::Unprocessable) that names the factor.
 pub(crate) fn check_scaled(
     survey: &Survey,
     scaling: vae::latents::Scaling,
     info: &VaeInfo,
     non_finite: NonFinite,
-) -> Result<(), ApiError> {
+) -> Result<(), Failure> {
     if non_finite == NonFinite::Allowed || !scaling.overflows(survey.largest(), info) {
         return Ok(());
     }
@@ -98,7 +98,7 @@ pub(crate) fn check_scaled(
         vae::latents::Scaling::Factors { scaling_factor, .. } => scaling_factor,
         _ => info.scaling_factor,
     };
-    Err(ApiError::unprocessable(format!(
+    Err(Failure::unprocessable(format!(
         "the latents go up to {:e} and become infinite when they are scaled with `scaling_factor` {factor:e}; the option \
          --allow-non-finite lets them through",
         survey.largest()

@@ -9,9 +9,9 @@ use vae::{DiagonalGaussianDistribution, EncodeOptions, HostTensor, VaeError, Vae
 use wire::{DType, EncodeRequest, Picture, SampleMode, Task, Tensor, WireError};
 
 use crate::admission::Granted;
-use crate::error::ApiError;
-use crate::handler::{House, Job};
-use crate::respond::Reply;
+use crate::answer::Reply;
+use crate::failure::Failure;
+use crate::job::{Context, Prepared};
 use crate::tensors::{host_tensor, scaling};
 use crate::values::{self, Kind};
 
@@ -20,11 +20,11 @@ use crate::values::{self, Kind};
 /// # Errors
 /// A picture that does not fit the model or has more than the limits or the memory allow, a file that is none, or a
 /// model without an encoder.
-pub(crate) fn job(request: EncodeRequest, house: &House<'_>) -> Result<Job, ApiError> {
+pub(crate) fn prepare(request: EncodeRequest, context: &Context<'_>) -> Result<Prepared, Failure> {
     let EncodeRequest { picture, params } = request;
-    let &House { info, limits, non_finite, .. } = house;
+    let &Context { info, limits, non_finite, .. } = context;
     if !info.can_encode {
-        return Err(ApiError::unprocessable("this model cannot encode: its checkpoint holds a decoder only"));
+        return Err(Failure::unprocessable("this model cannot encode: its checkpoint holds a decoder only"));
     }
     let size = match &picture {
         Picture::Tensor(tensor) => {
@@ -56,7 +56,8 @@ pub(crate) fn job(request: EncodeRequest, house: &House<'_>) -> Result<Job, ApiE
     };
     let options = EncodeOptions { tiling: params.tiling, framewise: params.framewise };
     let shape = size.shape((height, width), info);
-    let Granted { options, mode, forecast } = house.admission.encode(house.forecaster, &shape, options)?;
+    let Granted { options, mode, forecast } =
+        context.admission.encode(context.forecaster.map(AsRef::as_ref), &shape, options)?;
     let work = Box::new(move |vae: &mut dyn vae::Vae, observer: &mut dyn vae::Observer| {
         let pixels = for_model(picture, size, (height, width), shape)?;
         let moments = vae.encode(pixels, &options, observer)?;
@@ -65,7 +66,7 @@ pub(crate) fn job(request: EncodeRequest, house: &House<'_>) -> Result<Job, ApiE
         Ok(latents)
     });
     let reply = Reply::Latents { dtype: params.dtype, transfer: params.transfer, seed };
-    Ok(Job { work, frames, pixels, mode, forecast, reply, warnings })
+    Ok(Prepared { work, frames, pixels, mode, forecast, reply, warnings })
 }
 
 /// What a request wants encoded.
@@ -89,10 +90,10 @@ impl Size {
     }
 
     /// Height and width, each rounded down to a multiple of `factor`.
-    fn whole_latents(self, factor: usize) -> Result<(usize, usize), ApiError> {
+    fn whole_latents(self, factor: usize) -> Result<(usize, usize), Failure> {
         let Self { height, width, .. } = self;
         if height < factor || width < factor {
-            return Err(ApiError::unprocessable(format!(
+            return Err(Failure::unprocessable(format!(
                 "a picture of {width} x {height} pixels has no whole latent, which stands for {factor} x {factor}"
             )));
         }
@@ -100,7 +101,7 @@ impl Size {
     }
 }
 
-fn tensor_size(shape: &[usize], info: &VaeInfo) -> Result<Size, ApiError> {
+fn tensor_size(shape: &[usize], info: &VaeInfo) -> Result<Size, Failure> {
     let channels = info.out_channels;
     let video = info.temporal_factor.is_some();
     let read = |channels| match *shape {
@@ -117,7 +118,7 @@ fn tensor_size(shape: &[usize], info: &VaeInfo) -> Result<Size, ApiError> {
         (None, Some(size)) => (size, true),
         (None, None) => {
             let video = if video { format!(", [B, {channels}, F, H, W]") } else { String::new() };
-            return Err(ApiError::unprocessable(format!(
+            return Err(Failure::unprocessable(format!(
                 "pixels of shape {shape:?} do not fit this model, which encodes [B, {channels}, H, W], \
                  [{channels}, H, W]{video}"
             )));
@@ -127,9 +128,9 @@ fn tensor_size(shape: &[usize], info: &VaeInfo) -> Result<Size, ApiError> {
     Ok(Size { batch, frames, height, width, has_alpha })
 }
 
-fn file_size(file: &Bytes, info: &VaeInfo) -> Result<Size, ApiError> {
+fn file_size(file: &Bytes, info: &VaeInfo) -> Result<Size, Failure> {
     if info.out_channels != 3 {
-        return Err(ApiError::unprocessable(format!(
+        return Err(Failure::unprocessable(format!(
             "this model encodes {} channels, and a picture file has 3: send a tensor",
             info.out_channels
         )));
@@ -138,7 +139,7 @@ fn file_size(file: &Bytes, info: &VaeInfo) -> Result<Size, ApiError> {
         MediaError::UnknownFormat => {
             WireError::Body(format!("{error}, or a tensor with its `shape` and `dtype`")).into()
         }
-        error => ApiError::unprocessable(error.to_string()),
+        error => Failure::unprocessable(error.to_string()),
     })?;
     let (width, height) = image.size();
     Ok(Size { batch: 1, frames: 1, height, width, has_alpha: false })

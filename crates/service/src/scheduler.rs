@@ -1,4 +1,4 @@
-//! The waiting line in front of the models: a pure state machine, told the time by its caller.
+//! The order of the jobs that wait for the models: a pure state machine, told the time by its caller.
 //!
 //! One job runs at a time, and the next is chosen by self-clocked fair queueing (Golestani, "A self-clocked fair
 //! queueing scheme for broadband applications", 1994): a job gets a tag, the virtual time at which it would be done if
@@ -6,9 +6,9 @@
 //! much each of them sends, short work overtakes long work, and as virtual time goes on with every job, long work is
 //! never overtaken for ever. Jobs of one client run in the order in which they came.
 //!
-//! When all places are taken, a client that holds more of them than the newcomer's has to give up its newest.
+//! When all slots are in use, a client that holds more of them than the newcomer's has to give up its newest.
 //!
-//! It knows nothing of threads or HTTP, so that its rules can be tested one by one.
+//! It knows nothing of threads, so that its rules can be tested one by one.
 
 mod lines;
 mod pace;
@@ -44,14 +44,14 @@ pub(crate) struct JobId {
     number: u64,
 }
 
-/// There is no place among the `capacity` that there are; another try makes sense after `retry_after`.
+/// There is no free slot among the `capacity` that there are; another try makes sense after `retry_after`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Full {
     pub(crate) capacity: usize,
     pub(crate) retry_after: Duration,
 }
 
-/// A job that has got a place.
+/// A job that has got a slot.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Admitted<T> {
     pub(crate) id: JobId,
@@ -76,8 +76,8 @@ struct Running {
     seconds: Option<f64>,
 }
 
-/// The line. `T` is what has to be done.
-pub(crate) struct Queue<T> {
+/// The jobs that wait and the one that runs. `T` is what has to be done.
+pub(crate) struct Scheduler<T> {
     capacity: usize,
     next_number: u64,
     lines: Lines<T>,
@@ -86,24 +86,24 @@ pub(crate) struct Queue<T> {
 }
 
 /// Where a newcomer would go.
-enum Place {
+enum Slot {
     Free,
     /// That of the newest job of this client.
     Of(Client),
 }
 
-impl<T> Queue<T> {
-    /// A line in which at most `capacity` jobs wait, besides the one that runs.
+impl<T> Scheduler<T> {
+    /// A queue in which at most `capacity` jobs wait, besides the one that runs.
     pub(crate) fn new(capacity: usize, models: usize) -> Self {
         Self { capacity, next_number: 0, lines: Lines::new(), running: None, pace: Pace::new(models) }
     }
 
     /// Whether a job of this client would be admitted now.
     pub(crate) fn check(&self, client: Client, now: Instant) -> Result<(), Full> {
-        self.place(client, now).map(|_| ())
+        self.slot(client, now).map(|_| ())
     }
 
-    /// Takes a place in the line.
+    /// Puts a job into the queue.
     pub(crate) fn admit(
         &mut self,
         client: Client,
@@ -111,9 +111,9 @@ impl<T> Queue<T> {
         job: T,
         now: Instant,
     ) -> Result<Admitted<T>, Full> {
-        let displaced = match self.place(client, now)? {
-            Place::Free => None,
-            Place::Of(greediest) => {
+        let displaced = match self.slot(client, now)? {
+            Slot::Free => None,
+            Slot::Of(greediest) => {
                 let full = self.full(now);
                 self.lines.remove_newest(greediest).map(|waiting| (waiting.job, full))
             }
@@ -165,9 +165,9 @@ impl<T> Queue<T> {
         self.pace.learn(running.cost.model, took / running.cost.work as f64);
     }
 
-    /// Nobody waits for this job any more. Returns whether it still waited, and forgets it then.
-    pub(crate) fn abandon(&mut self, id: JobId) -> bool {
-        self.lines.remove(id.client, id.number).is_some()
+    /// Nobody waits for this job any more. Gives it back if it still waited, and forgets it then.
+    pub(crate) fn abandon(&mut self, id: JobId) -> Option<T> {
+        self.lines.remove(id.client, id.number).map(|waiting| waiting.job)
     }
 
     /// Whether nothing runs and nothing waits.
@@ -180,26 +180,26 @@ impl<T> Queue<T> {
         self.lines.len()
     }
 
-    /// The place for a newcomer of this client.
-    fn place(&self, client: Client, now: Instant) -> Result<Place, Full> {
+    /// The slot for a newcomer of this client.
+    fn slot(&self, client: Client, now: Instant) -> Result<Slot, Full> {
         // An idle queue takes a job whatever its capacity, as that job will not wait.
         if self.is_idle() || self.waiting() < self.capacity {
-            return Ok(Place::Free);
+            return Ok(Slot::Free);
         }
         match self.lines.greediest() {
-            // With the place they would not merely change roles.
-            Some((greediest, held)) if held > self.lines.held(client) + 1 => Ok(Place::Of(greediest)),
+            // With the slot they would not merely change roles.
+            Some((greediest, held)) if held > self.lines.held(client) + 1 => Ok(Slot::Of(greediest)),
             _ => Err(self.full(now)),
         }
     }
 
-    /// A place becomes free when the next job may start.
+    /// A slot becomes free when the next job may start.
     fn full(&self, now: Instant) -> Full {
         Full { capacity: self.capacity, retry_after: self.remaining(now).unwrap_or(NO_IDEA) }
     }
 
     /// How long the running job will take yet.
-    fn remaining(&self, now: Instant) -> Option<Duration> {
+    pub(crate) fn remaining(&self, now: Instant) -> Option<Duration> {
         let running = self.running.as_ref()?;
         let elapsed = now.saturating_duration_since(running.since).as_secs_f64();
         Duration::try_from_secs_f64((running.seconds? - elapsed).max(0.0)).ok()

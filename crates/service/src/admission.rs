@@ -1,16 +1,12 @@
 //! Whether a request fits into the memory there is, decided before any is taken for it.
 
-use axum::http::{HeaderName, StatusCode};
 use vae::{DecodeOptions, EncodeOptions, Forecast, Forecaster, VaeError, VaeInfo};
 
-use crate::Config;
 use crate::budget::{Budget, size};
-use crate::error::ApiError;
+use crate::config::Config;
+use crate::failure::Failure;
 
-/// Header that says how it was decoded or encoded: a name of [`Mode`].
-pub(crate) const MODE: HeaderName = HeaderName::from_static("x-decode-mode");
-
-/// How far the server may go from an exact decode that does not fit into its memory.
+/// How far the service may go from an exact decode that does not fit into its memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnLarge {
     /// The exact decode is tried in any case, at the risk that the system ends the process.
@@ -26,7 +22,7 @@ pub enum OnLarge {
 
 /// How a request is decoded or encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Mode {
+pub enum Mode {
     /// In one piece, in 32 bits.
     Exact,
     /// In one piece, with 16 bits a value between layers.
@@ -36,8 +32,8 @@ pub(crate) enum Mode {
 }
 
 impl Mode {
-    /// As [`MODE`] and the figures have it.
-    pub(crate) fn name(self) -> &'static str {
+    /// As answers and the metrics have it.
+    pub fn name(self) -> &'static str {
         match self {
             Self::Exact => "exact",
             Self::Lean => "lean",
@@ -76,13 +72,14 @@ impl Admission {
     /// is always done in the same way.
     ///
     /// # Errors
-    /// 413 with the numbers when they do not fit in any way that is allowed; 422 when the model cannot decode them so.
+    /// [`TooLarge`](crate::FailureKind::TooLarge) with the numbers when they do not fit in any way that is allowed;
+    /// [`Unprocessable`](crate::FailureKind::Unprocessable) when the model cannot decode them so.
     pub(crate) fn decode(
         &self,
         forecaster: Option<&Forecaster>,
         latents: &[usize],
         options: DecodeOptions,
-    ) -> Result<Granted<DecodeOptions>, ApiError> {
+    ) -> Result<Granted<DecodeOptions>, Failure> {
         let ways = [
             options,
             DecodeOptions { lean: true, ..options },
@@ -109,7 +106,7 @@ impl Admission {
         forecaster: Option<&Forecaster>,
         pixels: &[usize],
         options: EncodeOptions,
-    ) -> Result<Granted<EncodeOptions>, ApiError> {
+    ) -> Result<Granted<EncodeOptions>, Failure> {
         // Encoders keep 32 bits between their layers.
         let ways = [options, options, EncodeOptions { tiling: true, framewise: true }];
         let Some(forecaster) = forecaster else {
@@ -161,7 +158,7 @@ impl Admission {
         ways: [O; 3],
         cut: impl Fn(&O) -> bool,
         forecast: impl Fn(&O) -> Result<Forecast, VaeError>,
-    ) -> Result<Granted<O>, ApiError> {
+    ) -> Result<Granted<O>, Failure> {
         let grant = |options: O, forecast: Forecast| {
             let mode = match (cut(&options), forecast.lean) {
                 (true, _) => Mode::Tile,
@@ -171,7 +168,7 @@ impl Admission {
             Granted { options, mode, forecast: Some(forecast) }
         };
         let [exact, lean, tiled] = ways;
-        let first = forecast(&exact).map_err(ApiError::from)?;
+        let first = forecast(&exact).map_err(Failure::from)?;
         let Some(room) = self.room() else {
             return Ok(grant(exact, first));
         };
@@ -199,22 +196,19 @@ impl Admission {
         }
         let advice =
             if would_fit_in_tiles { "send less, or ask for tiles with tiling=True" } else { "send less" };
-        Err(ApiError::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            format!(
-                "this would take {} of memory, and the server has {} for it, of {} in all (--memory-limit): {advice}",
-                size(least.memory()),
-                size(room),
-                size(self.budget.limit.unwrap_or(usize::MAX))
-            ),
-        )
-        .at_limit())
+        Err(Failure::too_large(format!(
+            "this would take {} of memory, and the server has {} for it, of {} in all (--memory-limit): {advice}",
+            size(least.memory()),
+            size(room),
+            size(self.budget.limit.unwrap_or(usize::MAX))
+        )))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::failure::FailureKind;
 
     const MIB: usize = 1 << 20;
 
@@ -232,7 +226,7 @@ mod tests {
         };
         let granted = admission.choose(["exact", "lean", "tile"], |name| *name == "tile", forecast);
         granted.map(|granted| (granted.options, granted.mode)).map_err(|error| {
-            assert_eq!(error.status, 413);
+            assert_eq!(error.kind, FailureKind::TooLarge);
             error.message
         })
     }

@@ -17,22 +17,22 @@ pub fn default_memory_limit() -> Option<usize> {
 }
 
 /// Bytes of memory that this process has now. Pages of mapped weights count while they are in memory.
-pub(crate) fn resident() -> Option<usize> {
+pub fn resident() -> Option<usize> {
     field(Path::new("/proc/self/status"), "VmRSS")
 }
 
 /// The most bytes that [`resident`] ever was.
-pub(crate) fn peak() -> Option<usize> {
+pub fn peak() -> Option<usize> {
     field(Path::new("/proc/self/status"), "VmHWM")
 }
 
 /// Bytes of memory that this process has now and that no file stands behind.
-pub(crate) fn anonymous() -> Option<usize> {
+pub fn anonymous() -> Option<usize> {
     field(Path::new("/proc/self/status"), "RssAnon")
 }
 
 /// The least limit of this process's control group and of those around it, as cgroup v2 or v1 has them. `membership` is
-/// `/proc/self/cgroup`; in a container its paths may be those of the host, so that the root of `tree` is asked too.
+/// `/proc/self/cgroup`; in a container its paths may be those of the host, so that the root of `tree` counts too.
 fn group_limit(tree: &Path, membership: &Path) -> Option<usize> {
     let membership = fs::read_to_string(membership).unwrap_or_default();
     let mut limits = Vec::new();

@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use axum::http::StatusCode;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::budget::{Budget, size};
-use crate::error::ApiError;
+use crate::failure::Failure;
 
 /// Bytes of one permit; a semaphore counts to 2³² − 1 in one step at most.
 const UNIT: usize = 1024;
@@ -15,13 +14,13 @@ const UNIT: usize = 1024;
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// The memory of all bodies.
-pub(crate) struct Bodies {
+pub struct Bodies {
     budget: Budget,
     free: Semaphore,
 }
 
 /// The memory of one body, for as long as this lives.
-pub(crate) struct Held<'a> {
+pub struct Held<'a> {
     bodies: &'a Bodies,
     permit: Option<SemaphorePermit<'a>>,
     units: usize,
@@ -33,12 +32,12 @@ impl Bodies {
     }
 
     /// Bytes that are held now.
-    pub(crate) fn held(&self) -> usize {
+    pub fn held(&self) -> usize {
         units(self.budget.bodies).saturating_sub(self.free.available_permits()).saturating_mul(UNIT)
     }
 
     /// A body that holds nothing yet.
-    pub(crate) fn begin(&self) -> Held<'_> {
+    pub fn begin(&self) -> Held<'_> {
         Held { bodies: self, permit: None, units: 0 }
     }
 }
@@ -47,8 +46,9 @@ impl Held<'_> {
     /// Makes sure that the body holds at least so many bytes.
     ///
     /// # Errors
-    /// 429 when other bodies hold too much, 413 when it would be too much for this one alone.
-    pub(crate) fn grow(&mut self, bytes: usize) -> Result<(), ApiError> {
+    /// [`Busy`](crate::FailureKind::Busy) when other bodies hold too much, [`TooLarge`](crate::FailureKind::TooLarge) when it
+    /// would be too much for this one alone.
+    pub fn grow(&mut self, bytes: usize) -> Result<(), Failure> {
         let Bodies { budget, free } = self.bodies;
         let (wanted, all) = (units(bytes), units(budget.bodies));
         if wanted > all {
@@ -57,7 +57,7 @@ impl Held<'_> {
                 budget.bodies,
                 size(budget.limit.unwrap_or(usize::MAX))
             );
-            return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message).at_limit());
+            return Err(Failure::too_large(message));
         }
         let more = u32::try_from(wanted.saturating_sub(self.units)).unwrap_or(u32::MAX);
         if more == 0 {
@@ -70,7 +70,7 @@ impl Held<'_> {
                 size(self.bodies.held()),
                 size(budget.bodies)
             );
-            return Err(ApiError::too_many(message, RETRY_AFTER).at_limit());
+            return Err(Failure::busy(message, RETRY_AFTER));
         };
         self.units = wanted;
         match &mut self.permit {
@@ -89,6 +89,7 @@ fn units(bytes: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::failure::FailureKind;
 
     #[test]
     fn what_bodies_hold_is_bounded_and_comes_back() {
@@ -100,9 +101,9 @@ mod tests {
         other.grow(40 * UNIT).unwrap();
         one.grow(60 * UNIT).unwrap();
         let full = one.grow(61 * UNIT).unwrap_err();
-        assert_eq!(full.status, 429);
+        assert_eq!(full.kind, FailureKind::Busy);
         assert!(full.message.contains("--max-pending"), "{}", full.message);
-        assert_eq!(other.grow(101 * UNIT).unwrap_err().status, 413);
+        assert_eq!(other.grow(101 * UNIT).unwrap_err().kind, FailureKind::TooLarge);
         drop(other);
         one.grow(100 * UNIT).unwrap();
         drop(one);

@@ -1,16 +1,16 @@
-//! Decoding and encoding without the server: the same rooms, without HTTP, queue and thread.
+//! Decoding and encoding with a model at hand: the same steps, without a queue and threads.
 
 use bytes::Bytes;
 use vae::{HostTensor, Observer, Vae};
 use wire::{Answer, DecodeRequest, EncodeRequest, Limits, Request, Tensor};
 
 use crate::admission::{Admission, OnLarge};
+use crate::answer::Reply;
 use crate::budget::Budget;
-use crate::error::ApiError;
-use crate::handler::{House, Job, job};
-use crate::respond::Reply;
+use crate::failure::Failure;
+use crate::job::{Context, Prepared, prepare};
 use crate::values::NonFinite;
-use crate::{postprocess, respond};
+use crate::{answer, postprocess};
 
 /// What a decode gave: the body that the server would send.
 #[derive(Debug)]
@@ -37,8 +37,8 @@ pub struct Encoded {
 #[error("{0}")]
 pub struct Refused(String);
 
-impl From<ApiError> for Refused {
-    fn from(error: ApiError) -> Self {
+impl From<Failure> for Refused {
+    fn from(error: Failure) -> Self {
         Self(error.message)
     }
 }
@@ -56,18 +56,18 @@ pub fn decode(
     allow_non_finite: bool,
     observer: &mut dyn Observer,
 ) -> Result<Decoded, Refused> {
-    let answer = request.params.answer;
+    let wanted = request.params.answer;
     let (pixels, _) = run(vae, Request::Decode(request), limits, allow_non_finite, observer)?;
-    match answer {
+    match wanted {
         Answer::Tensor { values, dtype, .. } => {
-            Ok(Decoded::Tensor(postprocess::tensor(pixels, values, dtype).map_err(ApiError::from)?))
+            Ok(Decoded::Tensor(postprocess::tensor(pixels, values, dtype).map_err(Failure::from)?))
         }
         Answer::Image(format) => {
-            let file = respond::files(pixels, format)?.into_iter().next();
+            let file = answer::files(pixels, format)?.into_iter().next();
             let file = file.ok_or_else(|| Refused("the model gave no picture".to_owned()))?;
             Ok(Decoded::Image(file.content.into()))
         }
-        Answer::Video(format) => Ok(Decoded::Video(respond::video(pixels, format)?.into())),
+        Answer::Video(format) => Ok(Decoded::Video(answer::video(pixels, format)?.into())),
         Answer::Images(..) => {
             Err(Refused("only a tensor, a picture or a video can be decoded without a server".to_owned()))
         }
@@ -92,7 +92,7 @@ pub fn encode(
         Reply::Latents { seed, .. } => seed,
         Reply::Pictures(_) => None,
     };
-    Ok(Encoded { latents: respond::latents(latents, dtype)?, seed })
+    Ok(Encoded { latents: answer::latents(latents, dtype)?, seed })
 }
 
 fn run(
@@ -101,15 +101,15 @@ fn run(
     limits: &Limits,
     allow_non_finite: bool,
     observer: &mut dyn Observer,
-) -> Result<(HostTensor, Reply), ApiError> {
-    let house = House {
+) -> Result<(HostTensor, Reply), Failure> {
+    let context = Context {
         info: vae.info(),
         limits,
         admission: &Admission { budget: Budget::unlimited(), on_large: OnLarge::Exact },
         forecaster: None,
         non_finite: if allow_non_finite { NonFinite::Allowed } else { NonFinite::Refused },
     };
-    let (_, Job { work, reply, warnings, .. }) = job(request, &house)?;
+    let (_, Prepared { work, reply, warnings, .. }) = prepare(request, &context)?;
     for warning in warnings {
         tracing::warn!("{warning}");
     }

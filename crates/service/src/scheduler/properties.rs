@@ -117,7 +117,7 @@ impl Order {
 
 /// The queue, and beside it the simplest model of what must be in it.
 struct World {
-    queue: Queue<usize>,
+    queue: Scheduler<usize>,
     order: Order,
     capacity: usize,
     now: Instant,
@@ -135,7 +135,7 @@ struct World {
 impl World {
     fn new(capacity: usize) -> Self {
         let known = [false; SPEED.len()];
-        let (queue, now) = (Queue::new(capacity, SPEED.len()), Instant::now());
+        let (queue, now) = (Scheduler::new(capacity, SPEED.len()), Instant::now());
         let (jobs, waiting, history, told) = Default::default();
         let order = Order::default();
         Self { queue, order, capacity, now, jobs, waiting, running: None, known, history, told }
@@ -237,8 +237,8 @@ impl World {
     fn leave(&mut self, job: usize) {
         let did_wait = self.waiting.contains(&job);
         let id = self.jobs[job].id.unwrap();
-        assert_eq!(self.queue.abandon(id), did_wait);
-        assert!(!self.queue.abandon(id), "it is gone");
+        assert_eq!(self.queue.abandon(id), did_wait.then_some(job));
+        assert_eq!(self.queue.abandon(id), None, "it is gone");
         if did_wait {
             self.waiting.retain(|&waiting| waiting != job);
             self.order.leave(job);

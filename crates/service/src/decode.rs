@@ -4,9 +4,9 @@ use vae::{DecodeOptions, HostTensor, VaeError, VaeInfo};
 use wire::{Answer, DecodeRequest, Limits, Params, Task, Tensor, TensorHead};
 
 use crate::admission::Granted;
-use crate::error::ApiError;
-use crate::handler::{House, Job};
-use crate::respond::{self, Reply};
+use crate::answer::{self, Reply};
+use crate::failure::Failure;
+use crate::job::{Context, Prepared};
 use crate::tensors::{host_tensor, scaling};
 use crate::values::{self, Kind};
 
@@ -14,9 +14,9 @@ use crate::values::{self, Kind};
 ///
 /// # Errors
 /// Latents that do not fit the model, more than the limits or the memory allow, or an answer that this model cannot give.
-pub(crate) fn job(request: DecodeRequest, house: &House<'_>) -> Result<Job, ApiError> {
+pub(crate) fn prepare(request: DecodeRequest, context: &Context<'_>) -> Result<Prepared, Failure> {
     let DecodeRequest { mut latents, params } = request;
-    let &House { info, limits, non_finite, .. } = house;
+    let &Context { info, limits, non_finite, .. } = context;
     limits.check_tensor(&latents.head)?;
     let mut warnings = Vec::new();
     if params.first_picture && matches!(params.answer, Answer::Image(_)) {
@@ -29,13 +29,14 @@ pub(crate) fn job(request: DecodeRequest, house: &House<'_>) -> Result<Job, ApiE
     // Shapes cost nothing to check, values a pass over them.
     let survey = values::check(&latents, Kind::Latents, non_finite, &mut warnings)?;
     values::check_scaled(&survey, scaling(params.scaling), info, non_finite)?;
-    let Granted { options, mode, forecast } = house.admission.decode(house.forecaster, &shape, options)?;
+    let Granted { options, mode, forecast } =
+        context.admission.decode(context.forecaster.map(AsRef::as_ref), &shape, options)?;
     let reply = Reply::Pictures(params.answer);
     let work = Box::new(move |vae: &mut dyn vae::Vae, observer: &mut dyn vae::Observer| {
         let latents = for_model(latents, &params, vae.info())?;
         vae.decode(latents, &options, observer)
     });
-    Ok(Job { work, frames, pixels, mode, forecast, reply, warnings })
+    Ok(Prepared { work, frames, pixels, mode, forecast, reply, warnings })
 }
 
 /// The first item of a batch, for a client that reads one picture from an answer.
@@ -44,7 +45,7 @@ fn first_of_batch(
     params: &Params,
     info: &VaeInfo,
     warnings: &mut Vec<String>,
-) -> Result<Tensor, ApiError> {
+) -> Result<Tensor, Failure> {
     let shape = &latents.head.shape;
     let arranged = vae::latents::arranged_shape(shape, info, params.height, params.width)?;
     // Latents that have no batch axis are one item.
@@ -64,11 +65,11 @@ fn first_of_batch(
 
 /// Checks by the shape alone that the model can decode the latents to such an answer, and gives the number of frames and
 /// of pixels that they decode to.
-fn check(latents: &Tensor, params: &Params, info: &VaeInfo, limits: &Limits) -> Result<[usize; 2], ApiError> {
+fn check(latents: &Tensor, params: &Params, info: &VaeInfo, limits: &Limits) -> Result<[usize; 2], Failure> {
     let shape = vae::latents::arranged_shape(&latents.head.shape, info, params.height, params.width)?;
     let [batch, frames, height, width] = decoded_size(&shape, info);
     limits.check_pictures(Task::Decode, batch, frames, height, width)?;
-    respond::check(params.answer, info, batch, [height, width])?;
+    answer::check(params.answer, info, batch, [height, width])?;
     Ok([batch * frames, batch * frames * height * width])
 }
 
@@ -91,4 +92,60 @@ fn decoded_size(latents: &[usize], info: &VaeInfo) -> [usize; 4] {
         _ => (0, 0, 0, 0),
     };
     [batch, frames, height.saturating_mul(info.spatial_factor), width.saturating_mul(info.spatial_factor)]
+}
+
+#[cfg(test)]
+mod tests {
+    use vae::VaeInfo;
+    use wire::{Answer, DType, VideoFormat};
+
+    use super::*;
+    use crate::admission::Admission;
+    use crate::config::Config;
+    use crate::failure::FailureKind;
+    use crate::values::NonFinite;
+
+    #[test]
+    fn usual_videos_fit_the_default_limits() {
+        let info = VaeInfo {
+            class_name: "Fake".to_owned(),
+            engine: "none".to_owned(),
+            latent_channels: 16,
+            out_channels: 3,
+            spatial_factor: 8,
+            can_encode: true,
+            temporal_factor: Some(4),
+            scaling_factor: 1.0,
+            shift_factor: None,
+            latents_mean: None,
+            latents_std: None,
+            concluded: None,
+        };
+        let config = Config::default();
+        let pixels_of = |[width, height, frames]: [usize; 3]| {
+            let shape = vec![1, 16, (frames - 1) / 4 + 1, height / 8, width / 8];
+            let bytes = vec![0; shape.iter().product()];
+            let latents = Tensor::new(DType::UInt8, shape, bytes.into()).unwrap();
+            let answer = Answer::Video(VideoFormat::default());
+            let request = DecodeRequest { latents, params: Params::new(answer) };
+            let context = Context {
+                info: &info,
+                limits: &config.video_limits,
+                admission: &Admission::new(&config),
+                forecaster: None,
+                non_finite: NonFinite::Refused,
+            };
+            prepare(request, &context).map(|prepared| prepared.pixels)
+        };
+        for [width, height, frames] in [[848, 480, 73], [960, 544, 49], [1280, 720, 129]] {
+            assert_eq!(pixels_of([width, height, frames]), Ok(width * height * frames));
+        }
+        let error = pixels_of([1280, 720, 149]).unwrap_err();
+        assert_eq!(error.kind, FailureKind::TooLarge);
+        assert!(
+            error.message.ends_with("allows 134217728 at most (--max-total-pixels)"),
+            "{}",
+            error.message
+        );
+    }
 }

@@ -1,10 +1,9 @@
 //! Tensors of four channels that nothing calls latents or a picture, as diffusers' `remote_encode` sends RGBA.
 
-use axum::http::StatusCode;
 use vae::VaeInfo;
 use wire::{DecodeRequest, Request, RequestHead, Survey};
 
-use crate::error::ApiError;
+use crate::failure::{Failure, FailureKind};
 
 /// Latents with shorter sides are decoded in no time, whatever they are.
 const SIDE: usize = 64;
@@ -12,12 +11,8 @@ const SIDE: usize = 64;
 /// What a tensor is that [`may be RGBA`](RequestHead::may_be_rgba) and is read as latents: its shape and its values tell.
 ///
 /// # Errors
-/// 422 that names both readings, for the values of a picture in a shape that latents of this model have too.
-pub(crate) fn settle(
-    request: DecodeRequest,
-    head: &RequestHead,
-    info: &VaeInfo,
-) -> Result<Request, ApiError> {
+/// A failure that names both readings, for the values of a picture in a shape that latents of this model have too.
+pub(crate) fn settle(request: DecodeRequest, head: &RequestHead, info: &VaeInfo) -> Result<Request, Failure> {
     let shape = &request.latents.head.shape;
     if !head.may_be_rgba || !info.can_encode || info.out_channels != 3 {
         return Ok(Request::Decode(request));
@@ -31,7 +26,7 @@ pub(crate) fn settle(
         return Ok(head.as_picture(request.latents)?);
     }
     let factor = info.spatial_factor;
-    Err(ApiError::unprocessable(format!(
+    Err(Failure::unprocessable(format!(
         "a tensor of shape {shape:?} without `Content-Type` can be read in two ways: latents of {} x {} pixels, but no \
          value lies where only latents have some; or an RGBA picture of {width} x {height} pixels; say which by task=decode \
          or task=encode, or send three channels",
@@ -41,11 +36,9 @@ pub(crate) fn settle(
 }
 
 /// Why latents are too large, with what they would be as a picture: that may be what they are.
-pub(crate) fn with_other_reading(mut error: ApiError, head: &RequestHead) -> ApiError {
+pub(crate) fn with_other_reading(mut error: Failure, head: &RequestHead) -> Failure {
     let shape = head.tensor.as_ref().map(|tensor| tensor.shape.as_slice()).unwrap_or_default();
-    if let (true, StatusCode::PAYLOAD_TOO_LARGE, [.., height, width]) =
-        (head.may_be_rgba, error.status, shape)
-    {
+    if let (true, FailureKind::TooLarge, [.., height, width]) = (head.may_be_rgba, error.kind, shape) {
         error.message += &format!("; with task=encode it is an RGBA picture of {width} x {height} pixels");
     }
     error

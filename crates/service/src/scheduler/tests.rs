@@ -15,14 +15,14 @@ fn client(number: u8) -> Client {
 }
 
 /// A job of client 1 that finds a free place.
-fn admit<T: std::fmt::Debug>(queue: &mut Queue<T>, job: T, now: Instant) -> JobId {
+fn admit<T: std::fmt::Debug>(queue: &mut Scheduler<T>, job: T, now: Instant) -> JobId {
     let Admitted { id, displaced } = queue.admit(client(1), SMALL, job, now).unwrap();
     assert!(displaced.is_none());
     id
 }
 
 /// All jobs that wait, in the order in which they are run.
-fn order<T>(queue: &mut Queue<T>, now: Instant) -> Vec<T> {
+fn order<T>(queue: &mut Scheduler<T>, now: Instant) -> Vec<T> {
     let mut jobs = Vec::new();
     while let Some(started) = queue.start(now) {
         jobs.push(started.job);
@@ -34,7 +34,7 @@ fn order<T>(queue: &mut Queue<T>, now: Instant) -> Vec<T> {
 #[test]
 fn jobs_run_one_by_one_in_order() {
     let start = Instant::now();
-    let mut queue = Queue::new(2, 1);
+    let mut queue = Scheduler::new(2, 1);
     admit(&mut queue, "a", start);
     admit(&mut queue, "b", start);
     assert_eq!(queue.start(start + seconds(1)), Some(Started { job: "a", waited: seconds(1) }));
@@ -50,7 +50,7 @@ fn jobs_run_one_by_one_in_order() {
 #[test]
 fn a_client_with_many_jobs_waits_for_its_own() {
     let now = Instant::now();
-    let mut queue = Queue::new(9, 1);
+    let mut queue = Scheduler::new(9, 1);
     for job in ["1a", "1b", "1c"] {
         queue.admit(client(1), SMALL, job, now).unwrap();
     }
@@ -63,7 +63,7 @@ fn a_client_with_many_jobs_waits_for_its_own() {
 #[test]
 fn short_work_overtakes_long_work_but_not_for_ever() {
     let now = Instant::now();
-    let mut queue = Queue::new(999, 1);
+    let mut queue = Scheduler::new(999, 1);
     queue.admit(client(1), LARGE, "large", now).unwrap();
     let mut overtaken = 0;
     loop {
@@ -79,7 +79,7 @@ fn short_work_overtakes_long_work_but_not_for_ever() {
     // The large one is a hundred times the work; the last is a matter of rounding.
     assert!((99..=100).contains(&overtaken), "{overtaken}");
     // One client's own short work does not overtake its long work.
-    let mut queue = Queue::new(9, 1);
+    let mut queue = Scheduler::new(9, 1);
     queue.admit(client(1), LARGE, "large", now).unwrap();
     queue.admit(client(1), SMALL, "small", now).unwrap();
     assert_eq!(order(&mut queue, now), ["large", "small"]);
@@ -88,7 +88,7 @@ fn short_work_overtakes_long_work_but_not_for_ever() {
 #[test]
 fn who_has_waited_for_nothing_has_saved_nothing() {
     let now = Instant::now();
-    let mut queue = Queue::new(9, 1);
+    let mut queue = Scheduler::new(9, 1);
     for _ in 0..5 {
         queue.admit(client(1), LARGE, "before", now).unwrap();
     }
@@ -106,18 +106,18 @@ fn who_has_waited_for_nothing_has_saved_nothing() {
 #[test]
 fn a_job_that_is_given_up_costs_its_client_nothing() {
     let now = Instant::now();
-    let mut queue = Queue::new(9, 1);
+    let mut queue = Scheduler::new(9, 1);
     let large = queue.admit(client(1), LARGE, "large", now).unwrap().id;
     queue.admit(client(1), SMALL, "1", now).unwrap();
     queue.admit(client(2), SMALL, "2", now).unwrap();
-    assert!(queue.abandon(large));
+    assert!(queue.abandon(large).is_some());
     assert_eq!(order(&mut queue, now), ["1", "2"]);
 }
 
 #[test]
 fn a_job_that_is_given_up_late_gives_its_client_no_claim_on_the_past() {
     let now = Instant::now();
-    let mut queue = Queue::new(999, 1);
+    let mut queue = Scheduler::new(999, 1);
     let large = queue.admit(client(1), LARGE, "given up", now).unwrap().id;
     queue.admit(client(1), SMALL, "small", now).unwrap();
     queue.admit(client(2), LARGE, "large", now).unwrap();
@@ -129,7 +129,7 @@ fn a_job_that_is_given_up_late_gives_its_client_no_claim_on_the_past() {
     }
     // Were the small one put where it would be without the large one, virtual time would go back with it, and client 2 would
     // wait all over again.
-    assert!(queue.abandon(large));
+    assert!(queue.abandon(large).is_some());
     let mut overtaken = 0;
     loop {
         let started = queue.start(now).unwrap();
@@ -146,15 +146,15 @@ fn a_job_that_is_given_up_late_gives_its_client_no_claim_on_the_past() {
 #[test]
 fn a_full_queue_takes_nobody_until_one_starts_or_leaves() {
     let now = Instant::now();
-    let mut queue = Queue::new(1, 1);
+    let mut queue = Scheduler::new(1, 1);
     admit(&mut queue, 0, now);
     let second = queue.admit(client(1), SMALL, 1, now);
     assert!(second.is_err(), "one waits, and the executor has not come for it");
     queue.start(now).unwrap();
     let second = admit(&mut queue, 2, now);
     assert!(queue.check(client(1), now).is_err());
-    assert!(queue.abandon(second));
-    assert!(!queue.abandon(second), "it is gone");
+    assert!(queue.abandon(second).is_some());
+    assert!(queue.abandon(second).is_none(), "it is gone");
     admit(&mut queue, 3, now);
     queue.finish(true, now);
     assert_eq!(queue.start(now).unwrap().job, 3);
@@ -163,7 +163,7 @@ fn a_full_queue_takes_nobody_until_one_starts_or_leaves() {
 #[test]
 fn the_greediest_client_makes_room() {
     let now = Instant::now();
-    let mut queue = Queue::new(3, 1);
+    let mut queue = Scheduler::new(3, 1);
     admit(&mut queue, "running", now);
     queue.start(now).unwrap();
     for job in ["1a", "1b", "1c"] {
@@ -186,7 +186,7 @@ fn the_greediest_client_makes_room() {
 #[test]
 fn without_places_one_job_may_still_run() {
     let now = Instant::now();
-    let mut queue = Queue::new(0, 1);
+    let mut queue = Scheduler::new(0, 1);
     admit(&mut queue, (), now);
     assert!(queue.check(client(2), now).is_err());
     queue.start(now).unwrap();
@@ -198,9 +198,10 @@ fn without_places_one_job_may_still_run() {
 #[test]
 fn what_is_told_to_those_who_find_it_full() {
     let start = Instant::now();
-    let mut queue = Queue::new(0, 2);
-    let told =
-        |queue: &Queue<()>, after| queue.check(client(1), start + seconds(after)).unwrap_err().retry_after;
+    let mut queue = Scheduler::new(0, 2);
+    let told = |queue: &Scheduler<()>, after| {
+        queue.check(client(1), start + seconds(after)).unwrap_err().retry_after
+    };
 
     admit(&mut queue, (), start);
     queue.start(start).unwrap();
@@ -235,7 +236,7 @@ fn what_is_told_to_those_who_find_it_full() {
 #[test]
 fn the_pace_follows_the_newest_jobs() {
     let mut now = Instant::now();
-    let mut queue = Queue::new(0, 1);
+    let mut queue = Scheduler::new(0, 1);
     for _ in 0..20 {
         for took in [1, 3] {
             admit(&mut queue, (), now);
@@ -252,7 +253,7 @@ fn the_pace_follows_the_newest_jobs() {
 
 #[test]
 fn progress_is_counted_in_frames() {
-    let (mut queue, start) = (Queue::new(1, 1), Instant::now());
+    let (mut queue, start) = (Scheduler::new(1, 1), Instant::now());
     assert_eq!(queue.running(), None);
     queue.admit(client(0), LARGE, (), start).unwrap();
     assert_eq!(queue.running(), None, "it waits");
@@ -270,7 +271,7 @@ fn many_who_wait_cost_nobody_time() {
     // As many as an attacker's addresses. With time in proportion to who waits, what follows would take minutes; in
     // proportion to its square, years.
     let (now, many) = (Instant::now(), 50_000_u64);
-    let mut queue = Queue::new(2 * many as usize, 1);
+    let mut queue = Scheduler::new(2 * many as usize, 1);
     let mut ids = Vec::new();
     for number in 0..many {
         for client in [Client::Key(number), Client::Key(many)] {
@@ -284,7 +285,7 @@ fn many_who_wait_cost_nobody_time() {
     }
     // One client leaves with half of them, the oldest first; of the others each second one.
     for id in ids.iter().skip(1).step_by(2).chain(ids.iter().step_by(4)) {
-        assert!(queue.abandon(*id));
+        assert!(queue.abandon(*id).is_some());
     }
     assert_eq!(order(&mut queue, now), (0..many).skip(1).step_by(2).collect::<Vec<_>>());
     assert!(begun.elapsed() < seconds(20), "{:?}", begun.elapsed());

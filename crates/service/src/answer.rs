@@ -1,0 +1,226 @@
+//! Answers: what was decoded or encoded, as the files and tensors that clients want.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use media::{
+    DEFAULT_QUALITY, DEFAULT_WEBP_QUALITY, JPEG_MAX_SIDE, MP4_MAX_SIZE, Mp4Options, PNG_MAX_SIDE,
+    WEBP_MAX_SIDE, encode_jpeg, encode_mp4, encode_png, encode_webp,
+};
+use vae::{HostTensor, VaeInfo};
+use wire::{DType, ImageFormat, Tensor, TensorHead, Transfer, VIDEO_MP4, Values, VideoFormat};
+
+use crate::failure::Failure;
+use crate::job::Report;
+use crate::packaging::{File, pack};
+use crate::postprocess::{pictures, tensor};
+use crate::tensors::floats;
+
+/// What a client gets.
+#[derive(Debug)]
+pub struct Answer {
+    /// What the body is.
+    pub content_type: String,
+    /// The file or the tensor.
+    pub body: Bytes,
+    /// Shape and type of a tensor.
+    pub tensor: Option<TensorHead>,
+    /// What latents were sampled with, so that a job without a seed can be repeated.
+    pub seed: Option<u64>,
+    /// What is odd about the request, one sentence each time.
+    pub warnings: Vec<String>,
+    /// What it took.
+    pub report: Report,
+}
+
+/// What a request is answered with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Reply {
+    /// Decoded pictures.
+    Pictures(wire::Answer),
+    /// Encoded latents.
+    Latents {
+        dtype: DType,
+        transfer: Transfer,
+        /// What they were sampled with.
+        seed: Option<u64>,
+    },
+}
+
+impl Reply {
+    pub(crate) fn media_type(self) -> &'static str {
+        match self {
+            Self::Pictures(answer) => answer.media_type(),
+            Self::Latents { transfer, .. } => transfer.media_type(),
+        }
+    }
+}
+
+/// Checks that a model can answer so with pictures of this height and width, before any work is done.
+///
+/// # Errors
+/// [`Unprocessable`](crate::FailureKind::Unprocessable), with what to ask for instead.
+pub(crate) fn check(
+    answer: wire::Answer,
+    info: &VaeInfo,
+    batch: usize,
+    size: [usize; 2],
+) -> Result<(), Failure> {
+    let is_video = info.temporal_factor.is_some();
+    let needs_rgb = !matches!(answer, wire::Answer::Tensor { values: Values::Raw, .. });
+    if needs_rgb && info.out_channels != 3 {
+        return Err(Failure::unprocessable(format!(
+            "this model decodes to {} channels, which make no picture: use output_type=pt",
+            info.out_channels
+        )));
+    }
+    match answer {
+        wire::Answer::Video(_) if is_video => check_video(batch, size),
+        wire::Answer::Video(_) => Err(Failure::unprocessable(
+            "output_type=mp4 needs a video model, and this one decodes images: use pil or pt",
+        )),
+        wire::Answer::Image(_) | wire::Answer::Images(..) if is_video => {
+            Err(Failure::unprocessable("a video does not fit into a picture: use output_type=mp4 or pt"))
+        }
+        wire::Answer::Image(_) if batch > 1 => Err(Failure::unprocessable(format!(
+            "{batch} pictures do not fit into one file: use output_type=pt, or accept multipart/mixed or \
+             application/zip"
+        ))),
+        wire::Answer::Image(format) | wire::Answer::Images(format, _) => check_picture(format, size),
+        wire::Answer::Tensor { values: Values::Unit | Values::Round8, .. } if is_video && batch > 1 => {
+            Err(Failure::unprocessable(format!(
+                "the frames of {batch} videos do not fit into one tensor: use output_type=pt without \
+                 partial_postprocess"
+            )))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes the answer, and notes in `report` how long that took.
+///
+/// # Errors
+/// [`Internal`](crate::FailureKind::Internal) when an encoder fails.
+pub(crate) fn write(
+    output: HostTensor,
+    reply: Reply,
+    report: Report,
+    warnings: Vec<String>,
+) -> Result<Answer, Failure> {
+    let start = Instant::now();
+    let (content_type, body, tensor, seed) = match reply {
+        Reply::Pictures(answer) => {
+            let (content_type, body, tensor) = write_pictures(output, answer)?;
+            (content_type, body, tensor, None)
+        }
+        Reply::Latents { dtype, transfer, seed } => {
+            let (content_type, body, tensor) = write_tensor(latents(output, dtype)?, transfer);
+            (content_type, body, tensor, seed)
+        }
+    };
+    let report = Report { written: start.elapsed(), ..report };
+    Ok(Answer { content_type, body, tensor, seed, warnings, report })
+}
+
+/// Latents as they travel.
+pub(crate) fn latents(latents: HostTensor, dtype: DType) -> Result<Tensor, Failure> {
+    let bytes = floats(&latents.data, dtype);
+    Tensor::new(dtype, latents.shape, bytes).map_err(broken)
+}
+
+/// Content type, body, and what tensor it holds.
+type Written = (String, Bytes, Option<TensorHead>);
+
+fn write_pictures(pixels: HostTensor, answer: wire::Answer) -> Result<Written, Failure> {
+    Ok(match answer {
+        wire::Answer::Tensor { values, dtype, transfer } => {
+            write_tensor(tensor(pixels, values, dtype).map_err(broken)?, transfer)
+        }
+        wire::Answer::Image(format) => {
+            let files = files(pixels, format)?;
+            let file =
+                files.into_iter().next().ok_or_else(|| Failure::internal("the model gave no picture"))?;
+            (format.media_type().to_owned(), file.content.into(), None)
+        }
+        wire::Answer::Images(format, packaging) => {
+            let (content_type, body) = pack(&files(pixels, format)?, packaging).map_err(broken)?;
+            (content_type, body.into(), None)
+        }
+        wire::Answer::Video(format) => (VIDEO_MP4.to_owned(), video(pixels, format)?.into(), None),
+    })
+}
+
+/// A tensor; in base64, its shape and type are in the body too.
+fn write_tensor(tensor: Tensor, transfer: Transfer) -> Written {
+    let content_type = transfer.media_type().to_owned();
+    match transfer {
+        Transfer::Binary | Transfer::Octets => (content_type, tensor.bytes, Some(tensor.head)),
+        Transfer::Base64 | Transfer::Json => {
+            let body = wire::write_base64_answer(&tensor);
+            (content_type, body.into(), Some(tensor.head))
+        }
+    }
+}
+
+/// One file a picture, named by its place in the batch.
+pub(crate) fn files(pixels: HostTensor, format: ImageFormat) -> Result<Vec<File>, Failure> {
+    let (height, width, pictures) = pictures(pixels);
+    let encode = |(index, rgb): (usize, Vec<u8>)| {
+        let content = match format {
+            ImageFormat::Jpeg { quality } => {
+                encode_jpeg(&rgb, width, height, quality.unwrap_or(DEFAULT_QUALITY))
+            }
+            ImageFormat::Png => encode_png(&rgb, width, height),
+            ImageFormat::WebP { quality } => {
+                encode_webp(&rgb, width, height, quality.unwrap_or(DEFAULT_WEBP_QUALITY))
+            }
+        };
+        let name = format!("{index}.{}", format.name());
+        content.map(|content| File { name, media_type: format.media_type(), content }).map_err(broken)
+    };
+    pictures.into_iter().enumerate().map(encode).collect()
+}
+
+/// The frames of one video as an mp4 file.
+pub(crate) fn video(pixels: HostTensor, format: VideoFormat) -> Result<Vec<u8>, Failure> {
+    let (height, width, frames) = pictures(pixels);
+    let options = Mp4Options { fps: format.fps, quality: format.quality };
+    encode_mp4(&frames, width, height, &options, &|| true).map_err(broken)
+}
+
+/// Whether pictures of this height and width, in pixels, fit into such a file.
+fn check_picture(format: ImageFormat, [height, width]: [usize; 2]) -> Result<(), Failure> {
+    let (name, longest, instead) = match format {
+        ImageFormat::Jpeg { .. } => ("JPEG", JPEG_MAX_SIDE, "image_format=png"),
+        ImageFormat::Png => ("PNG", PNG_MAX_SIDE, "output_type=pt"),
+        ImageFormat::WebP { .. } => ("WebP", WEBP_MAX_SIDE, "image_format=png"),
+    };
+    if height.max(width) > longest {
+        return Err(Failure::unprocessable(format!(
+            "a {name} file holds pictures of at most {longest} x {longest} pixels, and this one is {width} x {height}: \
+             use {instead}"
+        )));
+    }
+    Ok(())
+}
+
+/// Whether videos of this height and width, in pixels, fit into one mp4 file.
+fn check_video(batch: usize, [height, width]: [usize; 2]) -> Result<(), Failure> {
+    let [longest, shortest] = MP4_MAX_SIZE;
+    if height.max(width) > longest || height.min(width) > shortest {
+        return Err(Failure::unprocessable(format!(
+            "an mp4 file holds pictures of at most {longest} x {shortest} pixels, and these are {width} x {height}: \
+             use output_type=pt"
+        )));
+    }
+    if batch > 1 {
+        return Err(Failure::unprocessable(format!(
+            "{batch} videos do not fit into one mp4 file: send them one by one, or use output_type=pt"
+        )));
+    }
+    Ok(())
+}
+
+fn broken(error: impl std::error::Error) -> Failure {
+    Failure::internal(format!("the answer could not be written: {error}"))
+}
