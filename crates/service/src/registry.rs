@@ -214,7 +214,7 @@ impl Registry {
         }
         let registry = Arc::clone(self);
         let thread = std::thread::Builder::new().name(format!("load-{model}")).spawn(move || {
-            let outcome = guarded(|| registry.load_now(model)).unwrap_or_else(|panic| failed(panic));
+            let outcome = guarded(|| registry.load_now(model)).unwrap_or_else(failed);
             registry.settle(model, outcome);
         });
         if let Err(error) = thread {

@@ -196,7 +196,7 @@ impl From<Full> for Failure {
 
 /// What the thread shall do next.
 enum Next {
-    Work(Started<Queued>),
+    Work(Box<Started<Queued>>),
     /// There has been no work for a while.
     Rest,
     End,
@@ -233,7 +233,7 @@ impl Shared {
             match self.next(rested) {
                 Next::Work(started) => {
                     rested = false;
-                    self.work(started);
+                    self.work(*started);
                 }
                 Next::Rest => {
                     rested = true;
@@ -248,7 +248,7 @@ impl Shared {
         let mut state = self.lock();
         loop {
             if let Some(started) = state.scheduler.start(Instant::now()) {
-                return Next::Work(started);
+                return Next::Work(Box::new(started));
             }
             if state.closed {
                 return Next::End;
