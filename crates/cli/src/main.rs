@@ -112,7 +112,7 @@ fn log(filter: Targets, format: LogFormat) -> impl Layer<Registry> {
     let places =
         filter.default_level().is_some_and(is_close) || filter.iter().any(|(_, level)| is_close(level));
     // The steps of a request are for traces.
-    let filter = filter.with_target(server::STEPS, LevelFilter::OFF);
+    let filter = filter.with_target(service::SPANS, LevelFilter::OFF);
     let is_ours = |metadata: &Metadata<'_>| metadata.target().starts_with("remote_vae");
     let ours = lines(format, places).with_filter(filter.clone().and(filter_fn(is_ours)));
     // Nobody could tell what a library's line is about if it did not say which library it is.
@@ -131,13 +131,7 @@ fn lines(format: LogFormat, target: bool) -> Box<dyn Layer<Registry> + Send + Sy
             lines.with_ansi(colors).boxed()
         }
         LogFormat::Json => lines.json().flatten_event(true).with_span_list(false).boxed(),
-<<<<<<< HEAD
     }
-=======
-    };
-    // The steps of a request are for traces.
-    lines.with_filter(filter.with_target(service::SPANS, LevelFilter::OFF))
->>>>>>> 3718ec9 (service: what lies between HTTP and the models is a crate of its own, and models load side by side)
 }
 
 /// An error and its causes in one line, fit for a terminal. Many of our errors already end in their cause; it is not said
