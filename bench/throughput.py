@@ -28,8 +28,8 @@ IN_FLIGHT = (1, 2, 4, 8)
 SCALING, SHIFT = 0.3617, 0.0693
 
 
-def python_server(threads: int, connection) -> None:
-    """Serves until its process is ended; sends its port first."""
+def python_server(threads: int, connection, folder: Path = ROOT / "assets" / "demo-vae") -> None:
+    """Serves the model in `folder` until its process is ended; sends its port first."""
     import threading
     from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
     from urllib.parse import parse_qs, urlsplit
@@ -39,7 +39,7 @@ def python_server(threads: int, connection) -> None:
     from diffusers import AutoencoderKL
 
     torch.set_num_threads(threads)
-    vae = AutoencoderKL.from_pretrained(ROOT / "assets" / "demo-vae", torch_dtype=torch.float32, low_cpu_mem_usage=False).eval()
+    vae = AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32, low_cpu_mem_usage=False).eval()
     vae.to(memory_format=torch.channels_last)
     lock = threading.Lock()
 
@@ -51,7 +51,7 @@ def python_server(threads: int, connection) -> None:
             body = bytearray(self.rfile.read(int(self.headers["Content-Length"])))
             latents = torch.frombuffer(body, dtype=torch.float16).reshape([int(n) for n in query["shape"]]).float()
             with lock, torch.inference_mode():
-                pixels = vae.decode(latents / float(query["scaling_factor"][0]) + float(query["shift_factor"][0])).sample
+                pixels = vae.decode(latents / float(query["scaling_factor"][0]) + float(query.get("shift_factor", [0])[0])).sample
             answer = round8(pixels).tobytes()
             self.send_response(200)
             self.send_header("Content-Length", str(len(answer)))

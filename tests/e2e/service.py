@@ -15,13 +15,15 @@ from place import binary, clean_environment
 class Service:
     """A running `remote-vae serve`; its log is in `log`."""
 
-    def __init__(self, arguments: list[str], log: Path, folder: Path | None = None, **environment: str) -> None:
+    def __init__(
+        self, arguments: list[str], log: Path, folder: Path | None = None, program: Path | None = None, **environment: str
+    ) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = log
-        command = [binary(), "serve", "--port", str(self.port), *arguments]
+        command = [program or binary(), "serve", "--port", str(self.port), *arguments]
         with log.open("wb") as output:
             self.process = subprocess.Popen(
                 command,
@@ -53,8 +55,8 @@ class Service:
 
 
 @contextlib.contextmanager
-def serving(arguments: list[str], log: Path, **environment: str) -> Iterator[Service]:
-    service = Service(arguments, log, **environment)
+def serving(arguments: list[str], log: Path, program: Path | None = None, **environment: str) -> Iterator[Service]:
+    service = Service(arguments, log, program=program, **environment)
     try:
         service.wait_until_ready()
         yield service
