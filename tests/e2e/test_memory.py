@@ -136,7 +136,7 @@ def test_nothing_unfinished_is_held_against_later_requests(tmp_path):
         wait_until_at_rest(service)
         after = status_field(service, "RssAnon")
         print(f"at rest {before / MIB:.0f} MiB before, {after / MIB:.0f} after")
-        assert after <= before + 16 * MIB
+        assert after <= before + 8 * MIB
         assert "more than the" not in (tmp_path / "log").read_text()
 
 

@@ -9,8 +9,6 @@
 #[macro_use]
 mod terminal;
 
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
-mod allocator;
 mod args;
 mod banner;
 mod batch;
@@ -48,6 +46,10 @@ use tracing_subscriber::{Layer, Registry};
 
 use crate::args::{Args, Command, LogFormat};
 
+/// The variables that glibc's allocator is set up by.
+const ALLOCATOR: [&str; 4] =
+    ["MALLOC_ARENA_MAX", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES"];
+
 fn main() -> ExitCode {
     terminal::tell_of_panics();
     let args = match Args::read() {
@@ -55,9 +57,9 @@ fn main() -> ExitCode {
         Err(error) => return failed(&error),
     };
     let serves = matches!(args.command, Command::Serve(_));
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    if serves {
-        allocator::settle();
+    // Whoever has set up the allocator decides alone.
+    if serves && ALLOCATOR.iter().all(|name| std::env::var_os(name).is_none()) {
+        kernels::settle_heap();
     }
     let quiet = if serves { LevelFilter::INFO } else { LevelFilter::WARN };
     let log = log(args.log.unwrap_or_else(|| Targets::new().with_default(quiet)), args.log_format);

@@ -88,11 +88,16 @@ impl Arena {
         Ok(Buffer { address, asked, at, arena: self.clone() })
     }
 
-    /// Gives the pages of all free memory back to the system.
+    /// Gives the pages of all free memory back to the system, also those of the allocator's heap.
     pub fn release(&self) {
         let mut books = self.lock();
         books.most = books.live;
         books.give_back(usize::MAX);
+        let rehearsal = books.rehearsal;
+        drop(books);
+        if !rehearsal {
+            crate::trim_heap();
+        }
     }
 
     /// Bytes that have pages, in use or kept for reuse.
