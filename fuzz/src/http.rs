@@ -122,7 +122,7 @@ fn model(name: &str) -> Model {
         license: None,
         example: Some(b"latents"),
         weights: Box::new(|| None),
-        load: Box::new(move || {
+        load: Box::new(move |_| {
             let engine = CpuEngine::new(CpuOptions { threads: Some(1), ..CpuOptions::default() })?;
             Ok(vae::load(Source::Folder(folder.clone()), engine)?)
         }),

@@ -153,3 +153,40 @@ def test_what_does_not_fit_is_done_as_the_policy_says(tmp_path):
                 assert re.search(r"would take \d+ MiB of memory, and the server has \d+ MiB", answer.json()["error"])
             else:
                 assert (answer.status_code, answer.headers.get("x-decode-mode")) == (200, expected), answer.text
+
+
+def test_answers_that_nobody_reads_stay_within_the_limit(tmp_path):
+    """Many clients want large answers and read none: work for them waits until there is memory, and goes on once they leave."""
+    limit = 400 * MIB
+    arguments = ["--model=demo=demo", f"--memory-limit={limit >> 20}MiB", "--max-connections-per-client=100"]
+    # 512 x 512 pixels of four pictures in float32, 12 MiB each: all of them together have more than the limit.
+    body = bytes(4 * 16 * 64 * 64)
+    head = (
+        "POST /?shape=[4,16,64,64]&dtype=uint8&output_type=pt&out_dtype=float32 HTTP/1.1\r\nHost: test\r\n"
+        f"Content-Type: tensor/binary\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    with serving(arguments, tmp_path / "log") as service:
+        with contextlib.ExitStack() as stack:
+            for _ in range(60):
+                client = stack.enter_context(socket.create_connection(("127.0.0.1", service.port)))
+                client.settimeout(10)
+                client.sendall(head.encode() + body)
+            held, since, peak = -1.0, time.monotonic(), 0
+            # Until no more answers are made.
+            while time.monotonic() - since < 5:
+                figures = requests.get(f"{service.url}/metrics", timeout=30).text
+                now = figure(figures, "remote_vae_answers_memory_bytes")
+                peak = max(peak, status_field(service, "RssAnon"))
+                if now != held:
+                    held, since = now, time.monotonic()
+                time.sleep(0.1)
+            print(f"answers hold {held / MIB:.0f} MiB, the process had {peak / MIB:.0f} of {limit / MIB:.0f}")
+            assert held > limit / 4, "work stopped for another reason"
+            assert peak <= limit
+        # They have left.
+        query = "shape=[1,16,8,8]&dtype=uint8&output_type=pt"
+        answer = requests.post(
+            f"{service.url}/?{query}", data=bytes(1024), headers={"content-type": "tensor/binary"}, timeout=60
+        )
+        assert answer.status_code == 200, answer.text
+        assert "more than the" not in (tmp_path / "log").read_text()

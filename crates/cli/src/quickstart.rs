@@ -50,7 +50,8 @@ async fn show(out: &Path, engine: EngineArgs, latents: Tensor) -> anyhow::Result
     let start = Instant::now();
     let config = Config { port: 0, ..Config::default() };
     let server =
-        Server::bind(config, vec![served(&ModelArg::demo(), engine.engine()?, None, loaded)?]).await?;
+        Server::bind(config, vec![served(&ModelArg::demo(), [engine.engine()?].into(), None, loaded)?])
+            .await?;
     let url = url(server.local_addr());
     let vae = RemoteVae::new(&url)?;
     let (stop, stopped) = oneshot::channel();

@@ -1,6 +1,8 @@
 //! `remote-vae serve`.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use clap::parser::ValueSource;
@@ -13,6 +15,7 @@ use vae::{LoadMode, VaeInfo};
 
 use crate::args::doors::DoorArgs;
 use crate::args::engine::EngineArgs;
+use crate::args::heading;
 use crate::args::limits::LimitArgs;
 use crate::banner::Banner;
 use crate::signals::Signals;
@@ -45,10 +48,14 @@ pub(crate) struct ServeArgs {
         value_hint = ValueHint::AnyPath
     )]
     pub(crate) models: Vec<ModelArgs>,
-    /// Load each model when it is first asked for, and put those away that were not used for longest where memory gets
+    /// Load each model when it is first asked for, and unload those that were not used for longest where memory gets
     /// short, instead of loading all at the start
     #[arg(long)]
     pub(crate) lazy: bool,
+    /// Requests that are worked on side by side, each by its own share of the threads: more of them make small pictures
+    /// faster together, and each one slower
+    #[arg(long, value_name = "N", default_value = "1", help_heading = heading::ENGINE)]
+    pub(crate) workers: NonZeroUsize,
     /// Name or address to listen on; 0.0.0.0 is reachable from other machines
     #[arg(long, default_value = "127.0.0.1")]
     pub(crate) host: String,
@@ -88,18 +95,19 @@ impl ServeArgs {
 
 pub(crate) fn run(args: ServeArgs) -> anyhow::Result<()> {
     let (loaded, to_come) = unbounded_channel();
-    let engine = args.engine.engine()?;
+    let engines: Arc<[CpuEngine]> = args.engine.engines(args.workers)?.into();
     let models = args
         .models
         .iter()
         .flat_map(|models| &models.0)
-        .map(|model| served(model, engine.clone(), args.engine.load_mode(), loaded.clone()))
+        .map(|model| served(model, Arc::clone(&engines), args.engine.load_mode(), loaded.clone()))
         .collect::<anyhow::Result<Vec<_>>>()?;
     let config = args.limits.apply(Config {
         host: args.host,
         port: args.port,
         admin_port: args.admin_port,
         lazy: args.lazy,
+        workers: args.workers,
         access: args.doors.access(),
         #[cfg(feature = "tls")]
         tls: args.doors.tls(),
@@ -151,10 +159,10 @@ pub(crate) struct Loaded {
     pub(crate) info: VaeInfo,
 }
 
-/// What the server needs to serve `model`; `loaded` hears of it when it is there.
+/// What the server needs to serve `model`, with an engine for each worker; `loaded` hears of it when it is there.
 pub(crate) fn served(
     model: &ModelArg,
-    engine: CpuEngine,
+    engines: Arc<[CpuEngine]>,
     mode: Option<LoadMode>,
     loaded: UnboundedSender<Loaded>,
 ) -> anyhow::Result<Model> {
@@ -171,11 +179,14 @@ pub(crate) fn served(
             let source = source.clone();
             Box::new(move || source.weights_size())
         },
-        load: Box::new(move || {
+        load: Box::new(move |worker| {
+            let engine = engines.get(worker).context("there is no engine for a worker")?;
             let vae = source.clone().load(engine.clone(), mode)?;
             let (name, info) = (name.clone(), vae.info().clone());
             // Nobody may be listening any more, and that is fine.
-            let _ = loaded.send(Loaded { name, info });
+            if worker == 0 {
+                let _ = loaded.send(Loaded { name, info });
+            }
             Ok(vae)
         }),
     })

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::Serialize;
-use service::{Failure, FailureKind, Model, Service};
+use service::{Failure, Model, Service};
 use tokio::sync::{Semaphore, watch};
 use wire::routes::{Target, is_model_name};
 
@@ -31,10 +31,21 @@ struct Inner {
     body_timeout: Duration,
     timeout: Duration,
     /// Slots for requests that come before the models are loaded: as many as can be queued then.
-    early: Semaphore,
-    max_queue: usize,
+    early: Option<Early>,
     life: watch::Sender<Life>,
     in_flight: AtomicUsize,
+}
+
+/// Slots for requests that come before the models are loaded.
+struct Early {
+    free: Semaphore,
+    slots: usize,
+}
+
+impl Early {
+    fn new(max_queue: usize) -> Self {
+        Self { free: Semaphore::new(max_queue.clamp(1, Semaphore::MAX_PERMITS)), slots: max_queue }
+    }
 }
 
 /// Whether the server goes on.
@@ -118,8 +129,7 @@ impl App {
             body_timeout: config.body_timeout,
             timeout: config.timeout,
             // No more than can wait: the queue may get them all before any is started.
-            early: Semaphore::new(config.max_queue.clamp(1, Semaphore::MAX_PERMITS)),
-            max_queue: config.max_queue,
+            early: config.max_queue.map(Early::new),
             life: watch::Sender::new(Life::Serving),
             in_flight: AtomicUsize::new(0),
         })))
@@ -196,15 +206,21 @@ impl App {
         if self.0.service.is_ready() {
             return Ok(());
         }
-        let _slot = self.0.early.try_acquire().map_err(|_| {
-            let message = format!("the queue is full (--max-queue {}): try again later", self.0.max_queue);
-            ApiError::from(Failure::busy(message, WHILE_LOADING))
-        })?;
+        let mut slot = None;
+        if let Some(Early { free, slots }) = &self.0.early {
+            slot = free.try_acquire().ok();
+            if slot.is_none() {
+                let message = format!("the queue is full (--max-queue {slots}): try again later");
+                return Err(Failure::busy(message, WHILE_LOADING).into());
+            }
+        }
         let mut life = self.0.life.subscribe();
-        tokio::select! {
+        let ready = tokio::select! {
             () = self.0.service.until_ready() => Ok(()),
             _ = life.wait_for(|life| *life == Life::Draining) => Err(stopping()),
-        }
+        };
+        drop(slot);
+        ready
     }
 
     /// How many requests are worked on.
@@ -252,6 +268,5 @@ impl App {
 }
 
 fn stopping() -> ApiError {
-    let failure = Failure::new(FailureKind::ShuttingDown, "the server is being stopped");
-    Failure { retry_after: Some(WHILE_LOADING), ..failure }.into()
+    Failure::shutting_down().into()
 }

@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::Frame;
-use service::Held;
+use service::Token;
 use tokio::time::timeout;
 
 use crate::error::ApiError;
@@ -42,7 +42,7 @@ pub(crate) async fn read(
     limit: usize,
     flag: Option<&str>,
     time: Duration,
-    held: &mut Held<'_>,
+    held: &mut Token,
 ) -> Result<Bytes, ApiError> {
     let reading = async {
         let mut bytes = Vec::with_capacity(limit.min(FIRST_BYTES));

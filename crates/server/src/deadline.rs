@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderName, StatusCode};
+use service::{Failure, FailureKind};
 use tokio::time::{Instant, timeout_at};
 
 use crate::error::ApiError;
@@ -57,14 +58,23 @@ impl Deadline {
         self,
         work: impl Future<Output = Result<T, ApiError>>,
     ) -> Result<T, ApiError> {
-        timeout_at(self.at, work).await.unwrap_or_else(|_| {
-            let message = format!(
-                "the request was not done within {} seconds, as long as it may take ({}): send less, or later",
-                self.time.as_secs_f64(),
-                self.setting
-            );
-            let refusal = ApiError::unavailable(message, RETRY_AFTER);
-            Err(if self.setting == REQUEST_TIMEOUT_NAME { refusal } else { refusal.at_limit() })
-        })
+        timeout_at(self.at, work).await.unwrap_or_else(|_| Err(self.passed()))
+    }
+
+    /// The moment itself.
+    pub(crate) fn at(self) -> std::time::Instant {
+        self.at.into_std()
+    }
+
+    /// What a client is told whose deadline has passed.
+    pub(crate) fn passed(self) -> ApiError {
+        let message = format!(
+            "the request was not done within {} seconds, as long as it may take ({}): send less, or later",
+            self.time.as_secs_f64(),
+            self.setting
+        );
+        let failure = Failure::new(FailureKind::Deadline, message);
+        let failure = if self.setting == REQUEST_TIMEOUT_NAME { failure } else { failure.at_limit() };
+        Failure { retry_after: Some(RETRY_AFTER), ..failure }.into()
     }
 }

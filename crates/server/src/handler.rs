@@ -6,13 +6,14 @@ use axum::http::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
-use service::{Client, Event, Job, Spans};
+use service::{Client, Event, FailureKind, Job, Spans};
 use tracing::{Span, warn};
 use wire::routes::{self, Target};
-use wire::{Metadata, RequestHead};
+use wire::{BodyFormat, EncodeRequest, Metadata, Picture, RequestHead};
 
 use crate::app::App;
 use crate::body::Upload;
+use crate::deadline::Deadline;
 use crate::error::ApiError;
 use crate::metrics::RequestMetrics;
 use crate::{body, deadline, respond};
@@ -33,7 +34,7 @@ async fn answer_in_time(app: &App, head: Parts, body: Body) -> Response {
         Ok(deadline) => deadline,
         Err(error) => return error.into_response(),
     };
-    match deadline.hold(answer(app, &head, &mut upload)).await {
+    match deadline.hold(answer(app, &head, &mut upload, deadline)).await {
         Ok(response) => response,
         Err(error) => {
             // Who was too slow has had enough time.
@@ -45,7 +46,12 @@ async fn answer_in_time(app: &App, head: Parts, body: Body) -> Response {
     }
 }
 
-async fn answer(app: &App, parts: &Parts, upload: &mut Upload) -> Result<Response, ApiError> {
+async fn answer(
+    app: &App,
+    parts: &Parts,
+    upload: &mut Upload,
+    deadline: Deadline,
+) -> Result<Response, ApiError> {
     let target = routes::target(parts.uri.path())
         .ok_or_else(|| ApiError::not_found(format!("there is nothing at {}", parts.uri.path())))?
         .into_owned();
@@ -79,18 +85,30 @@ async fn answer(app: &App, parts: &Parts, upload: &mut Upload) -> Result<Respons
     }
     let _accepted = app.accept()?;
     app.service().check(client)?;
-    let mut held = app.service().bodies().begin();
+    let mut held = app.service().request_memory();
     held.grow(announced.unwrap_or(0))?;
     let limit = announced.map_or(limit, |length| length.min(limit));
     let flag = if announced.is_some() || head.has_length() { None } else { Some("--max-body") };
     let bytes = body::read(upload, limit, flag, app.body_timeout(), &mut held).await?;
     app.until_ready().await?;
 
+    // The memory counts as long as there are bytes, whether anybody waits for them or not.
     let read = move || {
+        if matches!(head.body, BodyFormat::Json | BodyFormat::Base64) {
+            // The tensor in it has three quarters of its length.
+            held.set(bytes.len().saturating_add(bytes.len() / 4 * 3));
+        }
         let (request, slips) = head.request_with_slips(bytes)?;
-        Ok((head, request, slips))
+        held.set(match &request {
+            wire::Request::Decode(request) => request.latents.bytes.len(),
+            wire::Request::Encode(EncodeRequest { picture: Picture::Tensor(tensor), .. }) => {
+                tensor.bytes.len()
+            }
+            wire::Request::Encode(EncodeRequest { picture: Picture::File(file), .. }) => file.len(),
+        });
+        Ok((head, request, slips, held))
     };
-    let (head, request, slips) = app.service().read(read).await?;
+    let (head, request, slips, held) = app.service().read(read).await?;
     // A JSON body may name the model.
     let named = match &request {
         wire::Request::Decode(request) => request.params.model.as_deref(),
@@ -98,7 +116,10 @@ async fn answer(app: &App, parts: &Parts, upload: &mut Upload) -> Result<Respons
     };
     let model = app.model(&target, named)?;
     let spans = parts.extensions.get().cloned().unwrap_or_else(|| Spans::within(Span::none()));
-    let mut events = app.service().submit(Job { model, request, head, client, spans }).await?;
+    let mut events = app
+        .service()
+        .submit(Job { model, request, head, client, deadline: Some(deadline.at()), held, spans })
+        .await?;
     let answer = loop {
         match events.next().await {
             Event::Queued { outline, .. } => {
@@ -107,6 +128,7 @@ async fn answer(app: &App, parts: &Parts, upload: &mut Upload) -> Result<Respons
             }
             Event::Started | Event::Progress { .. } => {}
             Event::Done(answer) => break *answer,
+            Event::Failed(failure) if failure.kind == FailureKind::Deadline => return Err(deadline.passed()),
             Event::Failed(failure) => return Err(failure.into()),
         }
     };

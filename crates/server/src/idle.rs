@@ -138,6 +138,11 @@ impl Idle {
         Self { exchanges, keep_alive, header_timeout, awaits, begun, busy, until, timer }
     }
 
+    /// How many requests have begun.
+    pub(crate) fn begun(&self) -> usize {
+        self.exchanges.begun()
+    }
+
     /// The client has sent something.
     pub(crate) fn received(&mut self) {
         self.catch_up();

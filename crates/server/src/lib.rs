@@ -41,6 +41,7 @@ mod tls;
 mod trace;
 mod watch;
 
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 pub use access::{AccessConfig, ApiKey};
@@ -66,8 +67,14 @@ pub struct Config {
     /// The certificate for TLS; without one, connections are not encrypted.
     #[cfg(feature = "tls")]
     pub tls: Option<TlsConfig>,
-    /// Requests that may wait for the models while another one is worked on. One more is told to come back later.
-    pub max_queue: usize,
+    /// Threads that run models side by side, each with its own instance of every model.
+    pub workers: NonZeroUsize,
+    /// Whether small pictures of the same shape that wait together are worked on together: more of them a second, and values
+    /// that may differ from those of a lone request by rounding.
+    pub batch_requests: bool,
+    /// Requests that may wait for the models while others are worked on; one more is told to come back later. `None` bounds
+    /// them by their memory and their deadlines alone.
+    pub max_queue: Option<usize>,
     /// How much one request to a model of pictures may ask for.
     pub limits: wire::Limits,
     /// How much one request to a model of videos may ask for.
@@ -96,7 +103,7 @@ pub struct Config {
     pub header_timeout: Duration,
     /// How long a client may take to send the body of a request.
     pub body_timeout: Duration,
-    /// How long a client may take nothing of its answer before the connection is closed.
+    /// How long a client may take for each mebibyte of its answer before the connection is closed.
     pub write_timeout: Duration,
     /// How long work is still taken once the server was told to stop, while `/ready` says so already.
     pub drain_delay: Duration,
@@ -116,6 +123,8 @@ impl Default for Config {
             access: AccessConfig::default(),
             #[cfg(feature = "tls")]
             tls: None,
+            workers: service.workers,
+            batch_requests: service.batch_requests,
             max_queue: service.max_queue,
             limits: service.limits,
             video_limits: service.video_limits,
@@ -142,6 +151,8 @@ impl Config {
     /// What of this is the service's.
     fn service(&self) -> service::Config {
         service::Config {
+            workers: self.workers,
+            batch_requests: self.batch_requests,
             max_queue: self.max_queue,
             limits: self.limits.clone(),
             video_limits: self.video_limits.clone(),

@@ -10,7 +10,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
-use service::{Mode, Outline, Report, memory};
+use service::{Mode, Outline, Pool, Report, memory};
 use wire::Task;
 
 use crate::app::App;
@@ -126,6 +126,8 @@ pub(crate) struct Metrics {
     resident: Gauge,
     own: Gauge,
     bodies: Gauge,
+    work_held: Gauge,
+    answers: Gauge,
 }
 
 /// From milliseconds to an hour, four times as long each.
@@ -161,6 +163,8 @@ impl Metrics {
             resident: Gauge::default(),
             own: Gauge::default(),
             bodies: Gauge::default(),
+            work_held: Gauge::default(),
+            answers: Gauge::default(),
             registry: Registry::default(),
         };
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
@@ -212,7 +216,21 @@ impl Metrics {
                 "Memory of the process without pages of mapped files: what memory_limit is about",
                 &metrics.own,
             ),
-            ("bodies_memory", "Bodies of requests that are on their way or wait", &metrics.bodies),
+            (
+                "bodies_memory",
+                "Bodies of requests that are on their way or wait, and what was read from them",
+                &metrics.bodies,
+            ),
+            (
+                "models_memory",
+                "What models work with, and what they keep for the next work",
+                &metrics.work_held,
+            ),
+            (
+                "answers_memory",
+                "Answers that are written or that clients have not read yet",
+                &metrics.answers,
+            ),
             ("peak_memory", "The most that resident memory ever was", &metrics.peak),
             (
                 "memory_limit",
@@ -263,7 +281,9 @@ impl Metrics {
         self.resident.set(gauge(memory::resident().unwrap_or(0)));
         self.peak.set(gauge(memory::peak().unwrap_or(0)));
         self.own.set(gauge(memory::anonymous().unwrap_or(0)));
-        self.bodies.set(gauge(service.bodies().held()));
+        self.bodies.set(gauge(service.held(Pool::Requests)));
+        self.work_held.set(gauge(service.held(Pool::Work)));
+        self.answers.set(gauge(service.held(Pool::Answers)));
         self.memory_limit.set(gauge(service.memory_limit().unwrap_or(0)));
         let mut out = String::new();
         // Writing to a string does not fail.

@@ -1,8 +1,13 @@
 //! Answers of the service as HTTP answers.
 
-use axum::body::Body;
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use axum::body::{Body, Bytes, HttpBody};
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
+use hyper::body::{Frame, SizeHint};
 use service::{Answer, Report};
 
 use crate::error::ApiError;
@@ -26,7 +31,7 @@ const WARNING: HeaderName = HeaderName::from_static("x-warning");
 /// 500 for one that no header can describe.
 pub(crate) fn respond(answer: Answer) -> Result<Response, ApiError> {
     let Answer { content_type, body, tensor, seed, warnings, report } = answer;
-    let mut response = Body::from(body).into_response();
+    let mut response = Body::new(Parts(body)).into_response();
     insert(&mut response, header::CONTENT_TYPE, &content_type)?;
     if let Some(tensor) = tensor {
         insert(&mut response, SHAPE, &tensor.shape_header())?;
@@ -44,6 +49,37 @@ pub(crate) fn respond(answer: Answer) -> Result<Response, ApiError> {
     response.headers_mut().insert(MODE, HeaderValue::from_static(outline.mode.name()));
     warn(&mut response, &warnings);
     Ok(response)
+}
+
+/// Bytes of an answer that are handed on at a time. What is handed on may be copied, under TLS for example, and then counts
+/// no more as memory of the answer.
+const PART: usize = 256 << 10;
+
+/// The body of an answer, in parts.
+struct Parts(Bytes);
+
+impl HttpBody for Parts {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if self.0.is_empty() {
+            return Poll::Ready(None);
+        }
+        let length = self.0.len().min(PART);
+        Poll::Ready(Some(Ok(Frame::data(self.0.split_to(length)))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.0.len() as u64)
+    }
 }
 
 /// Adds a header for each sentence, which are in ASCII.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use service::{Model, StartError};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{info, warn};
 
 use crate::Config;
@@ -142,6 +142,7 @@ impl Server {
         }
         info!("stopping: accepted requests are finished first");
         app.drain();
+        let until = Instant::now() + config.drain_timeout;
         let drained = async {
             // Whoever asks meanwhile is told that the server stops, and probes see it.
             tokio::select! {
@@ -152,20 +153,28 @@ impl Server {
             connections.shutdown().await;
         };
         let done = tokio::select! {
-            done = timeout(config.drain_timeout, drained) => done.is_ok(),
+            done = timeout_at(until, drained) => done.is_ok(),
             () = &mut probes => false,
             end = &mut workers => return workers_end(end),
         };
-        app.service().close();
         if !done {
+            app.service().stop();
             warn!(
                 requests = app.in_flight(),
                 "the time to stop is over (--drain-timeout): what is not finished is cut off"
             );
             return Ok(());
         }
-        // A model that is still being loaded is not waited for: nobody asked it anything.
-        if app.service().is_ready() { workers_end(workers.await) } else { Ok(()) }
+        app.service().close();
+        if !app.service().is_ready() {
+            // A model that is still being loaded is not waited for: no request needs it.
+            return Ok(());
+        }
+        // Work that nobody waits for any more may take a while to notice.
+        match timeout_at(until, workers).await {
+            Ok(end) => workers_end(end),
+            Err(_) => Ok(()),
+        }
     }
 }
 

@@ -22,12 +22,25 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
 /// A connection to a client.
 pub(crate) struct Stream {
     transport: Box<dyn Transport>,
-    /// How long the client may take nothing at all while there is something to write.
+    /// How long the client may take for [`PART`] of its answer, or for what is left of it.
     timeout: Duration,
-    /// Runs while the client takes nothing.
-    stalled: Option<Pin<Box<Sleep>>>,
+    /// Runs since the client first kept this waiting.
+    slow: Option<Slow>,
     refusal: Option<Refusal>,
     idle: Idle,
+}
+
+/// Bytes that a client has to take within the time for it, so that nobody holds an answer for as long as they like by
+/// reading it byte by byte.
+const PART: usize = 1 << 20;
+
+/// A client that keeps its answer waiting.
+struct Slow {
+    timer: Pin<Box<Sleep>>,
+    /// Which request of the connection its answer is to.
+    request: usize,
+    /// Bytes that it has taken since.
+    taken: usize,
 }
 
 /// A refusal that is written in the place of hyper's.
@@ -38,22 +51,33 @@ struct Refusal {
 
 impl Stream {
     pub(crate) fn new(transport: Box<dyn Transport>, timeout: Duration, idle: Idle) -> Self {
-        Self { transport, timeout, stalled: None, refusal: None, idle }
+        Self { transport, timeout, slow: None, refusal: None, idle }
     }
 
-    /// Does one step of writing, unless the client has not let any happen for too long.
+    /// Does one step of writing, unless the client has taken too little for too long.
     fn step(
         &mut self,
         cx: &mut Context<'_>,
         write: impl FnOnce(Pin<&mut dyn Transport>, &mut Context<'_>) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
+        let request = self.idle.begun();
+        let of_this = |slow: &Slow| slow.request == request;
         if let Poll::Ready(outcome) = write(Pin::new(self.transport.as_mut()), cx) {
-            self.stalled = None;
             self.idle.taken();
+            if let (Some(slow), Ok(length)) = (&mut self.slow, &outcome) {
+                slow.taken += length;
+            }
+            if self.slow.as_ref().is_some_and(|slow| slow.taken >= PART || !of_this(slow)) {
+                self.slow = None;
+            }
             return Poll::Ready(outcome);
         }
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(self.timeout)));
-        ready!(stalled.as_mut().poll(cx));
+        let timeout = self.timeout;
+        let slow = match self.slow.take().filter(of_this) {
+            Some(slow) => slow,
+            None => Slow { timer: Box::pin(sleep(timeout)), request, taken: 0 },
+        };
+        ready!(self.slow.insert(slow).timer.as_mut().poll(cx));
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read its answer")))
     }
 }

@@ -1,8 +1,8 @@
 //! In-process tests of the whole HTTP surface with a model that is easy to predict. Only [`live`] takes a port.
 
+mod access;
 mod answers;
 mod connections;
-mod doors;
 mod encode;
 mod errors;
 mod face;

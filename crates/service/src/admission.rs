@@ -1,10 +1,11 @@
 //! Whether a request fits into the memory there is, decided before any is taken for it.
 
-use vae::{DecodeOptions, EncodeOptions, Forecast, Forecaster, VaeError, VaeInfo};
+use vae::{DecodeOptions, EncodeOptions, Forecast, VaeError, VaeInfo};
 
 use crate::budget::{Budget, size};
 use crate::config::Config;
 use crate::failure::Failure;
+use crate::forecasts::Forecasts;
 
 /// How far the service may go from an exact decode that does not fit into its memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -76,7 +77,7 @@ impl Admission {
     /// [`Unprocessable`](crate::FailureKind::Unprocessable) when the model cannot decode them so.
     pub(crate) fn decode(
         &self,
-        forecaster: Option<&Forecaster>,
+        forecasts: Option<&Forecasts>,
         latents: &[usize],
         options: DecodeOptions,
     ) -> Result<Granted<DecodeOptions>, Failure> {
@@ -85,16 +86,16 @@ impl Admission {
             DecodeOptions { lean: true, ..options },
             DecodeOptions { tiling: true, framewise: true, ..options },
         ];
-        let Some(forecaster) = forecaster else {
+        let Some(forecasts) = forecasts else {
             let mode = if options.tiling { Mode::Tile } else { Mode::Exact };
             return Ok(Granted { options, mode, forecast: None });
         };
         let cut = |options: &DecodeOptions| {
-            let side = forecaster.tile_latent_min_size();
+            let side = forecasts.tile_latent_min_size();
             options.tiling
                 && latents.iter().rev().take(2).any(|&length| side.is_some_and(|side| length > side))
         };
-        self.choose(ways, cut, |options| forecaster.decode(latents, options))
+        self.choose(ways, cut, |options| forecasts.decode(latents, options))
     }
 
     /// How to encode pixels of this shape.
@@ -103,22 +104,22 @@ impl Admission {
     /// As for [`Admission::decode`].
     pub(crate) fn encode(
         &self,
-        forecaster: Option<&Forecaster>,
+        forecasts: Option<&Forecasts>,
         pixels: &[usize],
         options: EncodeOptions,
     ) -> Result<Granted<EncodeOptions>, Failure> {
         // Encoders keep 32 bits between their layers.
         let ways = [options, options, EncodeOptions { tiling: true, framewise: true }];
-        let Some(forecaster) = forecaster else {
+        let Some(forecasts) = forecasts else {
             let mode = if options.tiling { Mode::Tile } else { Mode::Exact };
             return Ok(Granted { options, mode, forecast: None });
         };
         let cut = |options: &EncodeOptions| {
-            let side = forecaster.tile_sample_min_size();
+            let side = forecasts.tile_sample_min_size();
             options.tiling
                 && pixels.iter().rev().take(2).any(|&length| side.is_some_and(|side| length > side))
         };
-        self.choose(ways, cut, |options| forecaster.encode(pixels, options))
+        self.choose(ways, cut, |options| forecasts.encode(pixels, options))
     }
 
     /// Bytes that work may take; `None` where it is tried in any case.
@@ -132,14 +133,14 @@ impl Admission {
     /// What is missing, and which flag to raise.
     pub(crate) fn check_smallest(
         &self,
-        forecaster: Option<&Forecaster>,
+        forecasts: Option<&Forecasts>,
         latents: &[usize],
         info: &VaeInfo,
     ) -> Result<(), String> {
-        let (Some(room), Some(forecaster)) = (self.room(), forecaster) else { return Ok(()) };
+        let (Some(room), Some(forecasts)) = (self.room(), forecasts) else { return Ok(()) };
         let options = DecodeOptions { lean: self.on_large != OnLarge::Refuse, ..DecodeOptions::default() };
         // A model that cannot be decoded so says why in its first decode.
-        let Ok(forecast) = forecaster.decode(latents, &options) else { return Ok(()) };
+        let Ok(forecast) = forecasts.decode(latents, &options) else { return Ok(()) };
         if forecast.memory() <= room {
             return Ok(());
         }

@@ -4,17 +4,17 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use media::{
-    DEFAULT_QUALITY, DEFAULT_WEBP_QUALITY, JPEG_MAX_SIDE, MP4_MAX_SIZE, Mp4Options, PNG_MAX_SIDE,
-    WEBP_MAX_SIDE, encode_jpeg, encode_mp4, encode_png, encode_webp,
+    DEFAULT_QUALITY, DEFAULT_WEBP_QUALITY, IsWanted, JPEG_MAX_SIDE, MP4_MAX_SIZE, MediaError, Mp4Options,
+    PNG_MAX_SIDE, WEBP_MAX_SIDE, encode_jpeg, encode_mp4, encode_png, encode_webp,
 };
-use vae::{HostTensor, VaeInfo};
+use vae::{DiagonalGaussianDistribution, HostTensor, SampleMode, VaeError, VaeInfo};
 use wire::{DType, ImageFormat, Tensor, TensorHead, Transfer, VIDEO_MP4, Values, VideoFormat};
 
 use crate::failure::Failure;
 use crate::job::Report;
 use crate::packaging::{File, pack};
 use crate::postprocess::{pictures, tensor};
-use crate::tensors::floats;
+use crate::tensors::{self, floats};
 
 /// What a client gets.
 #[derive(Debug)]
@@ -42,8 +42,9 @@ pub(crate) enum Reply {
     Latents {
         dtype: DType,
         transfer: Transfer,
-        /// What they were sampled with.
-        seed: Option<u64>,
+        /// How they are chosen from the distribution that the model gives.
+        sample_mode: SampleMode,
+        scaling: wire::Scaling,
     },
 }
 
@@ -52,6 +53,14 @@ impl Reply {
         match self {
             Self::Pictures(answer) => answer.media_type(),
             Self::Latents { transfer, .. } => transfer.media_type(),
+        }
+    }
+
+    /// What latents are sampled with; `None` for the mode, and for pictures.
+    pub(crate) fn seed(self) -> Option<u64> {
+        match self {
+            Self::Latents { sample_mode: SampleMode::Sample { seed }, .. } => Some(seed),
+            Self::Latents { .. } | Self::Pictures(_) => None,
         }
     }
 }
@@ -97,33 +106,42 @@ pub(crate) fn check(
     }
 }
 
-/// Writes the answer, and notes in `report` how long that took.
+/// Writes the answer from what a model gave, and notes in `report` how long that took. `is_wanted` is asked in between
+/// whether anybody still waits.
 ///
 /// # Errors
-/// [`Internal`](crate::FailureKind::Internal) when an encoder fails.
+/// [`Internal`](crate::FailureKind::Internal) when an encoder fails, [`Cancelled`](crate::FailureKind::Cancelled) when nobody
+/// waits any more.
 pub(crate) fn write(
     output: HostTensor,
     reply: Reply,
+    info: &VaeInfo,
     report: Report,
     warnings: Vec<String>,
+    is_wanted: &IsWanted<'_>,
 ) -> Result<Answer, Failure> {
     let start = Instant::now();
-    let (content_type, body, tensor, seed) = match reply {
-        Reply::Pictures(answer) => {
-            let (content_type, body, tensor) = write_pictures(output, answer)?;
-            (content_type, body, tensor, None)
-        }
-        Reply::Latents { dtype, transfer, seed } => {
-            let (content_type, body, tensor) = write_tensor(latents(output, dtype)?, transfer);
-            (content_type, body, tensor, seed)
+    let (content_type, body, tensor) = match reply {
+        Reply::Pictures(answer) => write_pictures(output, answer, is_wanted)?,
+        Reply::Latents { dtype, transfer, sample_mode, scaling } => {
+            write_tensor(latents(output, sample_mode, scaling, info, dtype)?, transfer)
         }
     };
+    let seed = reply.seed();
     let report = Report { written: start.elapsed(), ..report };
     Ok(Answer { content_type, body, tensor, seed, warnings, report })
 }
 
-/// Latents as they travel.
-pub(crate) fn latents(latents: HostTensor, dtype: DType) -> Result<Tensor, Failure> {
+/// Latents as they travel, from the moments of their distribution.
+pub(crate) fn latents(
+    moments: HostTensor,
+    sample_mode: SampleMode,
+    scaling: wire::Scaling,
+    info: &VaeInfo,
+    dtype: DType,
+) -> Result<Tensor, Failure> {
+    let mut latents = DiagonalGaussianDistribution::new(moments).latents(sample_mode);
+    tensors::scaling(scaling).undo(&mut latents, info)?;
     let bytes = floats(&latents.data, dtype);
     Tensor::new(dtype, latents.shape, bytes).map_err(broken)
 }
@@ -131,22 +149,26 @@ pub(crate) fn latents(latents: HostTensor, dtype: DType) -> Result<Tensor, Failu
 /// Content type, body, and what tensor it holds.
 type Written = (String, Bytes, Option<TensorHead>);
 
-fn write_pictures(pixels: HostTensor, answer: wire::Answer) -> Result<Written, Failure> {
+fn write_pictures(
+    pixels: HostTensor,
+    answer: wire::Answer,
+    is_wanted: &IsWanted<'_>,
+) -> Result<Written, Failure> {
     Ok(match answer {
         wire::Answer::Tensor { values, dtype, transfer } => {
             write_tensor(tensor(pixels, values, dtype).map_err(broken)?, transfer)
         }
         wire::Answer::Image(format) => {
-            let files = files(pixels, format)?;
+            let files = files(pixels, format, is_wanted)?;
             let file =
                 files.into_iter().next().ok_or_else(|| Failure::internal("the model gave no picture"))?;
             (format.media_type().to_owned(), file.content.into(), None)
         }
         wire::Answer::Images(format, packaging) => {
-            let (content_type, body) = pack(&files(pixels, format)?, packaging).map_err(broken)?;
+            let (content_type, body) = pack(&files(pixels, format, is_wanted)?, packaging).map_err(broken)?;
             (content_type, body.into(), None)
         }
-        wire::Answer::Video(format) => (VIDEO_MP4.to_owned(), video(pixels, format)?.into(), None),
+        wire::Answer::Video(format) => (VIDEO_MP4.to_owned(), video(pixels, format, is_wanted)?.into(), None),
     })
 }
 
@@ -163,9 +185,16 @@ fn write_tensor(tensor: Tensor, transfer: Transfer) -> Written {
 }
 
 /// One file a picture, named by its place in the batch.
-pub(crate) fn files(pixels: HostTensor, format: ImageFormat) -> Result<Vec<File>, Failure> {
+pub(crate) fn files(
+    pixels: HostTensor,
+    format: ImageFormat,
+    is_wanted: &IsWanted<'_>,
+) -> Result<Vec<File>, Failure> {
     let (height, width, pictures) = pictures(pixels);
     let encode = |(index, rgb): (usize, Vec<u8>)| {
+        if !is_wanted() {
+            return Err(VaeError::Cancelled.into());
+        }
         let content = match format {
             ImageFormat::Jpeg { quality } => {
                 encode_jpeg(&rgb, width, height, quality.unwrap_or(DEFAULT_QUALITY))
@@ -182,10 +211,17 @@ pub(crate) fn files(pixels: HostTensor, format: ImageFormat) -> Result<Vec<File>
 }
 
 /// The frames of one video as an mp4 file.
-pub(crate) fn video(pixels: HostTensor, format: VideoFormat) -> Result<Vec<u8>, Failure> {
+pub(crate) fn video(
+    pixels: HostTensor,
+    format: VideoFormat,
+    is_wanted: &IsWanted<'_>,
+) -> Result<Vec<u8>, Failure> {
     let (height, width, frames) = pictures(pixels);
     let options = Mp4Options { fps: format.fps, quality: format.quality };
-    encode_mp4(&frames, width, height, &options, &|| true).map_err(broken)
+    encode_mp4(&frames, width, height, &options, is_wanted).map_err(|error| match error {
+        MediaError::Cancelled => VaeError::Cancelled.into(),
+        error => broken(error),
+    })
 }
 
 /// Whether pictures of this height and width, in pixels, fit into such a file.

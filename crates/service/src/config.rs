@@ -1,5 +1,6 @@
 //! How much the service takes on.
 
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use crate::admission::OnLarge;
@@ -9,8 +10,14 @@ use crate::memory::default_memory_limit;
 /// How much the service takes on.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Jobs that may wait for the models while another one is worked on. One more is told to come back later.
-    pub max_queue: usize,
+    /// Threads that run models side by side, each with its own instance of every model: one a device.
+    pub workers: NonZeroUsize,
+    /// Whether small pictures of the same shape that wait together are worked on together: more of them a second, and values
+    /// that may differ from those of a lone job by rounding, far less than what eight bits show.
+    pub batch_requests: bool,
+    /// Jobs that may wait for the models while others are worked on; one more is told to come back later. `None` bounds
+    /// them by their memory and their deadlines alone.
+    pub max_queue: Option<usize>,
     /// How much one job for a model of pictures may ask for.
     pub limits: wire::Limits,
     /// How much one job for a model of videos may ask for.
@@ -33,7 +40,9 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            max_queue: 32,
+            workers: NonZeroUsize::MIN,
+            batch_requests: false,
+            max_queue: None,
             limits: wire::Limits::default(),
             video_limits: wire::Limits::for_videos(),
             allow_non_finite: false,

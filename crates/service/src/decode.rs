@@ -1,12 +1,14 @@
 //! From the latents of a request to the work of decoding them.
 
+use media::IsWanted;
 use vae::{DecodeOptions, HostTensor, VaeError, VaeInfo};
 use wire::{Answer, DecodeRequest, Limits, Params, Task, Tensor, TensorHead};
 
 use crate::admission::Granted;
 use crate::answer::{self, Reply};
 use crate::failure::Failure;
-use crate::job::{Context, Prepared};
+use crate::job::{Context, Prepared, values_memory};
+use crate::scheduler::Options;
 use crate::tensors::{host_tensor, scaling};
 use crate::values::{self, Kind};
 
@@ -29,14 +31,13 @@ pub(crate) fn prepare(request: DecodeRequest, context: &Context<'_>) -> Result<P
     // Shapes cost nothing to check, values a pass over them.
     let survey = values::check(&latents, Kind::Latents, non_finite, &mut warnings)?;
     values::check_scaled(&survey, scaling(params.scaling), info, non_finite)?;
-    let Granted { options, mode, forecast } =
-        context.admission.decode(context.forecaster.map(AsRef::as_ref), &shape, options)?;
+    let Granted { options, mode, forecast } = context.admission.decode(context.forecasts, &shape, options)?;
     let reply = Reply::Pictures(params.answer);
-    let work = Box::new(move |vae: &mut dyn vae::Vae, observer: &mut dyn vae::Observer| {
-        let latents = for_model(latents, &params, vae.info())?;
-        vae.decode(latents, &options, observer)
-    });
-    Ok(Prepared { work, frames, pixels, mode, forecast, reply, warnings })
+    let reading = values_memory(&shape);
+    let info = info.clone();
+    let read = Box::new(move |_: &IsWanted<'_>| for_model(latents, &params, &info));
+    let options = Options::Decode(options);
+    Ok(Prepared { options, shape, read, reading, frames, pixels, mode, forecast, reply, warnings })
 }
 
 /// The first item of a batch, for a client that reads one picture from an answer.
@@ -132,7 +133,7 @@ mod tests {
                 info: &info,
                 limits: &config.video_limits,
                 admission: &Admission::new(&config),
-                forecaster: None,
+                forecasts: None,
                 non_finite: NonFinite::Refused,
             };
             prepare(request, &context).map(|prepared| prepared.pixels)

@@ -4,15 +4,16 @@
 use std::hash::{BuildHasher, RandomState};
 
 use bytes::Bytes;
-use media::{ImageFile, MediaError};
-use vae::{DiagonalGaussianDistribution, EncodeOptions, HostTensor, VaeError, VaeInfo};
+use media::{ImageFile, IsWanted, MediaError};
+use vae::{EncodeOptions, HostTensor, VaeError, VaeInfo};
 use wire::{DType, EncodeRequest, Picture, SampleMode, Task, Tensor, WireError};
 
 use crate::admission::Granted;
 use crate::answer::Reply;
 use crate::failure::Failure;
-use crate::job::{Context, Prepared};
-use crate::tensors::{host_tensor, scaling};
+use crate::job::{Context, Prepared, values_memory};
+use crate::scheduler::Options;
+use crate::tensors::host_tensor;
 use crate::values::{self, Kind};
 
 /// What a model has to do for an encode.
@@ -50,23 +51,29 @@ pub(crate) fn prepare(request: EncodeRequest, context: &Context<'_>) -> Result<P
         SampleMode::Argmax => vae::SampleMode::Argmax,
         SampleMode::Sample { seed } => vae::SampleMode::Sample { seed: seed.unwrap_or_else(random_seed) },
     };
-    let seed = match sample_mode {
-        vae::SampleMode::Sample { seed } => Some(seed),
-        vae::SampleMode::Argmax => None,
-    };
     let options = EncodeOptions { tiling: params.tiling, framewise: params.framewise };
     let shape = size.shape((height, width), info);
-    let Granted { options, mode, forecast } =
-        context.admission.encode(context.forecaster.map(AsRef::as_ref), &shape, options)?;
-    let work = Box::new(move |vae: &mut dyn vae::Vae, observer: &mut dyn vae::Observer| {
-        let pixels = for_model(picture, size, (height, width), shape)?;
-        let moments = vae.encode(pixels, &options, observer)?;
-        let mut latents = DiagonalGaussianDistribution::new(moments).latents(sample_mode);
-        scaling(params.scaling).undo(&mut latents, vae.info())?;
-        Ok(latents)
+    let Granted { options, mode, forecast } = context.admission.encode(context.forecasts, &shape, options)?;
+    // Of a file, its pixels in their first size and in the other, and on the way between two formats.
+    let reading = match &picture {
+        Picture::Tensor(_) => values_memory(&shape).saturating_mul(2),
+        Picture::File(_) => {
+            let rgb = size.height.saturating_mul(size.width).saturating_mul(3);
+            values_memory(&shape).saturating_add(rgb.saturating_mul(4))
+        }
+    };
+    let read = Box::new({
+        let shape = shape.clone();
+        move |is_wanted: &IsWanted<'_>| for_model(picture, size, (height, width), shape, is_wanted)
     });
-    let reply = Reply::Latents { dtype: params.dtype, transfer: params.transfer, seed };
-    Ok(Prepared { work, frames, pixels, mode, forecast, reply, warnings })
+    let options = Options::Encode(options);
+    let reply = Reply::Latents {
+        dtype: params.dtype,
+        transfer: params.transfer,
+        sample_mode,
+        scaling: params.scaling,
+    };
+    Ok(Prepared { options, shape, read, reading, frames, pixels, mode, forecast, reply, warnings })
 }
 
 /// What a request wants encoded.
@@ -151,12 +158,17 @@ fn for_model(
     size: Size,
     to: (usize, usize),
     shape: Vec<usize>,
+    is_wanted: &IsWanted<'_>,
 ) -> Result<HostTensor, VaeError> {
     let from = (size.height, size.width);
     let data = match picture {
         Picture::File(file) => {
-            let input = |error: MediaError| VaeError::Input(error.to_string());
-            let image = ImageFile::open(&file).and_then(|image| image.decode()).map_err(input)?;
+            let input = |error: MediaError| match error {
+                MediaError::Cancelled => VaeError::Cancelled,
+                error => VaeError::Input(error.to_string()),
+            };
+            let image =
+                ImageFile::open(&file).and_then(|image| image.decode_while(is_wanted)).map_err(input)?;
             media::planes_from_rgb(&media::resize_lanczos(image, to.1, to.0).pixels)
         }
         Picture::Tensor(tensor) => {

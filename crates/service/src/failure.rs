@@ -10,6 +10,9 @@ use wire::WireError;
 /// After how long another try of work that was cancelled makes sense.
 const AFTER_CANCELLATION: Duration = Duration::from_secs(1);
 
+/// After how long another server, or this one anew, may be there.
+const AFTER_RESTART: Duration = Duration::from_secs(5);
+
 /// After how long a model that could not be loaded may be there.
 const AFTER_FAILED_LOAD: Duration = Duration::from_secs(30);
 
@@ -136,6 +139,12 @@ impl Failure {
     /// Our fault.
     pub fn internal(message: impl Into<String>) -> Self {
         Self::new(FailureKind::Internal, message).noted(Severity::Error)
+    }
+
+    /// The service stops.
+    pub fn shutting_down() -> Self {
+        let failure = Self::new(FailureKind::ShuttingDown, "the server is being stopped");
+        Self { retry_after: Some(AFTER_RESTART), ..failure }
     }
 
     /// The thread that runs the models is gone.

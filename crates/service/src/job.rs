@@ -1,19 +1,21 @@
 //! A job, what its model has to do for it, and what is told of it until its end.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
-use vae::{Forecast, Forecaster, HostTensor, Observer, Vae, VaeError, VaeInfo};
+use vae::{Forecast, VaeInfo};
 use wire::{Limits, Request, RequestHead, Task};
 
 use crate::admission::{Admission, Mode};
 use crate::answer::{Answer, Reply};
 use crate::client::Client;
 use crate::failure::Failure;
+use crate::forecasts::Forecasts;
+use crate::ledger::Token;
+use crate::scheduler::Options;
 use crate::spans::Spans;
 use crate::values::NonFinite;
-use crate::worker::Ticket;
+use crate::worker::{Read, Ticket};
 use crate::{decode, encode};
 
 /// Something to decode or to encode.
@@ -26,6 +28,10 @@ pub struct Job {
     pub head: RequestHead,
     /// Whose it is: clients share the models equally.
     pub client: Client,
+    /// When nobody waits for it any longer; `None` for never.
+    pub deadline: Option<Instant>,
+    /// The memory of its request.
+    pub held: Token,
     /// The spans of its parts.
     pub spans: Spans,
 }
@@ -106,18 +112,19 @@ pub(crate) struct Context<'a> {
     pub(crate) info: &'a VaeInfo,
     pub(crate) limits: &'a Limits,
     pub(crate) admission: &'a Admission,
-    pub(crate) forecaster: Option<&'a Arc<Forecaster>>,
+    pub(crate) forecasts: Option<&'a Forecasts>,
     pub(crate) non_finite: NonFinite,
 }
 
-/// What a request wants done, once it is its turn. Until then it holds the bytes as they came, which take half of the
-/// memory or less.
-pub(crate) type Work =
-    Box<dyn FnOnce(&mut dyn Vae, &mut dyn Observer) -> Result<HostTensor, VaeError> + Send>;
-
 /// A request that is ready for its model.
 pub(crate) struct Prepared {
-    pub(crate) work: Work,
+    pub(crate) options: Options,
+    /// Of what the model works on.
+    pub(crate) shape: Vec<usize>,
+    /// Reads that from the request.
+    pub(crate) read: Read,
+    /// Bytes that reading takes, beside the request as it came.
+    pub(crate) reading: usize,
     /// Pictures, or frames of videos, that are decoded or encoded.
     pub(crate) frames: usize,
     /// Their pixels.
@@ -139,4 +146,9 @@ pub(crate) fn prepare(request: Request, context: &Context<'_>) -> Result<(Task, 
         Request::Decode(request) => (Task::Decode, decode::prepare(request, context)?),
         Request::Encode(request) => (Task::Encode, encode::prepare(request, context)?),
     })
+}
+
+/// Bytes of the values of a tensor of this shape, in float32.
+pub(crate) fn values_memory(shape: &[usize]) -> usize {
+    shape.iter().fold(4, |bytes: usize, &axis| bytes.saturating_mul(axis))
 }

@@ -15,14 +15,15 @@
 
 mod admission;
 mod answer;
-mod bodies;
 mod budget;
 mod client;
 mod config;
 mod decode;
 mod encode;
 mod failure;
+mod forecasts;
 mod job;
+mod ledger;
 mod local;
 pub mod memory;
 mod packaging;
@@ -34,17 +35,19 @@ mod service;
 mod spans;
 mod stages;
 mod tensors;
+#[cfg(test)]
+mod tests;
 mod values;
 mod worker;
 
 pub use admission::{Mode, OnLarge};
 pub use answer::Answer;
-pub use bodies::{Bodies, Held};
 pub use budget::size;
 pub use client::Client;
 pub use config::Config;
 pub use failure::{Failure, FailureKind, Note, Severity, StartError};
 pub use job::{Event, Events, Job, Outline, Report};
+pub use ledger::{Pool, Token};
 pub use local::{Decoded, Encoded, Refused, decode, encode};
 pub use registry::{Load, Model, WeightsSize};
 pub use service::Service;

@@ -2,13 +2,14 @@
 
 use bytes::Bytes;
 use vae::{HostTensor, Observer, Vae};
-use wire::{Answer, DecodeRequest, EncodeRequest, Limits, Request, Tensor};
+use wire::{Answer, DecodeRequest, EncodeParams, EncodeRequest, Limits, Request, Tensor};
 
 use crate::admission::{Admission, OnLarge};
 use crate::answer::Reply;
 use crate::budget::Budget;
 use crate::failure::Failure;
 use crate::job::{Context, Prepared, prepare};
+use crate::scheduler::Options;
 use crate::values::NonFinite;
 use crate::{answer, postprocess};
 
@@ -63,11 +64,11 @@ pub fn decode(
             Ok(Decoded::Tensor(postprocess::tensor(pixels, values, dtype).map_err(Failure::from)?))
         }
         Answer::Image(format) => {
-            let file = answer::files(pixels, format)?.into_iter().next();
+            let file = answer::files(pixels, format, &|| true)?.into_iter().next();
             let file = file.ok_or_else(|| Refused("the model gave no picture".to_owned()))?;
             Ok(Decoded::Image(file.content.into()))
         }
-        Answer::Video(format) => Ok(Decoded::Video(answer::video(pixels, format)?.into())),
+        Answer::Video(format) => Ok(Decoded::Video(answer::video(pixels, format, &|| true)?.into())),
         Answer::Images(..) => {
             Err(Refused("only a tensor, a picture or a video can be decoded without a server".to_owned()))
         }
@@ -86,13 +87,14 @@ pub fn encode(
     allow_non_finite: bool,
     observer: &mut dyn Observer,
 ) -> Result<Encoded, Refused> {
-    let dtype = request.params.dtype;
-    let (latents, reply) = run(vae, Request::Encode(request), limits, allow_non_finite, observer)?;
-    let seed = match reply {
-        Reply::Latents { seed, .. } => seed,
-        Reply::Pictures(_) => None,
+    let EncodeParams { dtype, scaling, .. } = request.params;
+    let info = vae.info().clone();
+    let (moments, reply) = run(vae, Request::Encode(request), limits, allow_non_finite, observer)?;
+    let Reply::Latents { sample_mode, .. } = reply else {
+        return Err(Refused("only latents come of an encode".to_owned()));
     };
-    Ok(Encoded { latents: answer::latents(latents, dtype)?, seed })
+    let latents = answer::latents(moments, sample_mode, scaling, &info, dtype)?;
+    Ok(Encoded { latents, seed: reply.seed() })
 }
 
 fn run(
@@ -106,12 +108,17 @@ fn run(
         info: vae.info(),
         limits,
         admission: &Admission { budget: Budget::unlimited(), on_large: OnLarge::Exact },
-        forecaster: None,
+        forecasts: None,
         non_finite: if allow_non_finite { NonFinite::Allowed } else { NonFinite::Refused },
     };
-    let (_, Prepared { work, reply, warnings, .. }) = prepare(request, &context)?;
+    let (_, Prepared { read, options, reply, warnings, .. }) = prepare(request, &context)?;
     for warning in warnings {
         tracing::warn!("{warning}");
     }
-    Ok((work(vae, observer)?, reply))
+    let input = read(&|| true)?;
+    let output = match options {
+        Options::Decode(options) => vae.decode(input, &options, observer)?,
+        Options::Encode(options) => vae.encode(input, &options, observer)?,
+    };
+    Ok((output, reply))
 }

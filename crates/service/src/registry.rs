@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 use tracing::info;
-use vae::{DecodeOptions, Forecaster, HostTensor, Silent, Vae, VaeInfo};
+use vae::{DecodeOptions, HostTensor, Silent, Vae, VaeInfo};
 
 use crate::admission::{Admission, Granted};
+use crate::config::Config;
 use crate::failure::StartError;
+use crate::forecasts::Forecasts;
 use crate::stages::guarded;
 
 /// Width and height of a usual picture, in pixels.
@@ -19,8 +21,11 @@ const PICTURE: usize = 512;
 /// How often a load that waits for memory looks whether there is some.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Loads a model, and fetches it first if it must; the error says why it could not.
-pub type Load = dyn Fn() -> Result<Box<dyn Vae>, Box<dyn std::error::Error + Send + Sync>> + Send + Sync;
+/// Loads a model for a worker, by its index, and fetches it first if it must; the error says why it could not.
+///
+/// Each worker calls it for an instance of its own, so that each has its own engine with its own threads and memory, and
+/// none waits for another. Weights that are mapped are in memory once, whoever maps them.
+pub type Load = dyn Fn(usize) -> Result<Box<dyn Vae>, Box<dyn std::error::Error + Send + Sync>> + Send + Sync;
 
 /// Bytes of a model's weights, before they are loaded; `None` where it is not known.
 pub type WeightsSize = dyn Fn() -> Option<usize> + Send + Sync;
@@ -48,7 +53,7 @@ pub(crate) struct Details {
     /// What it is.
     pub(crate) info: VaeInfo,
     /// Tells what work will take.
-    pub(crate) forecaster: Option<Arc<Forecaster>>,
+    pub(crate) forecasts: Option<Forecasts>,
     /// Bytes of its weights.
     weights: usize,
     /// Those of them that are copied into memory.
@@ -58,8 +63,8 @@ pub(crate) struct Details {
 /// A loaded model. Jobs hold it as long as they need it: one that is unloaded meanwhile ends with the last of them.
 pub(crate) struct Loaded {
     pub(crate) details: Details,
-    /// Held by whoever works with the model.
-    vae: Mutex<Box<dyn Vae>>,
+    /// By worker; each is held by whoever works with it.
+    instances: Vec<Mutex<Box<dyn Vae>>>,
     _weights: Weights,
 }
 
@@ -87,6 +92,7 @@ pub(crate) struct Registry {
     slots: Vec<Slot>,
     admission: Admission,
     lazy: bool,
+    workers: usize,
     /// Counts uses, to know which was the last.
     uses: AtomicU64,
     held: Arc<HeldWeights>,
@@ -128,20 +134,21 @@ impl Drop for Weights {
 }
 
 impl Loaded {
-    /// The model, for whoever works with it; waits for whoever does.
-    pub(crate) fn vae(&self) -> MutexGuard<'_, Box<dyn Vae>> {
+    /// The instance of a worker; waits for whoever holds it.
+    pub(crate) fn vae(&self, worker: usize) -> Option<MutexGuard<'_, Box<dyn Vae>>> {
         // A panic during work is caught, and its memory is released.
-        self.vae.lock().unwrap_or_else(PoisonError::into_inner)
+        Some(self.instances.get(worker)?.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
 impl Registry {
-    pub(crate) fn new(models: Vec<Model>, admission: Admission, lazy: bool) -> Self {
+    pub(crate) fn new(models: Vec<Model>, admission: Admission, config: &Config) -> Self {
         let slot = |model| Slot { model, state: Mutex::new(State::Unloaded), last_used: AtomicU64::new(0) };
         Self {
             slots: models.into_iter().map(slot).collect(),
             admission,
-            lazy,
+            lazy: config.lazy,
+            workers: config.workers.get(),
             uses: AtomicU64::new(0),
             held: Arc::default(),
         }
@@ -161,6 +168,11 @@ impl Registry {
         let models = 0..self.slots.len();
         let counted = models.filter(|&other| !self.lazy || other == model);
         counted.filter_map(|model| Some(self.loaded(model)?.details.copied)).fold(0, usize::saturating_add)
+    }
+
+    /// Bytes of copied weights of all loaded models.
+    pub(crate) fn copied_weights(&self) -> usize {
+        self.all_loaded().fold(0, |sum, (_, loaded)| sum.saturating_add(loaded.details.copied))
     }
 
     /// How many models there are.
@@ -241,16 +253,25 @@ impl Registry {
         let slot = self.slots.get(model).ok_or_else(|| failed("a model is missing"))?;
         let expected = if self.lazy { (slot.model.weights)().unwrap_or(0) } else { 0 };
         let expected = self.wait_for_room(model, expected);
-        let vae = load(&slot.model, &self.admission)?;
-        let details = Details {
-            info: vae.info().clone(),
-            forecaster: vae.forecaster(),
-            weights: vae.weights_memory(),
-            copied: vae.copied_weights_memory(),
+        let first = load(&slot.model, &self.admission, 0)?;
+        let mut details = Details {
+            info: first.info().clone(),
+            forecasts: first.forecaster().map(Forecasts::new),
+            weights: first.weights_memory(),
+            copied: first.copied_weights_memory(),
         };
+        let mut instances = vec![Mutex::new(first)];
+        for worker in 1..self.workers {
+            let vae = load(&slot.model, &self.admission, worker)?;
+            // What is mapped is in memory once.
+            let copied = vae.copied_weights_memory();
+            details.weights = details.weights.saturating_add(copied);
+            details.copied = details.copied.saturating_add(copied);
+            instances.push(Mutex::new(vae));
+        }
         let weights = Weights::hold(&self.held, details.weights);
         drop(expected);
-        Ok(Arc::new(Loaded { details, vae: Mutex::new(vae), _weights: weights }))
+        Ok(Arc::new(Loaded { details, instances, _weights: weights }))
     }
 
     /// Unloads others until weights of `bytes` more fit, and counts them from now on. Weights of unloaded models are
@@ -309,20 +330,21 @@ impl Registry {
         info!(name = slot.model.name, "model unloaded: others need the memory");
     }
 
-    /// Lets all models that do not work give back memory that they keep for the next decode.
-    pub(crate) fn release(&self) {
+    /// Lets the instances of a worker that does not work give back memory that its engine keeps for the next work.
+    pub(crate) fn release(&self, worker: usize) {
         for (_, loaded) in self.all_loaded() {
-            if let Ok(mut vae) = loaded.vae.try_lock() {
+            if let Some(Ok(mut vae)) = loaded.instances.get(worker).map(|vae| vae.try_lock()) {
                 vae.release();
             }
         }
     }
 
-    /// Has the memory of a usual picture at hand, for each loaded model that decodes pictures, so that the first request
-    /// takes no longer than those after it.
-    pub(crate) fn reserve(&self) {
+    /// Has the memory of a usual picture at hand on a worker's engine, for each loaded model that decodes pictures, so that
+    /// the first request takes no longer than those after it. Gives the bytes.
+    pub(crate) fn reserve(&self, worker: usize) -> usize {
+        let mut reserved = 0;
         for (model, loaded) in self.all_loaded() {
-            let Details { info, forecaster, .. } = &loaded.details;
+            let Details { info, forecasts, .. } = &loaded.details;
             // A video takes too long for its pages to matter.
             if info.temporal_factor.is_some() {
                 continue;
@@ -330,13 +352,17 @@ impl Registry {
             let admission = self.admission.beside(self.copied(model));
             let side = PICTURE / info.spatial_factor;
             let shape = [1, info.latent_channels, side, side];
-            let granted = admission.decode(forecaster.as_deref(), &shape, DecodeOptions::default());
+            let granted = admission.decode(forecasts.as_ref(), &shape, DecodeOptions::default());
             let Ok(Granted { forecast: Some(forecast), .. }) = granted else { continue };
             // It may go over the limit where a request may.
-            if admission.budget.work().is_none_or(|room| forecast.memory() <= room) {
-                loaded.vae().reserve(forecast.engine_memory);
+            if admission.budget.work().is_none_or(|room| forecast.memory() <= room)
+                && let Some(mut vae) = loaded.vae(worker)
+            {
+                vae.reserve(forecast.engine_memory);
+                reserved = reserved.max(forecast.engine_memory);
             }
         }
+        reserved
     }
 }
 
@@ -351,11 +377,11 @@ impl Slot {
 ///
 /// # Errors
 /// Why it cannot be loaded, does not work, or has no room to do so.
-fn load(model: &Model, admission: &Admission) -> Result<Box<dyn Vae>, StartError> {
+fn load(model: &Model, admission: &Admission, worker: usize) -> Result<Box<dyn Vae>, StartError> {
     let Model { name, source: origin, load, .. } = model;
     let start = Instant::now();
     let crashed = |panic| StartError::Worker(format!("model {name:?} panicked while it was loaded: {panic}"));
-    let mut vae = match guarded(load).map_err(crashed)? {
+    let mut vae = match guarded(|| load(worker)).map_err(crashed)? {
         Ok(vae) => vae,
         Err(source) => {
             return Err(StartError::Load { name: name.clone(), origin: origin.clone(), source });
@@ -367,7 +393,9 @@ fn load(model: &Model, admission: &Admission) -> Result<Box<dyn Vae>, StartError
         None => vec![1, info.latent_channels, 2, 2],
         Some(_) => vec![1, info.latent_channels, 1, 2, 2],
     };
-    if let Err(message) = admission.check_smallest(vae.forecaster().as_deref(), &shape, info) {
+    if let Err(message) =
+        admission.check_smallest(vae.forecaster().map(Forecasts::new).as_ref(), &shape, info)
+    {
         return Err(StartError::Load { name: name.clone(), origin: origin.clone(), source: message.into() });
     }
     let latents = HostTensor::new(shape.clone(), vec![0.0; shape.iter().product()]);

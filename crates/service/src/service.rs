@@ -1,25 +1,33 @@
 //! The way of a job from its submission to its answer.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use bytes::Bytes;
+use media::IsWanted;
 use tokio::sync::{mpsc, oneshot, watch};
-use vae::VaeInfo;
-use wire::{Limits, Request};
+use vae::{Forecast, VaeInfo};
+use wire::{Limits, Request, RequestHead};
 
 use crate::admission::Admission;
-use crate::answer;
-use crate::bodies::Bodies;
+use crate::answer::{self, Reply};
 use crate::budget::size;
 use crate::client::Client;
 use crate::config::Config;
 use crate::failure::{Failure, FailureKind, StartError};
-use crate::job::{Context, Event, Events, Job, Outline, Prepared, Report, prepare};
+use crate::job::{Context, Event, Events, Job, Outline, Prepared, Report, prepare, values_memory};
+use crate::ledger::{Counted, Ledger, Pool, Token};
 use crate::registry::{Details, Loaded, Model, Registry};
 use crate::rgba;
-use crate::scheduler::Cost;
+use crate::scheduler::{Cost, Kind, Options};
+use crate::spans::Spans;
 use crate::stages::{Stage, crashed, guarded};
 use crate::values::NonFinite;
-use crate::worker::{Assignment, Workers};
+use crate::worker::{Assignment, Done, Input, Workers};
+
+/// Latent positions of pictures that run together at most, those of one picture of 512 x 512 pixels: with more, the
+/// models of `vae` take a batch apart themselves.
+const BATCH_POSITIONS: usize = 64 * 64;
 
 /// Models, and all that wait for them. Cheap to clone.
 #[derive(Clone)]
@@ -28,13 +36,15 @@ pub struct Service(Arc<Inner>);
 struct Inner {
     config: Config,
     admission: Admission,
-    bodies: Bodies,
+    ledger: Ledger,
     registry: Arc<Registry>,
     workers: Workers,
     /// Reads requests.
-    reading: Stage,
+    reading: Arc<Stage>,
     /// Writes answers.
     writing: Stage,
+    /// Writes videos, which take so long that pictures must not wait for them.
+    filming: Stage,
     ready: watch::Sender<bool>,
 }
 
@@ -52,14 +62,18 @@ impl Service {
                 size(limit)
             )));
         }
-        let registry = Arc::new(Registry::new(models, admission, config.lazy));
+        let registry = Arc::new(Registry::new(models, admission, &config));
+        let ledger = Ledger::new(&admission);
+        let reading = Arc::new(Stage::new("read")?);
+        let workers = Workers::new(&config, Arc::clone(&registry), ledger.clone(), Arc::clone(&reading));
         Ok(Self(Arc::new(Inner {
             admission,
-            bodies: Bodies::new(admission.budget),
-            workers: Workers::new(&config, Arc::clone(&registry)),
+            ledger,
             registry,
-            reading: Stage::new("read")?,
+            workers,
+            reading,
             writing: Stage::new("write")?,
+            filming: Stage::new("film")?,
             ready: watch::Sender::new(false),
             config,
         })))
@@ -112,9 +126,14 @@ impl Service {
         loaded.map_or(&self.0.config.video_limits, |loaded| self.limits(&loaded.details.info))
     }
 
-    /// The memory of all bodies.
-    pub fn bodies(&self) -> &Bodies {
-        &self.0.bodies
+    /// The memory of a request that has just come: none yet.
+    pub fn request_memory(&self) -> Token {
+        self.0.ledger.token(Pool::Requests)
+    }
+
+    /// Bytes that a pool holds now.
+    pub fn held(&self, pool: Pool) -> usize {
+        self.0.ledger.bytes(pool)
     }
 
     /// Bytes that all bodies may have together.
@@ -155,6 +174,19 @@ impl Service {
         self.0.workers.close();
     }
 
+    /// Ends what runs, and lets the threads end.
+    pub fn stop(&self) {
+        self.0.workers.stop();
+    }
+
+    /// The threads that write such an answer.
+    fn writing(&self, reply: &Reply) -> &Stage {
+        match reply {
+            Reply::Pictures(wire::Answer::Video(_)) => &self.0.filming,
+            Reply::Pictures(_) | Reply::Latents { .. } => &self.0.writing,
+        }
+    }
+
     /// Does what takes the processor for a while before a job can be submitted, on the threads for it.
     ///
     /// # Errors
@@ -163,56 +195,89 @@ impl Service {
         &self,
         work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Failure> {
-        self.0.reading.run(work).await
+        self.0.reading.run(|_| work()).await
     }
 
     /// Takes a job. Its model is loaded first if it must; dropping the future gives the job up.
     ///
     /// # Errors
-    /// A model that cannot be loaded, a request that does not fit its model or the memory, or a full queue.
+    /// A model that cannot be loaded, a request that does not fit its model or the memory, or no capacity for it before its
+    /// deadline.
     pub async fn submit(&self, job: Job) -> Result<Events, Failure> {
         let loaded = self.0.registry.get(job.model).await;
         let loaded = loaded.map_err(|error| Failure::not_loaded(&error))?;
-        let Job { model, request, head, client, spans } = job;
+        let Job { model, request, head, client, deadline, mut held, spans } = job;
         let service = self.clone();
         let context = Arc::clone(&loaded);
-        let prepare = move || service.prepare(model, &context, request, &head);
-        let (outline, prepared) = self.0.reading.run(prepare).await?;
-        let Prepared { work, frames, forecast, reply, warnings, .. } = prepared;
-        let cost =
-            Cost { model, work: forecast.map_or(outline.pixels, |forecast| forecast.work) as u64, frames };
-        let (sender, events) = mpsc::unbounded_channel();
-        let (service, teller, answering) = (self.clone(), sender.clone(), spans.clone());
-        let outcome = Box::new(move |outcome: Result<crate::worker::Done, Failure>| {
-            let done = match outcome {
-                Ok(done) => done,
-                Err(failure) => return tell(&sender, Event::Failed(failure)),
+        let read = move |is_wanted: &IsWanted<'_>| {
+            let (outline, prepared) = service.prepare(model, &context, request, &head)?;
+            let cost = service.cost(model, &context.details, &outline, &prepared);
+            let Prepared { options, read, reading, forecast, reply, warnings, .. } = prepared;
+            let input = if held.try_grow(held.bytes().saturating_add(reading)) {
+                let input = read(is_wanted)?;
+                // What it was read from is gone by now.
+                held.set(values_memory(&input.shape));
+                Input::Ready(input)
+            } else {
+                Input::Unread(read)
             };
-            service.0.writing.push(move || {
-                if sender.is_closed() {
-                    return;
-                }
-                let _span = answering.answer();
-                let report = Report {
-                    outline,
-                    forecast,
-                    memory: done.memory,
-                    queued: done.queued,
-                    worked: done.worked,
-                    written: std::time::Duration::ZERO,
-                };
-                let written = guarded(|| answer::write(done.output, reply, report, warnings));
-                let event = match written.unwrap_or_else(|panic| Err(crashed(&panic))) {
-                    Ok(answer) => Event::Done(Box::new(answer)),
-                    Err(failure) => Event::Failed(failure),
-                };
-                tell(&sender, event);
-            });
-        });
-        let memory = forecast.map_or(0, |forecast| forecast.memory());
-        let assignment = Assignment { loaded, memory, work, outcome, spans, events: teller, outline };
+            Ok(Ready { outline, cost, options, input, held, forecast, reply, warnings })
+        };
+        let Ready { outline, cost, options, input, held, forecast, reply, warnings } =
+            self.0.reading.run(read).await?;
+        let (events, receiver) = mpsc::unbounded_channel();
+        let answering = Answering {
+            service: self.clone(),
+            events: events.clone(),
+            spans: spans.clone(),
+            info: loaded.details.info.clone(),
+            outline,
+            forecast,
+            reply,
+            warnings,
+        };
+        let memory = forecast.map_or([0; 2], |forecast| [forecast.engine_memory, forecast.host_memory]);
+        let outcome = Box::new(move |result| answering.end(result));
+        let assignment =
+            Assignment { loaded, options, input, held, memory, deadline, outcome, spans, events, outline };
         let ticket = self.0.workers.admit(client, cost, assignment)?;
-        Ok(Events { events, _ticket: ticket })
+        Ok(Events { events: receiver, _ticket: ticket })
+    }
+
+    /// What a job is to the scheduler. Where jobs may run together, pictures that are small enough do so with others of their
+    /// kind, as far as it is useful and all of them fit into memory together.
+    fn cost(&self, model: usize, details: &Details, outline: &Outline, prepared: &Prepared) -> Cost {
+        let Prepared { options, shape, frames, forecast, .. } = prepared;
+        let (items, rest) = shape.split_first().map_or((1, [].as_slice()), |(&items, rest)| (items, rest));
+        let (factor, is_tiled) = match options {
+            Options::Decode(options) => (1, options.tiling),
+            Options::Encode(options) => (details.info.spatial_factor.max(1), options.tiling),
+        };
+        let positions = match *rest {
+            [_, height, width] => (height / factor).saturating_mul(width / factor).max(1),
+            // Videos are long enough alone.
+            _ => usize::MAX,
+        };
+        let memory = forecast.map_or(0, |forecast| forecast.memory()).div_ceil(items.max(1));
+        let room = self.0.admission.beside(self.0.registry.copied(model)).room().unwrap_or(usize::MAX);
+        let together = (BATCH_POSITIONS / positions).min(room.checked_div(memory).unwrap_or(usize::MAX));
+        let batches = self.0.config.batch_requests && details.info.temporal_factor.is_none();
+        let kind = (batches && together > items && !is_tiled)
+            .then(|| Arc::new(Kind { model, shape: rest.to_vec(), options: *options }));
+        Cost {
+            model,
+            work: forecast.map_or(outline.pixels, |forecast| forecast.work) as u64,
+            frames: *frames,
+            kind,
+            items,
+            together,
+        }
+    }
+
+    /// Memory of answers, as if clients had not read them yet.
+    #[cfg(test)]
+    pub(crate) fn unread_answers(&self) -> Token {
+        self.0.ledger.token(Pool::Answers)
     }
 
     fn prepare(
@@ -220,9 +285,9 @@ impl Service {
         model: usize,
         loaded: &Loaded,
         request: Request,
-        head: &wire::RequestHead,
+        head: &RequestHead,
     ) -> Result<(Outline, Prepared), Failure> {
-        let Details { info, forecaster, .. } = &loaded.details;
+        let Details { info, forecasts, .. } = &loaded.details;
         let request = match request {
             Request::Decode(latents) => rgba::settle(latents, head, info)?,
             request @ Request::Encode(_) => request,
@@ -232,7 +297,7 @@ impl Service {
             info,
             limits: self.limits(info),
             admission: &admission,
-            forecaster: forecaster.as_ref(),
+            forecasts: forecasts.as_ref(),
             non_finite: self.non_finite(),
         };
         let (task, prepared) =
@@ -249,6 +314,62 @@ impl Service {
     /// What is done with values that are NaN or infinite.
     fn non_finite(&self) -> NonFinite {
         if self.0.config.allow_non_finite { NonFinite::Allowed } else { NonFinite::RefusedOverHttp }
+    }
+}
+
+/// A job that can wait for its turn.
+struct Ready {
+    outline: Outline,
+    cost: Cost,
+    options: Options,
+    input: Input,
+    held: Token,
+    forecast: Option<Forecast>,
+    reply: Reply,
+    warnings: Vec<String>,
+}
+
+/// What is needed to answer a job once its work is done.
+struct Answering {
+    service: Service,
+    events: mpsc::UnboundedSender<Event>,
+    spans: Spans,
+    info: VaeInfo,
+    outline: Outline,
+    forecast: Option<Forecast>,
+    reply: Reply,
+    warnings: Vec<String>,
+}
+
+impl Answering {
+    /// Has the answer written, unless there is none, and tells of it.
+    fn end(self, result: Result<Done, Failure>) {
+        match result {
+            Ok(done) => self.service.clone().writing(&self.reply).push(move || self.write(done)),
+            Err(failure) => tell(&self.events, Event::Failed(failure)),
+        }
+    }
+
+    fn write(self, done: Done) {
+        let Self { events, spans, info, outline, forecast, reply, warnings, .. } = self;
+        let Done { output, mut held, queued, worked, memory } = done;
+        let is_wanted = || !events.is_closed();
+        if !is_wanted() {
+            return;
+        }
+        let _span = spans.answer();
+        let report = Report { outline, forecast, memory, queued, worked, written: Duration::ZERO };
+        let written =
+            guarded(|| answer::write(output.into_tensor(), reply, &info, report, warnings, &is_wanted));
+        let event = match written.unwrap_or_else(|panic| Err(crashed(&panic))) {
+            Ok(mut answer) => {
+                held.set(answer.body.len());
+                answer.body = Bytes::from_owner(Counted { bytes: answer.body, _token: held });
+                Event::Done(Box::new(answer))
+            }
+            Err(failure) => Event::Failed(failure),
+        };
+        tell(&events, event);
     }
 }
 

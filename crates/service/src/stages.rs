@@ -6,9 +6,13 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
+use media::IsWanted;
 use tokio::sync::oneshot;
 
 use crate::failure::{Failure, StartError};
+
+/// Threads of a stage at most: each task takes memory, and most of the processor is the models'.
+const MOST: usize = 16;
 
 type Task = Box<dyn FnOnce() + Send>;
 
@@ -16,14 +20,14 @@ type Task = Box<dyn FnOnce() + Send>;
 pub(crate) struct Stage(mpsc::Sender<Task>);
 
 impl Stage {
-    /// Starts as many threads as the process may use, and two at least, so that one long task does not hold up all.
+    /// Starts as many threads as the process may use, up to [`MOST`] and two at least, so that one long task does not hold up all.
     ///
     /// # Errors
     /// The system gives no threads.
     pub(crate) fn new(name: &str) -> Result<Self, StartError> {
         let (sender, tasks) = mpsc::channel::<Task>();
         let tasks = Arc::new(Mutex::new(tasks));
-        for number in 0..std::thread::available_parallelism().map_or(2, usize::from).max(2) {
+        for number in 0..std::thread::available_parallelism().map_or(2, usize::from).clamp(2, MOST) {
             let tasks = Arc::clone(&tasks);
             std::thread::Builder::new()
                 .name(format!("{name}-{number}"))
@@ -45,22 +49,40 @@ impl Stage {
         let _ = self.0.send(Box::new(task));
     }
 
-    /// Has `work` done and waits for it. Dropping the future before its turn costs no work.
+    /// Has `work` done and waits for it. Dropping the future before its turn costs no work, and `work` can ask whether that
+    /// has happened.
     ///
     /// # Errors
     /// Those of the work, or that it panicked.
     pub(crate) async fn run<T: Send + 'static>(
         &self,
-        work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+        work: impl FnOnce(&IsWanted<'_>) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Failure> {
         let (sender, receiver) = oneshot::channel();
         self.push(move || {
-            if !sender.is_closed() {
-                let result = guarded(work).unwrap_or_else(|panic| Err(crashed(&panic)));
+            let is_wanted = || !sender.is_closed();
+            if is_wanted() {
+                let result = guarded(|| work(&is_wanted)).unwrap_or_else(|panic| Err(crashed(&panic)));
                 let _ = sender.send(result);
             }
         });
         receiver.await.unwrap_or_else(|_| Err(Failure::lost()))
+    }
+
+    /// Has `work` done and waits for it on this thread, which must not be one of a stage.
+    ///
+    /// # Errors
+    /// Those of the work, or that it panicked.
+    pub(crate) fn run_now<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let (sender, receiver) = mpsc::channel();
+        self.push(move || {
+            let result = guarded(work).unwrap_or_else(|panic| Err(crashed(&panic)));
+            let _ = sender.send(result);
+        });
+        receiver.recv().unwrap_or_else(|_| Err(Failure::lost()))
     }
 }
 
@@ -89,10 +111,10 @@ mod tests {
     async fn a_panic_costs_one_request_and_no_thread() {
         let stage = Stage::new("test").unwrap();
         for _ in 0..20 {
-            let failure = stage.run::<()>(|| panic!("ouch")).await.unwrap_err();
+            let failure = stage.run::<()>(|_| panic!("ouch")).await.unwrap_err();
             assert!(failure.note.unwrap().reason.contains("ouch"));
         }
-        assert_eq!(stage.run(|| Ok(7)).await, Ok(7));
+        assert_eq!(stage.run(|_| Ok(7)).await, Ok(7));
     }
 
     #[tokio::test]
@@ -108,7 +130,7 @@ mod tests {
             });
         }
         let (ran, has_run) = mpsc::channel();
-        let mut left = Box::pin(stage.run(move || {
+        let mut left = Box::pin(stage.run(move |_| {
             ran.send(()).unwrap();
             Ok(())
         }));
@@ -117,7 +139,7 @@ mod tests {
         assert!(now);
         drop(left);
         drop(go);
-        assert_eq!(stage.run(|| Ok(7)).await, Ok(7));
+        assert_eq!(stage.run(|_| Ok(7)).await, Ok(7));
         assert!(has_run.recv().is_err());
     }
 }

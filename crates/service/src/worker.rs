@@ -1,77 +1,48 @@
-//! The thread that runs the models and does one job after another.
+//! The threads that run the models, each with its own instance of every model and its own engine.
 //!
-//! Jobs and this thread meet at a lock that is held for moments only. A job whose client has left gives up its slot in the
-//! queue, or, when it runs already, is cancelled at the model's next progress report.
+//! Jobs and these threads meet at a lock that is held for moments only. A job whose client has left gives up its slot in the
+//! queue, or, when it runs already, is cancelled at the model's next progress report; a batch ends early only when all its
+//! clients have left.
+
+mod batch;
+mod watch;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 use tracing::{Span, debug, error, info};
-use vae::{Cancelled, HostTensor, Observer, VaeError};
+use vae::{Observer, Vae, VaeError};
 
+pub(crate) use self::batch::{Assignment, Done, Input, Read};
+use self::batch::{Finished, Member, Queued};
+use self::watch::Watch;
 use crate::client::Client;
 use crate::config::Config;
-use crate::failure::{Failure, StartError};
-use crate::job::{Event, Outline, Work};
-use crate::registry::{Loaded, Registry};
-use crate::scheduler::{Admitted, Cost, Full, JobId, Scheduler, Started};
-use crate::spans::Spans;
-use crate::stages::guarded;
+use crate::failure::{Failure, FailureKind, StartError};
+use crate::job::Event;
+use crate::ledger::{Ledger, Pool, Token};
+use crate::registry::Registry;
+use crate::scheduler::{Admitted, Cost, Full, JobId, Options, Scheduler, Started};
+use crate::stages::{Stage, guarded};
 
-/// When the log first says how far the work on a video is; from then on after twice as long each time, but not less often
-/// than each minute.
-const SAY_FIRST: Duration = Duration::from_secs(5);
-const SAY_EACH: Duration = Duration::from_secs(60);
-
-/// Work that is done.
-#[derive(Debug)]
-pub(crate) struct Done {
-    /// Of a decode, what the model gave: `[B, 3, H, W]` or `[B, 3, F, H, W]`, nominally in [-1, 1]. Of an encode, the
-    /// latents.
-    pub(crate) output: HostTensor,
-    /// Time in the queue.
-    pub(crate) queued: Duration,
-    /// Time in the model.
-    pub(crate) worked: Duration,
-    /// The most bytes that the engine had in use meanwhile, if it can tell.
-    pub(crate) memory: Option<usize>,
-}
-
-/// Called with what came of the work.
-pub(crate) type Outcome = Box<dyn FnOnce(Result<Done, Failure>) + Send>;
-
-/// A job for a worker.
-pub(crate) struct Assignment {
-    pub(crate) loaded: Arc<Loaded>,
-    /// Bytes that the work is going to take.
-    pub(crate) memory: usize,
-    pub(crate) work: Work,
-    pub(crate) outcome: Outcome,
-    pub(crate) spans: Spans,
-    pub(crate) events: UnboundedSender<Event>,
-    pub(crate) outline: Outline,
-}
-
-/// An assignment in the queue.
-struct Queued {
-    model: usize,
-    assignment: Assignment,
-    abandoned: Arc<AtomicBool>,
-    /// Of the request, so that what is logged of the work carries its id.
-    span: Span,
-    /// Lasts as long as it waits.
-    waits: Span,
-}
+/// How often work that waits for memory looks whether there is some: answers are read by clients, who tell nobody.
+const LOOK: Duration = Duration::from_millis(10);
 
 struct Shared {
     state: Mutex<State>,
     wake: Condvar,
     registry: Arc<Registry>,
+    ledger: Ledger,
+    /// Reads what could not be read before its turn.
+    reading: Arc<Stage>,
     lazy: bool,
     idle_release: Duration,
+    /// Of each worker, what its engine holds or keeps for the next work; locked while it works.
+    engines: Vec<Arc<Mutex<Token>>>,
+    /// What runs is to end at once.
+    stopping: AtomicBool,
 }
 
 struct State {
@@ -79,7 +50,7 @@ struct State {
     closed: bool,
 }
 
-/// The thread that runs the models, as all others see it.
+/// The threads that run the models, as all others see them.
 pub(crate) struct Workers(Arc<Shared>);
 
 /// A job in the queue or at work. Dropping it takes it out of the queue or cancels the work.
@@ -99,19 +70,24 @@ impl Drop for Ticket {
 }
 
 impl Workers {
-    pub(crate) fn new(config: &Config, registry: Arc<Registry>) -> Self {
-        let scheduler = Scheduler::new(config.max_queue, registry.len());
+    pub(crate) fn new(config: &Config, registry: Arc<Registry>, ledger: Ledger, reading: Arc<Stage>) -> Self {
+        let workers = config.workers.get();
+        let scheduler = Scheduler::new(config.max_queue, registry.len(), workers);
         Self(Arc::new(Shared {
             state: Mutex::new(State { scheduler, closed: false }),
             wake: Condvar::new(),
             registry,
+            engines: (0..workers).map(|_| Arc::new(Mutex::new(ledger.token(Pool::Work)))).collect(),
+            ledger,
+            reading,
             lazy: config.lazy,
             idle_release: config.idle_release,
+            stopping: AtomicBool::new(false),
         }))
     }
 
-    /// Starts the thread, which calls `ready` once it can work. The receiver learns how it ended; when it is told nothing,
-    /// the thread panicked.
+    /// Starts the threads, which call `ready` once they can work. The receiver learns how they ended; when it is told
+    /// nothing, one of them panicked.
     ///
     /// # Errors
     /// The system gives no thread.
@@ -135,10 +111,19 @@ impl Workers {
     }
 
     /// Puts a job into the queue, and tells of it.
-    pub(crate) fn admit(&self, client: Client, cost: Cost, assignment: Assignment) -> Result<Ticket, Full> {
+    ///
+    /// # Errors
+    /// [`FailureKind::Busy`] when the queue is full, or its turn would come after its deadline.
+    pub(crate) fn admit(
+        &self,
+        client: Client,
+        cost: Cost,
+        assignment: Assignment,
+    ) -> Result<Ticket, Failure> {
         let abandoned = Arc::new(AtomicBool::new(false));
         let waits = assignment.spans.queue();
         let (events, outline) = (assignment.events.clone(), assignment.outline);
+        let deadline = assignment.deadline;
         let queued = Queued {
             model: cost.model,
             assignment,
@@ -148,10 +133,18 @@ impl Workers {
         };
         let mut state = self.0.lock();
         let now = Instant::now();
+        let eta = state.scheduler.eta(client, &cost, now);
+        if let (Some(eta), Some(deadline)) = (eta, deadline) {
+            let left = deadline.saturating_duration_since(now);
+            if eta.starts > left {
+                drop(state);
+                return Err(too_late(eta.starts, left));
+            }
+        }
+        let ahead = state.scheduler.waiting();
         let Admitted { id, displaced } = state.scheduler.admit(client, cost, queued, now)?;
-        let ahead = state.scheduler.waiting().saturating_sub(1);
         // Nothing can start before this is told.
-        let _ = events.send(Event::Queued { outline, ahead, eta: state.scheduler.remaining(now) });
+        let _ = events.send(Event::Queued { outline, ahead, eta: eta.map(|eta| eta.ends) });
         drop(state);
         if let Some((queued, full)) = displaced {
             let what = format!(
@@ -161,7 +154,7 @@ impl Workers {
             let failure = Failure::busy(format!("{what}: try again later"), full.retry_after);
             (queued.assignment.outcome)(Err(failure));
         }
-        self.0.wake.notify_one();
+        self.0.wake.notify_all();
         Ok(Ticket { id, abandoned, shared: Arc::clone(&self.0) })
     }
 
@@ -180,10 +173,16 @@ impl Workers {
         self.0.lock().scheduler.waiting()
     }
 
-    /// Lets the thread end once nothing waits.
+    /// Lets the threads end once nothing waits.
     pub(crate) fn close(&self) {
         self.0.lock().closed = true;
-        self.0.wake.notify_one();
+        self.0.wake.notify_all();
+    }
+
+    /// Ends what runs, and lets the threads end.
+    pub(crate) fn stop(&self) {
+        self.0.stopping.store(true, Ordering::Relaxed);
+        self.close();
     }
 }
 
@@ -194,9 +193,20 @@ impl From<Full> for Failure {
     }
 }
 
-/// What the thread shall do next.
+/// A job that would wait for longer than its client does.
+fn too_late(wait: Duration, left: Duration) -> Failure {
+    let message = format!(
+        "so much is waiting that the turn of this request would come in {} seconds, and it may take {} (x-request-timeout, \
+         --timeout): try again later",
+        wait.as_secs_f64().ceil(),
+        left.as_secs_f64().floor()
+    );
+    Failure::busy(message, wait.saturating_sub(left))
+}
+
+/// What a thread shall do next.
 enum Next {
-    Work(Box<Started<Queued>>),
+    Work(Vec<Started<Queued>>),
     /// There has been no work for a while.
     Rest,
     End,
@@ -219,36 +229,49 @@ impl Shared {
         results.iter().collect()
     }
 
-    fn run(&self, ready: impl FnOnce()) -> Result<(), Arc<StartError>> {
+    fn run(self: &Arc<Self>, ready: impl FnOnce()) -> Result<(), Arc<StartError>> {
         if !self.lazy {
             self.load_all()?;
         }
-        self.registry.release();
-        self.registry.reserve();
+        for (worker, engine) in self.engines.iter().enumerate() {
+            self.release(worker);
+            lock(engine).set(self.registry.reserve(worker));
+        }
         ready();
         info!(models = self.registry.all_loaded().count(), "ready");
-
-        let mut rested = false;
-        loop {
-            match self.next(rested) {
-                Next::Work(started) => {
-                    rested = false;
-                    self.work(*started);
-                }
-                Next::Rest => {
-                    rested = true;
-                    self.registry.release();
-                }
-                Next::End => return Ok(()),
-            }
+        let (ended, ends) = mpsc::channel();
+        for (index, engine) in self.engines.iter().enumerate() {
+            let worker = Worker { shared: Arc::clone(self), index, engine: Arc::clone(engine) };
+            let ended = ended.clone();
+            std::thread::Builder::new()
+                .name(format!("model-{index}"))
+                .spawn(move || drop(ended.send(guarded(|| worker.run()))))
+                .map_err(|error| Arc::new(StartError::Worker(format!("it cannot be started: {error}"))))?;
         }
+        drop(ended);
+        // The first that panics ends it.
+        let end: Result<(), String> = ends.iter().collect();
+        end.map_err(|panic| Arc::new(StartError::Worker(format!("it panicked: {panic}"))))
     }
 
-    fn next(&self, rested: bool) -> Next {
+    /// Has a worker that does nothing give back memory that its engine keeps for the next work.
+    fn release(&self, worker: usize) {
+        let Some(Ok(mut engine)) = self.engines.get(worker).map(|engine| engine.try_lock()) else { return };
+        self.registry.release(worker);
+        engine.set(0);
+    }
+
+    /// [`Self::release`] of all workers but one.
+    fn release_idle(&self, but: usize) {
+        (0..self.engines.len()).filter(|&worker| worker != but).for_each(|worker| self.release(worker));
+    }
+
+    fn next(&self, worker: usize, rested: bool) -> Next {
         let mut state = self.lock();
         loop {
-            if let Some(started) = state.scheduler.start(Instant::now()) {
-                return Next::Work(Box::new(started));
+            let started = state.scheduler.start(worker, Instant::now());
+            if !started.is_empty() {
+                return Next::Work(started);
             }
             if state.closed {
                 return Next::End;
@@ -266,97 +289,187 @@ impl Shared {
             }
         }
     }
+}
 
-    fn work(&self, Started { job, waited }: Started<Queued>) {
-        let start = Instant::now();
-        let Queued { model, assignment, abandoned, span, waits } = job;
-        let Assignment { loaded, memory, work, outcome, spans, events, .. } = assignment;
-        drop(waits);
-        let _span = span.enter();
-        let part = spans.work();
-        let _ = events.send(Event::Started);
-        let mut vae = loaded.vae();
-        if self.registry.make_room(memory, model) {
-            // What was unloaded shares the engine's memory, which it may have left behind.
-            vae.release();
-        }
-        let mut observer = Watch {
-            shared: self,
-            abandoned: &abandoned,
-            events: &events,
-            percent: 0,
-            said: start,
-            pause: SAY_FIRST,
-        };
-        let result = guarded(|| {
-            // The first look at whether anybody still waits, in case the client left just now.
-            observer.progress(0, 1).map_err(VaeError::from)?;
-            work(vae.as_mut(), &mut observer)
-        });
-        drop(part);
-        let now = Instant::now();
-        self.lock().scheduler.finish(matches!(result, Ok(Ok(_))), now);
-        let result = match result {
-            Ok(Ok(output)) => Ok(Done {
-                output,
-                queued: waited,
-                worked: now.saturating_duration_since(start),
-                memory: vae.peak_memory(),
-            }),
-            Ok(Err(VaeError::Cancelled)) => {
-                debug!("the client left; its work was cancelled");
-                Err(VaeError::Cancelled.into())
+/// One of the threads.
+struct Worker {
+    shared: Arc<Shared>,
+    index: usize,
+    engine: Arc<Mutex<Token>>,
+}
+
+impl Worker {
+    fn run(&self) {
+        let mut rested = false;
+        loop {
+            match self.shared.next(self.index, rested) {
+                Next::Work(started) => {
+                    rested = false;
+                    let reading = &self.shared.reading;
+                    let members =
+                        started.into_iter().filter_map(|started| Member::begin(started, reading)).collect();
+                    let mut ends = Vec::new();
+                    let completed = self.work(members, &mut ends);
+                    self.shared.lock().scheduler.finish(self.index, completed, Instant::now());
+                    // Whoever hears of the end may come with the next job at once, and finds the worker free.
+                    ends.into_iter().for_each(|(member, result)| member.end(result));
+                }
+                Next::Rest => {
+                    rested = true;
+                    self.shared.release(self.index);
+                }
+                Next::End => return,
             }
-            Ok(Err(error)) => Err(error.into()),
+        }
+    }
+
+    /// Works on jobs that run together, and puts down what came of them. Where a batch fails, each of its members is tried
+    /// alone, so that what is wrong with one harms no other. Returns whether the work was completed.
+    fn work(&self, members: Vec<Member>, ends: &mut Ends) -> bool {
+        let now = Instant::now();
+        let (left, mut members): (Vec<_>, Vec<_>) =
+            members.into_iter().partition(|member| member.has_left(now));
+        ends.extend(left.into_iter().map(|member| self.give_up(member)));
+        match self.run_together(&mut members) {
+            End::Done(finished) => {
+                ends.extend(finished.hand_out(members, &self.shared.ledger));
+                true
+            }
+            End::Left => {
+                debug!("the clients left; their work was cancelled");
+                ends.extend(members.into_iter().map(|member| self.give_up(member)));
+                false
+            }
+            End::Failed(_) if members.len() > 1 => {
+                // All are tried, whatever comes of the first.
+                let completed: Vec<_> =
+                    members.into_iter().map(|member| self.work(vec![member], ends)).collect();
+                completed.contains(&true)
+            }
+            End::Failed(failure) => {
+                ends.extend(members.into_iter().map(|member| (member, Err(failure.clone()))));
+                false
+            }
+        }
+    }
+
+    /// Ends a job for which nobody waits.
+    fn give_up(&self, member: Member) -> (Member, Result<Done, Failure>) {
+        let failure = if self.shared.stopping.load(Ordering::Relaxed) {
+            Failure::shutting_down()
+        } else if member.is_late(Instant::now()) {
+            Failure::new(FailureKind::Deadline, "the request was not done within the time that it may take")
+        } else {
+            VaeError::Cancelled.into()
+        };
+        (member, Err(failure))
+    }
+
+    fn run_together(&self, members: &mut [Member]) -> End {
+        let Some(first) = members.first() else { return End::Left };
+        let (loaded, options, model) = (Arc::clone(&first.loaded), first.options, first.model);
+        // What is logged of a batch carries the id of its first request.
+        let _span = first.span.clone().entered();
+        let mut engine = lock(&self.engine);
+        let Some(mut vae) = loaded.vae(self.index) else { return End::Failed(Failure::lost()) };
+        let Some(memory) = self.wait_for_memory(members, model, &mut engine, vae.as_mut()) else {
+            return End::Left;
+        };
+        let start = Instant::now();
+        let parts: Vec<_> = members.iter().map(|member| member.spans.work()).collect();
+        let input = Member::join(members);
+        let mut watch = Watch::new(self, members);
+        let result = guarded(|| {
+            // The first look at whether anybody still waits, in case the clients left just now.
+            watch.progress(0, 1).map_err(VaeError::from)?;
+            match options {
+                Options::Decode(options) => vae.decode(input, &options, &mut watch),
+                Options::Encode(options) => vae.encode(input, &options, &mut watch),
+            }
+        });
+        drop((parts, memory));
+        match result {
+            Ok(Ok(output)) => {
+                // What a batch took tells nothing of its members.
+                let memory = if members.len() == 1 { vae.peak_memory() } else { None };
+                End::Done(Finished { output, worked: start.elapsed(), memory })
+            }
+            Ok(Err(VaeError::Cancelled)) => End::Left,
+            Ok(Err(error)) => End::Failed(error.into()),
             Err(panic) => {
                 // What it kept may be half done.
                 if let Err(panic) = guarded(|| vae.release()) {
                     error!(panic, "a model that panicked did so again while it gave back its memory");
                 }
+                engine.set(0);
                 let message = "the model crashed on this request, which is a bug of the server";
-                Err(Failure::internal(message).because(panic))
+                End::Failed(Failure::internal(message).because(panic))
             }
+        }
+    }
+
+    /// Waits until there is memory for the work, and counts it: for the engine as long as it keeps it, for the host until the
+    /// token is dropped. `None` when nobody waits for the work any more.
+    fn wait_for_memory(
+        &self,
+        members: &[Member],
+        model: usize,
+        engine: &mut Token,
+        vae: &mut dyn Vae,
+    ) -> Option<Token> {
+        let sum = |which: usize| {
+            members
+                .iter()
+                .filter_map(|member| member.memory.get(which))
+                .fold(0, |sum: usize, bytes| sum.saturating_add(*bytes))
         };
-        drop(vae);
-        outcome(result);
+        let (on_engine, on_host) = (sum(0), sum(1));
+        if self.shared.registry.make_room(on_engine.saturating_add(on_host), model) {
+            // What was unloaded shares the engine's memory, which it may have left behind.
+            vae.release();
+            engine.set(0);
+        }
+        let copied = self.shared.registry.copied_weights();
+        // What the engine keeps from earlier work is used again.
+        let needed = |engine: &Token| {
+            let more = on_engine.saturating_sub(engine.bytes());
+            on_host.saturating_add(more).saturating_add(copied)
+        };
+        let mut token = self.shared.ledger.token(Pool::Work);
+        while !token.try_grow(needed(engine)) {
+            // Engines give back what they keep for later; the rest are answers, which their clients have to read.
+            if engine.bytes() > 0 {
+                vae.release();
+                engine.set(0);
+            }
+            self.shared.release_idle(self.index);
+            if token.try_grow(needed(engine)) {
+                break;
+            }
+            let (now, stopping) = (Instant::now(), self.shared.stopping.load(Ordering::Relaxed));
+            if stopping || members.iter().all(|member| member.has_left(now)) {
+                return None;
+            }
+            std::thread::sleep(LOOK);
+        }
+        engine.set(engine.bytes().max(on_engine));
+        token.set(on_host);
+        Some(token)
     }
 }
 
-/// Tells the scheduler and the client how far the work is, and the work whether anybody still waits for it.
-struct Watch<'a> {
-    shared: &'a Shared,
-    abandoned: &'a AtomicBool,
-    events: &'a UnboundedSender<Event>,
-    /// How far the client knows it to be.
-    percent: usize,
-    /// When the log was last told how far it is.
-    said: Instant,
-    /// After how long it is told again.
-    pause: Duration,
+/// What an engine holds; waits for the worker.
+fn lock(engine: &Mutex<Token>) -> MutexGuard<'_, Token> {
+    engine.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Observer for Watch<'_> {
-    fn progress(&mut self, done: usize, total: usize) -> Result<(), Cancelled> {
-        if self.abandoned.load(Ordering::Relaxed) {
-            return Err(Cancelled);
-        }
-        let percent = done.saturating_mul(100).checked_div(total).unwrap_or(0);
-        if percent > self.percent {
-            self.percent = percent;
-            let _ = self.events.send(Event::Progress { done, total });
-        }
-        let running = {
-            let mut state = self.shared.lock();
-            state.scheduler.progress(done, total, Instant::now());
-            state.scheduler.running()
-        };
-        if let Some([done, frames]) =
-            running.filter(|[_, frames]| *frames > 1 && self.said.elapsed() >= self.pause)
-        {
-            self.said = Instant::now();
-            self.pause = (2 * self.pause).min(SAY_EACH);
-            info!(done, frames, "working");
-        }
-        Ok(())
-    }
+/// What came of each job.
+type Ends = Vec<(Member, Result<Done, Failure>)>;
+
+/// What came of work.
+enum End {
+    Done(Finished),
+    /// Nobody waits for it any more.
+    Left,
+    Failed(Failure),
 }

@@ -1,5 +1,7 @@
 //! The flags that say how models are run on this machine, shared by every command that runs them.
 
+use std::num::NonZeroUsize;
+
 use clap::ValueEnum;
 use vae::engine::cpu::{CpuEngine, CpuOptions, Isa, Numerics, Storage};
 use vae::{EngineError, LoadMode};
@@ -87,6 +89,17 @@ impl EngineArgs {
         CpuEngine::new(self.options())
     }
 
+    /// Engines that share the threads of [`EngineArgs::engine`], each with at least one.
+    pub(crate) fn engines(self, count: NonZeroUsize) -> Result<Vec<CpuEngine>, EngineError> {
+        if count == NonZeroUsize::MIN {
+            return Ok(vec![self.engine()?]);
+        }
+        let available = || std::thread::available_parallelism().map_or(1, usize::from);
+        shares(self.threads.unwrap_or_else(available), count)
+            .map(|threads| CpuEngine::new(CpuOptions { threads: Some(threads), ..self.options() }))
+            .collect()
+    }
+
     /// What the flags say, for the engine.
     pub(crate) fn options(self) -> CpuOptions {
         CpuOptions {
@@ -110,6 +123,11 @@ impl EngineArgs {
     }
 }
 
+/// The threads of each of `count` engines, of `all`: the first ones get what is left over, and each gets one at least.
+fn shares(all: usize, count: NonZeroUsize) -> impl Iterator<Item = usize> {
+    (0..count.get()).map(move |index| (all / count + usize::from(index < all % count)).max(1))
+}
+
 #[cfg(test)]
 mod tests {
     use clap::{Args as _, FromArgMatches};
@@ -120,6 +138,13 @@ mod tests {
         let command = EngineArgs::augment_args(clap::Command::new("test"));
         let matches = command.try_get_matches_from([&["test"], flags].concat()).map_err(|e| e.to_string())?;
         Ok(EngineArgs::from_arg_matches(&matches).unwrap().options())
+    }
+
+    #[test]
+    fn engines_share_the_threads() {
+        for (all, count, expected) in [(8, 2, vec![4, 4]), (7, 3, vec![3, 2, 2]), (1, 2, vec![1, 1])] {
+            assert_eq!(shares(all, NonZeroUsize::new(count).unwrap()).collect::<Vec<_>>(), expected);
+        }
     }
 
     #[test]

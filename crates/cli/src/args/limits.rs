@@ -32,9 +32,14 @@ pub(crate) struct LimitArgs {
     /// Size of all bodies together that may be on their way or wait, such as 512MiB; at most a quarter of --memory-limit
     #[arg(long, value_name = "SIZE", default_value_t = Size(Config::default().max_pending_bytes))]
     max_pending: Size,
-    /// Requests that may wait while another is worked on; one more is told to come back later
-    #[arg(long, value_name = "N", default_value_t = Config::default().max_queue)]
-    max_queue: usize,
+    /// Requests that may wait while others are worked on; one more is told to come back later [default: as many as fit into
+    /// --max-pending and come to their turn in time]
+    #[arg(long, value_name = "N")]
+    max_queue: Option<usize>,
+    /// Work on small pictures of the same shape that wait together in one go: more of them a second, and values that may
+    /// differ from those of a lone request by rounding, far less than what eight bits show
+    #[arg(long)]
+    batch_requests: bool,
     /// Connections that may be open together; more wait to be accepted
     #[arg(long, value_name = "N", default_value_t = Config::default().max_connections)]
     max_connections: usize,
@@ -62,7 +67,7 @@ pub(crate) struct LimitArgs {
     /// How long a client may take to send its request's body
     #[arg(long, value_name = "TIME", value_parser = time, default_value = "1m", help_heading = heading::TIME)]
     body_timeout: Duration,
-    /// How long a client may take nothing of its answer
+    /// How long a client may take for each MiB of its answer
     #[arg(long, value_name = "TIME", value_parser = time, default_value = "1m", help_heading = heading::TIME)]
     write_timeout: Duration,
     /// How long a connection may be idle between two requests; longer than the load balancer in front keeps it
@@ -105,6 +110,7 @@ impl LimitArgs {
             allow_non_finite: self.allow_non_finite,
             limits: limits(Limits::default()),
             video_limits: limits(Limits::for_videos()),
+            batch_requests: self.batch_requests,
             max_queue: self.max_queue,
             memory_limit: self.memory_limit.map(|size| size.0).or(config.memory_limit),
             on_large: match self.on_large {

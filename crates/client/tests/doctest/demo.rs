@@ -13,7 +13,7 @@ fn demo_server() -> String {
         license: None,
         example: None,
         weights: Box::new(|| None),
-        load: Box::new(move || {
+        load: Box::new(move |_| {
             let engine = vae::engine::cpu::CpuEngine::new(vae::engine::cpu::CpuOptions::default())?;
             Ok(vae::load(vae::Source::Folder(assets.join("demo-vae")), engine)?)
         }),

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
+use super::PATIENCE;
 use super::live::{DECODE, Live, ask, everything, large_answer, until};
 use crate::{AccessConfig, Config};
 
@@ -35,6 +36,37 @@ async fn an_answer_that_nobody_reads_is_thrown_away() {
     assert!(live.ask("GET /health HTTP/1.1\r\n\r\n").await.ends_with("Ok"));
     // And the other one did not get everything.
     assert!(everything(stream).await.len() < 12 << 20);
+    live.stop();
+    live.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_answer_that_is_read_byte_by_byte_is_thrown_away() {
+    let config = Config { write_timeout: Duration::from_millis(300), ..Config::default() };
+    let (mut live, _) = Live::ready(config).await;
+    let mut slow = live.connect(&large_answer()).await;
+    let begun = Instant::now();
+    let mut part = vec![0; 1 << 10];
+    // What is in buffers on the way comes all the same; each byte is less than what the time for a mebibyte asks for.
+    let mut length = 0;
+    while let Ok(read @ 1..) = slow.read(&mut part).await {
+        length += read;
+        tokio::time::sleep(Duration::from_millis(if length < 100 << 10 { 20 } else { 0 })).await;
+    }
+    assert!(length < 12 << 20, "it got everything");
+    assert!(begun.elapsed() < PATIENCE);
+    // Who takes its time, but comes on, gets everything.
+    let mut stream = live.connect(&large_answer()).await;
+    let mut part = vec![0; 2 << 20];
+    let mut length = 0;
+    while let Ok(read @ 1..) = stream.read(&mut part).await {
+        length += read;
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        if length > 12 << 20 {
+            break;
+        }
+    }
+    assert!(length > 12 << 20, "{length}");
     live.stop();
     live.end().await.unwrap();
 }

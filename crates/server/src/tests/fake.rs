@@ -25,11 +25,13 @@ struct State {
     released: AtomicUsize,
     loads: AtomicUsize,
     weights: AtomicUsize,
+    deaf_ms: AtomicUsize,
 }
 
 impl State {
     /// Works until it may end, or nobody waits for it any more.
     fn work(&self, observer: &mut dyn Observer) -> Result<(), VaeError> {
+        std::thread::sleep(Duration::from_millis(self.deaf_ms.load(Ordering::SeqCst) as u64));
         loop {
             observer.progress(1, 2)?;
             if !self.held.load(Ordering::SeqCst) {
@@ -51,6 +53,11 @@ impl Handle {
     /// Decodes may end.
     pub(super) fn let_go(&self) {
         self.0.held.store(false, Ordering::SeqCst);
+    }
+
+    /// From now on decodes begin with so long a time in which nothing can cancel them.
+    pub(super) fn be_deaf(&self, time: Duration) {
+        self.0.deaf_ms.store(time.as_millis() as usize, Ordering::SeqCst);
     }
 
     /// Decodes that have begun, the warm-up apart.
@@ -212,7 +219,7 @@ pub(super) fn info() -> VaeInfo {
 pub(super) fn model(name: &str, info: VaeInfo) -> (Model, Handle) {
     let handle = Handle::default();
     let fake = FakeVae { info, handle: handle.clone() };
-    let load = move || {
+    let load = move |_| {
         fake.handle.0.loads.fetch_add(1, Ordering::SeqCst);
         Ok(Box::new(fake.clone()) as Box<dyn Vae>)
     };

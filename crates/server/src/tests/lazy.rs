@@ -67,8 +67,8 @@ async fn the_model_that_was_not_used_for_longest_makes_room() {
 async fn a_model_that_cannot_be_loaded_is_tried_again() {
     static THERE: AtomicBool = AtomicBool::new(false);
     let (good, _) = model("late", info());
-    let load = move || {
-        if THERE.load(Ordering::SeqCst) { (good.load)() } else { Err("/secret/path is not there".into()) }
+    let load = move |_| {
+        if THERE.load(Ordering::SeqCst) { (good.load)(0) } else { Err("/secret/path is not there".into()) }
     };
     let (other, _) = model("other", info());
     let server = TestServer::open(lazy(), vec![from("late", "a test", Box::new(load)), other]).await;

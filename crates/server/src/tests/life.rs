@@ -16,9 +16,9 @@ async fn it_lives_before_it_is_ready() {
     let (may_load, loading) = mpsc::channel::<()>();
     let (ready, _) = model("late", info());
     let loading = Mutex::new(loading);
-    let load = Box::new(move || {
+    let load = Box::new(move |_| {
         loading.lock().unwrap().recv().unwrap();
-        (ready.load)()
+        (ready.load)(0)
     });
     let late = from("late", "a test", load);
     let mut live = Live::open(Config::default(), vec![late]).await;
@@ -50,16 +50,16 @@ async fn it_lives_before_it_is_ready() {
 async fn loading(config: Config) -> (Live, mpsc::Sender<()>) {
     let (may_load, loading) = mpsc::channel::<()>();
     let loading = Mutex::new(loading);
-    let load = Box::new(move || {
+    let load = Box::new(move |_| {
         let _ = loading.lock().unwrap().recv();
-        (model("late", info()).0.load)()
+        (model("late", info()).0.load)(0)
     });
     (Live::open(config, vec![from("late", "a test", load)]).await, may_load)
 }
 
 #[tokio::test]
 async fn as_many_come_early_as_can_be_queued() {
-    let (mut live, may_load) = loading(Config { max_queue: 2, ..Config::default() }).await;
+    let (mut live, may_load) = loading(Config { max_queue: Some(2), ..Config::default() }).await;
     let early = [live.connect(DECODE).await, live.connect(DECODE).await];
     until(async || {
         let figures = live.ask("GET /metrics HTTP/1.1\r\n\r\n").await;
@@ -95,9 +95,9 @@ async fn who_waits_for_models_is_told_of_a_stop() {
 async fn it_can_be_stopped_while_it_loads() {
     let (_never, loading) = mpsc::channel::<()>();
     let loading = Mutex::new(loading);
-    let load = Box::new(move || {
+    let load = Box::new(move |_| {
         let _ = loading.lock().unwrap().recv();
-        (model("late", info()).0.load)()
+        (model("late", info()).0.load)(0)
     });
     let late = from("late", "a test", load);
     let mut live = Live::open(Config::default(), vec![late]).await;
@@ -107,7 +107,7 @@ async fn it_can_be_stopped_while_it_loads() {
 
 #[tokio::test]
 async fn a_model_that_does_not_load_ends_it() {
-    let load = Box::new(|| {
+    let load = Box::new(|_| {
         Err(vae::LoadError::Config {
             path: PathBuf::from("config.json"),
             message: "no such class".to_owned(),
@@ -119,7 +119,7 @@ async fn a_model_that_does_not_load_ends_it() {
     assert_eq!(error.to_string(), "cannot load model \"broken\" from nowhere: config.json: no such class");
 
     // A path that the reason names already is not said twice.
-    let load = Box::new(|| {
+    let load = Box::new(|_| {
         Err(vae::LoadError::Weights { path: PathBuf::from("/a/b.ckpt"), message: "it is empty".to_owned() }
             .into())
     });
@@ -127,7 +127,7 @@ async fn a_model_that_does_not_load_ends_it() {
     let error = Live::open(Config::default(), vec![broken]).await.end().await.unwrap_err();
     assert_eq!(error.to_string(), "cannot load model \"broken\": /a/b.ckpt: it is empty");
 
-    let panics = from("b", "c", Box::new(|| panic!("ouch")));
+    let panics = from("b", "c", Box::new(|_| panic!("ouch")));
     let error = Live::open(Config::default(), vec![panics]).await.end().await.unwrap_err();
     assert!(error.to_string().contains("ouch"), "{error}");
 }
@@ -243,4 +243,17 @@ async fn keys_are_read_again_when_it_is_told_to() {
     assert!(models("0123456789abcdef").await.starts_with("HTTP/1.1 401"));
     live.stop();
     live.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn work_that_nobody_waits_for_holds_up_a_stop_for_a_while_only() {
+    let config = Config { drain_timeout: Duration::from_millis(100), ..Config::default() };
+    let (mut live, handle) = Live::ready(config).await;
+    handle.be_deaf(Duration::from_secs(5));
+    let answer = live.ask(&DECODE.replacen("\r\n", "\r\nx-request-timeout: 0.05\r\n", 1)).await;
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    let begun = Instant::now();
+    live.stop();
+    live.end().await.unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
 }

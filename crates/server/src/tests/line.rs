@@ -15,7 +15,8 @@ const URI: &str = "/?dtype=uint8&shape=[1,4,1,1]&output_type=pt";
 /// A server whose model is busy with a request, and that request.
 async fn busy(max_queue: usize) -> (TestServer, Handle, JoinHandle<Reply>) {
     let (model, handle) = model("fake", info());
-    let server = TestServer::open(Config { max_queue, ..Config::default() }, vec![model]).await;
+    let server =
+        TestServer::open(Config { max_queue: Some(max_queue), ..Config::default() }, vec![model]).await;
     handle.hold();
     let running = request(&server);
     server.until(|_| handle.started() == 1).await;
@@ -169,4 +170,19 @@ async fn a_client_with_the_whole_queue_makes_room_for_another() {
     for request in [running, first, third] {
         ok(request).await;
     }
+}
+
+#[tokio::test]
+async fn many_small_requests_of_many_clients_are_all_answered() {
+    let (model, handle) = model("fake", info());
+    let server = TestServer::open(Config::default(), vec![model]).await;
+    handle.hold();
+    // All of them wait together, more than a short queue would take.
+    let requests: Vec<_> = (0..600).map(|_| request(&server)).collect();
+    server.until(|app| app.service().waiting() == 599 || app.service().waiting() == 600).await;
+    handle.let_go();
+    for request in requests {
+        ok(request).await;
+    }
+    assert_eq!(handle.finished(), 600);
 }

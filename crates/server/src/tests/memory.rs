@@ -10,7 +10,7 @@ use vae::{DecodeOptions, Source};
 use wire::Limits;
 
 use super::fake::{from, info, model};
-use super::live::{Live, until};
+use super::live::{Live, large_answer, until};
 use crate::app::App;
 use crate::{Config, Model, OnLarge};
 
@@ -30,7 +30,7 @@ fn demo() -> Box<dyn vae::Vae> {
 }
 
 fn demo_model() -> Model {
-    from("demo", "a test", Box::new(|| Ok(demo())))
+    from("demo", "a test", Box::new(|_| Ok(demo())))
 }
 
 /// A limit into which an exact decode of [`SHAPE`] just fits.
@@ -153,4 +153,36 @@ fn a_limit_that_leaves_nothing_for_work_is_refused_at_the_start() {
         let tried = Config { on_large: OnLarge::Exact, ..config };
         assert!(App::new(&tried, vec![model("fake", info()).0]).is_ok());
     }
+}
+
+#[tokio::test]
+async fn an_answer_counts_until_its_client_has_read_it_or_left() {
+    let (mut live, handle) = Live::ready(Config::default()).await;
+    let figure = async || {
+        let figures = live.ask("GET /metrics HTTP/1.1\r\n\r\n").await;
+        let value = figures.lines().find_map(|line| line.strip_prefix("remote_vae_answers_memory_bytes "));
+        value.unwrap_or_else(|| panic!("{figures}")).parse::<usize>().unwrap()
+    };
+    // 1024 x 1024 values of 3 channels and 4 bytes.
+    let size = 3 * 1024 * 1024 * 4;
+    for reads in [true, false] {
+        let stream = live.connect(&large_answer()).await;
+        until(async || figure().await == size).await;
+        if reads {
+            let mut stream = stream;
+            let mut left = size;
+            let mut part = vec![0; 1 << 20];
+            while left > 0 {
+                let length = tokio::io::AsyncReadExt::read(&mut stream, &mut part).await.unwrap();
+                assert!(length > 0);
+                left = left.saturating_sub(length);
+            }
+        } else {
+            drop(stream);
+        }
+        until(async || figure().await == 0).await;
+    }
+    assert_eq!(handle.finished(), 2);
+    live.stop();
+    live.end().await.unwrap();
 }
