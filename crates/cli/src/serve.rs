@@ -8,7 +8,7 @@ use clap::{ArgMatches, ValueHint};
 use server::{Config, Model, ServeError, Server};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tracing::{info, warn};
-use vae::engine::cpu::CpuEngine;
+use vae::device::cpu::Cpu;
 use vae::{LoadMode, VaeInfo};
 
 use crate::args::doors::DoorArgs;
@@ -154,7 +154,7 @@ pub(crate) struct Loaded {
 /// What the server needs to serve `model`; `loaded` hears of it when it is there.
 pub(crate) fn served(
     model: &ModelArg,
-    engine: CpuEngine,
+    engine: Cpu,
     mode: Option<LoadMode>,
     loaded: UnboundedSender<Loaded>,
 ) -> anyhow::Result<Model> {

@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::time::Duration;
 
 use tracing::{debug, error};
-use vae::{EngineError, VaeError};
+use vae::{DeviceError, VaeError};
 use wire::WireError;
 
 /// After how long another try of work that was cancelled makes sense.
@@ -201,7 +201,7 @@ impl From<VaeError> for Failure {
                 retry_after: Some(AFTER_CANCELLATION),
                 ..Self::new(FailureKind::Cancelled, "the work was cancelled: try again")
             },
-            VaeError::Engine(EngineError::OutOfMemory(_)) => {
+            VaeError::Device(DeviceError::OutOfMemory(_)) => {
                 Self::new(FailureKind::OutOfMemory, format!("the model failed: {error}"))
                     .noted(Severity::Error)
             }

@@ -1,8 +1,8 @@
 //! The flags that say how models are run on this machine, shared by every command that runs them.
 
 use clap::ValueEnum;
-use vae::engine::cpu::{CpuEngine, CpuOptions, Isa, Numerics, Storage};
-use vae::{EngineError, LoadMode};
+use vae::device::cpu::{Cpu, CpuOptions, Isa, Numerics, Storage};
+use vae::{DeviceError, LoadMode};
 
 use super::heading;
 
@@ -83,8 +83,8 @@ impl EngineArgs {
     }
 
     /// The engine that runs all models of this process: its clones share threads and memory.
-    pub(crate) fn engine(self) -> Result<CpuEngine, EngineError> {
-        CpuEngine::new(self.options())
+    pub(crate) fn engine(self) -> Result<Cpu, DeviceError> {
+        Cpu::new(self.options())
     }
 
     /// What the flags say, for the engine.
