@@ -205,6 +205,10 @@ impl From<VaeError> for Failure {
                 Self::new(FailureKind::OutOfMemory, format!("the model failed: {error}"))
                     .noted(Severity::Error)
             }
+            VaeError::Device(DeviceError::Lost(_)) => {
+                Self::new(FailureKind::DeviceLost, format!("the model failed: {error}"))
+                    .noted(Severity::Error)
+            }
             other => Self::internal(format!("the model failed: {other}")),
         }
     }

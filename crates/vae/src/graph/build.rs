@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::fmt::Display;
 
 use super::{
-    Activation, Attention, Conv, Graph, GraphError, Linear, Node, NodeId, Op, Shape, Upsample, shape,
+    Activation, Attention, Axis, Conv, Graph, GraphError, Linear, Node, NodeId, Op, Shape, Upsample, shape,
 };
 
 /// A place in a graph that is being built, and in the checkpoint: `scope.pp("decoder").pp("conv_in")`, as candle's
@@ -68,6 +68,7 @@ impl Scope<'_> {
             Op::Conv(conv) if shapes[0].channels().is_multiple_of(conv.groups.max(1)) => {
                 Ok(conv.out_channels)
             }
+            Op::Slice { axis, .. } if *axis != Axis::Channels => Ok(shapes[0].channels()),
             Op::SpaceToDepth(blocks) => Ok(shapes[0].channels().saturating_mul(blocks.size())),
             op => shape::output(op, &shapes).map(Shape::channels),
         };

@@ -5,6 +5,9 @@ mod plan;
 mod step;
 mod value;
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use kernels::{Context, OutOfMemory, Pool, Stopped};

@@ -29,7 +29,7 @@ fn shapes_follow_from_the_input() {
         ([1, 3, 1, 5, 7], "3 channels, expected 2"),
         ([1, 2, 1, 0, 7], "its value would be"),
         ([1, 2, 1, 1 << 40, 1 << 40], "its value would be"),
-        ([1, 2, 1, usize::MAX, 1], "too many"),
+        ([1, 2, 1, usize::MAX, 1], "its value would be"),
         ([usize::MAX, 2, 1, 1, 1], "its value would be"),
         ([1, 2, usize::MAX, 2, 2], "its value would be"),
     ] {
