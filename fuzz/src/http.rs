@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use server::{AccessConfig, Config, Model, Server};
 use vae::Source;
-use vae::engine::cpu::{CpuEngine, CpuOptions};
+use vae::device::cpu::{Cpu, CpuOptions};
 
 use crate::sentence;
 
@@ -123,7 +123,7 @@ fn model(name: &str) -> Model {
         example: Some(b"latents"),
         weights: Box::new(|| None),
         load: Box::new(move |_| {
-            let engine = CpuEngine::new(CpuOptions { threads: Some(1), ..CpuOptions::default() })?;
+            let engine = Cpu::new(CpuOptions { threads: Some(1), ..CpuOptions::default() })?;
             Ok(vae::load(Source::Folder(folder.clone()), engine)?)
         }),
     }

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::Write;
 
-use vae::engine::cpu::{CpuEngine, CpuOptions};
+use vae::device::cpu::{Cpu, CpuOptions};
 use vae::{LoadError, Source, Vae};
 
 use crate::{MIB, sentence, within};
@@ -41,10 +41,7 @@ fn write(path: &std::path::Path, header: &[u8]) -> std::io::Result<()> {
 }
 
 fn load(source: Source) -> Result<Box<dyn Vae>, LoadError> {
-    vae::load(
-        source,
-        CpuEngine::new(CpuOptions { threads: Some(1), ..CpuOptions::default() }).expect("an engine"),
-    )
+    vae::load(source, Cpu::new(CpuOptions { threads: Some(1), ..CpuOptions::default() }).expect("an engine"))
 }
 
 fn check(loaded: Result<Box<dyn Vae>, LoadError>) {

@@ -10,7 +10,7 @@ use clap::{ArgMatches, ValueHint};
 use server::{Config, Model, ServeError, Server};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tracing::{info, warn};
-use vae::engine::cpu::CpuEngine;
+use vae::device::cpu::Cpu;
 use vae::{LoadMode, VaeInfo};
 
 use crate::args::doors::DoorArgs;
@@ -95,7 +95,7 @@ impl ServeArgs {
 
 pub(crate) fn run(args: ServeArgs) -> anyhow::Result<()> {
     let (loaded, to_come) = unbounded_channel();
-    let engines: Arc<[CpuEngine]> = args.engine.engines(args.workers)?.into();
+    let engines: Arc<[Cpu]> = args.engine.engines(args.workers)?.into();
     let models = args
         .models
         .iter()
@@ -162,7 +162,7 @@ pub(crate) struct Loaded {
 /// What the server needs to serve `model`, with an engine for each worker; `loaded` hears of it when it is there.
 pub(crate) fn served(
     model: &ModelArg,
-    engines: Arc<[CpuEngine]>,
+    engines: Arc<[Cpu]>,
     mode: Option<LoadMode>,
     loaded: UnboundedSender<Loaded>,
 ) -> anyhow::Result<Model> {

@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::time::Duration;
 
 use tracing::{debug, error};
-use vae::{EngineError, VaeError};
+use vae::{DeviceError, VaeError};
 use wire::WireError;
 
 /// After how long another try of work that was cancelled makes sense.
@@ -210,8 +210,12 @@ impl From<VaeError> for Failure {
                 retry_after: Some(AFTER_CANCELLATION),
                 ..Self::new(FailureKind::Cancelled, "the work was cancelled: try again")
             },
-            VaeError::Engine(EngineError::OutOfMemory(_)) => {
+            VaeError::Device(DeviceError::OutOfMemory(_)) => {
                 Self::new(FailureKind::OutOfMemory, format!("the model failed: {error}"))
+                    .noted(Severity::Error)
+            }
+            VaeError::Device(DeviceError::Lost(_)) => {
+                Self::new(FailureKind::DeviceLost, format!("the model failed: {error}"))
                     .noted(Severity::Error)
             }
             other => Self::internal(format!("the model failed: {other}")),

@@ -75,14 +75,14 @@ mod tests {
     use std::path::Path;
 
     use vae::Source;
-    use vae::engine::cpu::{CpuEngine, CpuOptions};
+    use vae::device::cpu::{Cpu, CpuOptions};
 
     use super::*;
 
     #[test]
     fn what_is_remembered_is_what_was_foretold() {
         let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/demo-vae");
-        let engine = CpuEngine::new(CpuOptions { threads: Some(1), ..CpuOptions::default() }).unwrap();
+        let engine = Cpu::new(CpuOptions { threads: Some(1), ..CpuOptions::default() }).unwrap();
         let forecaster = vae::load(Source::Folder(assets), engine).unwrap().forecaster().unwrap();
         let forecasts = Forecasts::new(Arc::clone(&forecaster));
         let lean = DecodeOptions { lean: true, ..DecodeOptions::default() };

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::time::Duration;
 
-use remote_vae_vae::engine::cpu::{CpuEngine, CpuOptions};
+use remote_vae_vae::device::cpu::{Cpu, CpuOptions};
 use remote_vae_vae::{
     DecodeOptions, EncodeOptions, HostTensor, LayerRun, Observer, Source, Vae, VaeError, load,
 };
@@ -76,7 +76,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
     let folder = arguments.next().ok_or("expected the folder of an AutoencoderKL")?;
     let side: usize = arguments.next().map_or(Ok(512), |side| side.parse())?;
-    let mut vae = load(Source::Folder(folder.into()), CpuEngine::new(CpuOptions::default())?)?;
+    let mut vae = load(Source::Folder(folder.into()), Cpu::new(CpuOptions::default())?)?;
     let (channels, factor) = (vae.info().latent_channels, vae.info().spatial_factor);
     println!("{}, {side} x {side} pixels", vae.info().engine);
 

@@ -157,6 +157,11 @@ impl Config {
             None => format!("`{key}` is missing, expected {expected}"),
             Some(value) => format!("`{key}` is {value}, expected {expected}"),
         };
+        self.wrong(message)
+    }
+
+    /// The error for settings that cannot be.
+    pub(crate) fn wrong(&self, message: String) -> LoadError {
         LoadError::Config { path: self.path.clone(), message }
     }
 

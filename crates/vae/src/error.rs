@@ -30,9 +30,9 @@ pub enum LoadError {
         /// Names the tensor, what was found, and what was expected.
         message: String,
     },
-    /// The engine refused a layer.
+    /// The device refused a layer.
     #[error(transparent)]
-    Engine(#[from] EngineError),
+    Device(#[from] DeviceError),
 }
 
 /// A loaded model could not do what was asked.
@@ -45,21 +45,21 @@ pub enum VaeError {
     /// The caller gave up.
     #[error("the work was cancelled")]
     Cancelled,
-    /// The engine failed.
+    /// The device failed.
     #[error(transparent)]
-    Engine(EngineError),
+    Device(DeviceError),
 }
 
-impl From<EngineError> for VaeError {
-    fn from(error: EngineError) -> Self {
+impl From<DeviceError> for VaeError {
+    fn from(error: DeviceError) -> Self {
         match error {
-            EngineError::Cancelled => Self::Cancelled,
-            error => Self::Engine(error),
+            DeviceError::Cancelled => Self::Cancelled,
+            error => Self::Device(error),
         }
     }
 }
 
-impl From<crate::Cancelled> for EngineError {
+impl From<crate::Cancelled> for DeviceError {
     fn from(_: crate::Cancelled) -> Self {
         Self::Cancelled
     }
@@ -71,20 +71,23 @@ impl From<crate::Cancelled> for VaeError {
     }
 }
 
-/// An engine could not do its work.
+/// A device could not do its work.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum EngineError {
-    /// This engine has no such layer (say which, and what it has).
+pub enum DeviceError {
+    /// This device has no such layer, or takes no such input (which, and what it has).
     #[error("unsupported: {0}")]
     Unsupported(String),
     /// Not enough memory for a tensor of this many bytes.
     #[error("out of memory: a buffer of {0} bytes could not be had")]
     OutOfMemory(usize),
-    /// The device failed; GPUs report late, often at `download`.
+    /// The device failed and can do no more work.
     #[error("the device failed: {0}")]
-    Device(String),
-    /// Whoever watched a long step asked it to stop.
+    Lost(String),
+    /// What came out is no result: values that are no numbers where the input had none, or a check that failed.
+    #[error("the device computed wrongly: {0}")]
+    Numerics(String),
+    /// The observer asked for the end of the work.
     #[error("the work was cancelled")]
     Cancelled,
 }

@@ -1,19 +1,21 @@
-//! Variational autoencoders of diffusion models: graphs, checkpoints and the engines that run them.
+//! Variational autoencoders of diffusion models: graphs, checkpoints and the devices that run them.
 //!
-//! A caller loads a model with [`load()`] and gets a `Box<dyn Vae>`; everything below that trait is generic over
-//! an [`Engine`](engine::Engine), so each graph is written once. No async and no HTTP here.
+//! A caller loads a model with [`load()`] and gets a `Box<dyn Vae>`. Its family makes a [`Graph`](graph::Graph) of its
+//! configuration, a [`Device`](device::Device) prepares the graph and runs it; neither knows of the other. No async and no
+//! HTTP here.
 #![forbid(unsafe_code)]
 
 mod checkpoint;
 mod config;
-pub mod engine;
+pub mod device;
 mod error;
 mod families;
 mod files;
 mod forecast;
+pub mod graph;
 pub mod latents;
-mod layers;
 mod load;
+mod model;
 mod observe;
 mod posterior;
 mod single_file;
@@ -21,12 +23,12 @@ mod tensor;
 mod vae;
 mod weight;
 
-pub use error::{EngineError, LoadError, VaeError};
+pub use error::{DeviceError, LoadError, VaeError};
 pub use families::CLASS_NAMES;
 pub use files::{companions, is_weights_file, model_files};
 pub use forecast::{Forecast, Forecaster};
 pub use load::{Factors, LoadMode, LoadOptions, Source, load, load_with};
-pub use observe::{Cancelled, LayerRun, Observer, Silent};
+pub use observe::{Cancelled, Choice, LayerRun, Observer, Silent};
 pub use posterior::{DiagonalGaussianDistribution, SampleMode};
 pub use tensor::HostTensor;
 pub use vae::{DecodeOptions, EncodeOptions, Vae, VaeInfo};

@@ -1,10 +1,11 @@
 //! From a folder, a file or embedded bytes to a model.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
-use crate::engine::VideoEngine;
+use crate::device::Device;
 use crate::files::{SHOWN, weights_in};
 use crate::{LoadError, Vae, families, single_file};
 
@@ -61,12 +62,12 @@ pub struct Factors {
     pub shift_factor: Option<f32>,
 }
 
-/// Loads a model and prepares its weights for `engine`.
+/// Loads a model and prepares it on a device.
 ///
 /// # Errors
 /// A [`LoadError`] that names the file and the key or tensor, what was found and what was expected.
-pub fn load(source: Source, engine: impl VideoEngine) -> Result<Box<dyn Vae>, LoadError> {
-    load_with(source, &LoadOptions::default(), engine)
+pub fn load(source: Source, device: impl Device + 'static) -> Result<Box<dyn Vae>, LoadError> {
+    load_with(source, &LoadOptions::default(), device)
 }
 
 /// [`load`] with options.
@@ -76,7 +77,7 @@ pub fn load(source: Source, engine: impl VideoEngine) -> Result<Box<dyn Vae>, Lo
 pub fn load_with(
     source: Source,
     options: &LoadOptions,
-    engine: impl VideoEngine,
+    device: impl Device + 'static,
 ) -> Result<Box<dyn Vae>, LoadError> {
     let (mut config, mut checkpoint) = match source {
         Source::File(path) => single_file::open(&path, options)?,
@@ -101,7 +102,7 @@ pub fn load_with(
         }
     }
     checkpoint.settle(options.mode)?;
-    families::load(&config, &checkpoint, engine)
+    families::load(&config, &checkpoint, Arc::new(device))
 }
 
 /// What is in a folder.

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use crate::HostTensor;
-use crate::engine::Choice;
 
 /// The caller no longer wants the result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,7 +24,7 @@ pub trait Observer {
     }
 
     /// The output of the layer named `stage` as in the checkpoint (`decoder.conv_in`, `decoder.mid_block`,
-    /// `decoder.up_blocks.0`, …), `[B, C, H, W]`.
+    /// `decoder.up_blocks.0`, …), `[B, C, H, W]`, of a video `[B, C, F, H, W]`.
     fn activation(&mut self, stage: &str, value: HostTensor) {
         let _ = (stage, value);
     }
@@ -41,6 +40,15 @@ pub trait Observer {
     }
 }
 
+/// How a device does a step, in words for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// The algorithm's name in a few words.
+    pub algorithm: &'static str,
+    /// Why this one.
+    pub reason: &'static str,
+}
+
 /// What one layer did.
 #[derive(Clone, Debug)]
 pub struct LayerRun {
@@ -52,7 +60,7 @@ pub struct LayerRun {
     pub output: Vec<usize>,
     /// Multiplications with an addition that the layer's definition has, however many the algorithm makes.
     pub multiply_adds: usize,
-    /// How the engine did it, and why.
+    /// How the device did it, and why.
     pub choice: Choice,
     /// How long it took.
     pub time: Duration,

@@ -1,15 +1,15 @@
-//! What a loaded model can do, whatever its family and engine.
+//! What a loaded model can do, whatever its family and device.
 
 use std::sync::Arc;
 
 use crate::{Forecaster, HostTensor, Observer, VaeError};
 
 /// What a caller needs to know of a loaded model.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct VaeInfo {
     /// `_class_name` of its configuration, for example `AutoencoderKL`.
     pub class_name: String,
-    /// The engine that runs it, for people: `cpu, AVX2+FMA, 2 threads`.
+    /// The device that runs it, for people: `cpu, AVX2+FMA, 2 threads`.
     pub engine: String,
     /// Channels of the latents.
     pub latent_channels: usize,
@@ -83,7 +83,7 @@ pub trait Vae: Send {
     /// `[B, 3, (f - 1) * 4 + 1, h * 8, w * 8]`. Nominally in [-1, 1], not clamped.
     ///
     /// # Errors
-    /// A shape that this model cannot take, a cancelled observer, a failure of the engine, or [`VaeError::Input`] for
+    /// A shape that this model cannot take, a cancelled observer, a failure of the device, or [`VaeError::Input`] for
     /// tiles when [`Vae::tile_latent_min_size`] is `None`.
     fn decode(
         &mut self,
@@ -118,7 +118,7 @@ pub trait Vae: Send {
     ///
     /// # Errors
     /// [`VaeError::Input`] when the model has no encoder ([`VaeInfo::can_encode`]), cannot take this shape, or is to
-    /// encode in tiles and [`Vae::tile_sample_min_size`] is `None`; a cancelled observer, or a failure of the engine.
+    /// encode in tiles and [`Vae::tile_sample_min_size`] is `None`; a cancelled observer, or a failure of the device.
     fn encode(
         &mut self,
         pixels: HostTensor,
@@ -140,7 +140,7 @@ pub trait Vae: Send {
         None
     }
 
-    /// The most bytes that the engine had in use at once in the last decode or encode, as [`Forecast::engine_memory`](crate::Forecast::engine_memory)
+    /// The most bytes that the device had in use at once in the last decode or encode, as [`Forecast::engine_memory`](crate::Forecast::engine_memory)
     /// predicts it; `None` for a model that cannot tell.
     fn peak_memory(&self) -> Option<usize> {
         None
@@ -160,7 +160,7 @@ pub trait Vae: Send {
     /// Gives back memory kept from earlier work. The next call takes it anew.
     fn release(&mut self);
 
-    /// Has memory at hand for work that will take `bytes` of the engine's
+    /// Has memory at hand for work that will take `bytes` of the device's
     /// ([`Forecast::engine_memory`](crate::Forecast::engine_memory)), so that the work need not wait for it.
     fn reserve(&mut self, _bytes: usize) {}
 }

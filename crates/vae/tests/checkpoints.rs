@@ -7,8 +7,8 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use common::{Case, RawTensors, case, renamed, weights, write};
-use remote_vae_vae::engine::cpu::{CpuEngine, CpuOptions};
-use remote_vae_vae::engine::reference::Reference;
+use remote_vae_vae::device::cpu::{Cpu, CpuOptions};
+use remote_vae_vae::device::reference::Reference;
 use remote_vae_vae::{
     DecodeOptions, HostTensor, LoadMode, LoadOptions, Silent, Source, Vae, load, load_with,
 };
@@ -42,9 +42,9 @@ fn decode(mut vae: Box<dyn Vae>, case: &Case) -> HostTensor {
 }
 
 /// One engine for all tests.
-fn engine() -> CpuEngine {
-    static ENGINE: OnceLock<CpuEngine> = OnceLock::new();
-    let new = || CpuEngine::new(CpuOptions { threads: Some(2), ..CpuOptions::default() }).unwrap();
+fn engine() -> Cpu {
+    static ENGINE: OnceLock<Cpu> = OnceLock::new();
+    let new = || Cpu::new(CpuOptions { threads: Some(2), ..CpuOptions::default() }).unwrap();
     ENGINE.get_or_init(new).clone()
 }
 
@@ -57,7 +57,7 @@ fn folder(path: &Path) -> Source {
 }
 
 fn refused(source: Source) -> String {
-    load(source, Reference).map(drop).unwrap_err().to_string()
+    load(source, Reference::default()).map(drop).unwrap_err().to_string()
 }
 
 #[test]
@@ -370,8 +370,10 @@ fn a_file_that_is_cut_off_is_refused_with_a_sentence() {
         for cut in [1, 4096, whole.len() - 5000] {
             let here = folder_with(&case, WEIGHTS, &whole[..whole.len() - cut]);
             let options = LoadOptions { mode, ..LoadOptions::default() };
-            let error =
-                load_with(folder(here.path()), &options, Reference).map(drop).unwrap_err().to_string();
+            let error = load_with(folder(here.path()), &options, Reference::default())
+                .map(drop)
+                .unwrap_err()
+                .to_string();
             assert!(error.contains("cut off: its header") && error.contains("again"), "{error}");
         }
     }

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Recorder, TOLERANCE, case, encoding_cases, engines, error, tolerance};
-use remote_vae_vae::engine::cpu::{CpuEngine, CpuOptions, Isa};
+use remote_vae_vae::device::cpu::{Cpu, CpuOptions, Isa};
 use remote_vae_vae::latents::Scaling;
 use remote_vae_vae::{
     DecodeOptions, DiagonalGaussianDistribution, EncodeOptions, HostTensor, Silent, Source, VaeError,
@@ -206,7 +206,7 @@ fn an_encode_repeats_bit_for_bit() {
         for isa in Isa::available() {
             for threads in [1, 2, 5, 8] {
                 let options = CpuOptions { isa: Some(isa), threads: Some(threads), ..CpuOptions::default() };
-                let mut vae = remote_vae_vae::load(case.source(), CpuEngine::new(options).unwrap()).unwrap();
+                let mut vae = remote_vae_vae::load(case.source(), Cpu::new(options).unwrap()).unwrap();
                 let mut encode = || vae.encode(case.golden["pixels"].clone(), &whole(), &mut Silent).unwrap();
                 let first = encode();
                 assert!(error(&first, &case.golden["moments"]) <= tolerance(isa.name()));

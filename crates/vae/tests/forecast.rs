@@ -3,18 +3,18 @@
 mod common;
 
 use common::{Recorder, case, cases, encoding_cases};
-use remote_vae_vae::engine::cpu::{CpuEngine, CpuOptions, Isa, Numerics, Storage};
+use remote_vae_vae::device::cpu::{Cpu, CpuOptions, Isa, Numerics, Storage};
 use remote_vae_vae::{DecodeOptions, EncodeOptions, HostTensor, Silent, VaeError, VaeInfo, load};
 
 /// Cases that differ in what they do, not in what they show of it.
 const CASES: [&str; 6] = ["sd-like", "conv-attention", "tiled", "video", "video-framewise", "video-tiled"];
 
 /// Engines that take memory in different ways.
-fn engines() -> Vec<CpuEngine> {
+fn engines() -> Vec<Cpu> {
     [(Isa::best(), Storage::F32, Numerics::Fast, 2), (Isa::best(), Storage::F16, Numerics::Strict, 3)]
         .map(|(isa, storage, numerics, threads)| {
             let options = CpuOptions { isa: Some(isa), storage, numerics, threads: Some(threads) };
-            CpuEngine::new(options).unwrap()
+            Cpu::new(options).unwrap()
         })
         .into()
 }
@@ -121,7 +121,7 @@ fn encodes_take_what_was_predicted() {
 
 #[test]
 fn lean_takes_about_half() {
-    let vae = load(case("wide").source(), CpuEngine::new(CpuOptions::default()).unwrap()).unwrap();
+    let vae = load(case("wide").source(), Cpu::new(CpuOptions::default()).unwrap()).unwrap();
     let forecaster = vae.forecaster().unwrap();
     let shape = [1, vae.info().latent_channels, 128, 128];
     let memory = |lean| {
@@ -135,7 +135,7 @@ fn lean_takes_about_half() {
 fn lean_is_storage_in_f16() {
     let case = case("sd-like");
     let decode = |storage, lean| {
-        let engine = CpuEngine::new(CpuOptions { storage, ..CpuOptions::default() }).unwrap();
+        let engine = Cpu::new(CpuOptions { storage, ..CpuOptions::default() }).unwrap();
         let options = DecodeOptions { lean, ..DecodeOptions::default() };
         load(case.source(), engine).unwrap().decode(case.latents(), &options, &mut Silent).unwrap()
     };

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use common::{Case, case, error};
-use remote_vae_vae::engine::reference::Reference;
+use remote_vae_vae::device::reference::Reference;
 use remote_vae_vae::{DecodeOptions, LoadError, Silent, Source, load};
 use safetensors::tensor::{Dtype, TensorView};
 use safetensors::{SafeTensors, serialize_to_file};
@@ -44,14 +44,15 @@ fn copy(case: &Case) -> TempDir {
 
 /// Loads `folder` and checks that it decodes as the golden case does.
 fn assert_decodes(folder: &Path, case: &Case) {
-    let mut vae = load(Source::Folder(folder.to_path_buf()), Reference).unwrap();
+    let mut vae = load(Source::Folder(folder.to_path_buf()), Reference::default()).unwrap();
     let sample = vae.decode(case.latents(), &DecodeOptions::default(), &mut Silent).unwrap();
     assert!(error(&sample, &case.golden["sample"]) < 1e-4);
 }
 
 /// Checks that `folder` is refused with a message that has all these parts.
 fn assert_refused(folder: &Path, parts: &[&str]) {
-    let message = load(Source::Folder(folder.to_path_buf()), Reference).map(drop).unwrap_err().to_string();
+    let message =
+        load(Source::Folder(folder.to_path_buf()), Reference::default()).map(drop).unwrap_err().to_string();
     for part in parts {
         assert!(message.contains(part), "{message:?} does not say {part:?}");
     }
@@ -126,11 +127,12 @@ fn an_embedded_model_needs_no_file() {
     let leak = |name: &str| -> &'static [u8] { fs::read(case.folder.join(name)).unwrap().leak() };
     let config = str::from_utf8(leak("config.json")).unwrap();
     let weights = leak("diffusion_pytorch_model.fp16.safetensors");
-    let mut vae = load(Source::Embedded { config, weights }, Reference).unwrap();
+    let mut vae = load(Source::Embedded { config, weights }, Reference::default()).unwrap();
     let sample = vae.decode(case.latents(), &DecodeOptions::default(), &mut Silent).unwrap();
     assert!(error(&sample, &case.golden["sample"]) < 1e-4);
 
-    let result = load(Source::Embedded { config, weights: &weights[..weights.len() - 1] }, Reference);
+    let result =
+        load(Source::Embedded { config, weights: &weights[..weights.len() - 1] }, Reference::default());
     assert!(result.map(drop).unwrap_err().to_string().contains("embedded/"));
 }
 
@@ -170,7 +172,7 @@ fn files_that_are_cut_or_no_safetensors_are_refused() {
     for bytes in [&whole[..whole.len() - 4], &whole[..100], &whole[..4], b"", b"<!DOCTYPE html>"] {
         fs::write(&path, bytes).unwrap();
         assert_refused(folder.path(), &[path.to_str().unwrap()]);
-        let result = load(Source::Folder(folder.path().to_path_buf()), Reference).map(drop);
+        let result = load(Source::Folder(folder.path().to_path_buf()), Reference::default()).map(drop);
         assert!(matches!(result, Err(LoadError::Weights { .. })), "{result:?}");
     }
 }

@@ -7,8 +7,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use common::{Case, case};
-use remote_vae_vae::engine::cpu::{CpuEngine, CpuOptions};
-use remote_vae_vae::engine::reference::Reference;
+use remote_vae_vae::device::cpu::{Cpu, CpuOptions};
+use remote_vae_vae::device::reference::Reference;
 use remote_vae_vae::{
     DecodeOptions, EncodeOptions, Factors, HostTensor, LoadOptions, Silent, Source, Vae, VaeInfo, load,
     load_with,
@@ -76,7 +76,7 @@ fn write(tensors: &Tensors, path: &Path) -> PathBuf {
 }
 
 fn open(path: &Path) -> Box<dyn Vae> {
-    load(Source::File(path.to_path_buf()), Reference).unwrap()
+    load(Source::File(path.to_path_buf()), Reference::default()).unwrap()
 }
 
 /// The decoded latents of the golden case and its encoded picture.
@@ -96,7 +96,8 @@ fn options(factors: Factors) -> LoadOptions {
 fn factors(tensors: &Tensors, given: Factors) -> Result<(f32, Option<f32>), String> {
     let folder = tempdir().unwrap();
     let path = write(tensors, &folder.path().join("file.safetensors"));
-    let vae = load_with(Source::File(path), &options(given), Reference).map_err(|error| error.to_string())?;
+    let vae = load_with(Source::File(path), &options(given), Reference::default())
+        .map_err(|error| error.to_string())?;
     let VaeInfo { scaling_factor, shift_factor, .. } = *vae.info();
     Ok((scaling_factor, shift_factor))
 }
@@ -120,7 +121,7 @@ fn with_latent_channels(channels: usize, quantised: bool) -> Tensors {
 #[test]
 fn every_layout_gives_the_very_values_of_diffusers_own() {
     let case = wide();
-    let engine = CpuEngine::new(CpuOptions { threads: Some(2), ..CpuOptions::default() }).unwrap();
+    let engine = Cpu::new(CpuOptions { threads: Some(2), ..CpuOptions::default() }).unwrap();
     let expected = run(load(case.source(), engine.clone()).unwrap(), &case);
     let folder = tempdir().unwrap();
     let layouts = [
@@ -140,7 +141,7 @@ fn every_layout_gives_the_very_values_of_diffusers_own() {
 #[test]
 fn the_configuration_is_that_of_the_folder() {
     let case = wide();
-    let expected = load(case.source(), Reference).unwrap().info().clone();
+    let expected = load(case.source(), Reference::default()).unwrap().info().clone();
     let folder = tempdir().unwrap();
     let path = write(&original(weights(&case)), &folder.path().join("bare.safetensors"));
     let info = open(&path).info().clone();
@@ -159,7 +160,7 @@ fn a_configuration_counts_for_files_that_it_fits_and_belongs_to() {
     let text = fs::read_to_string(case.folder.join("config.json")).unwrap();
     fs::write(&config, text.replacen('{', "{\"scaling_factor\": 0.75,", 1)).unwrap();
     let told = |path: &Path, options: &LoadOptions| {
-        let vae = load_with(Source::File(path.to_path_buf()), options, Reference).unwrap();
+        let vae = load_with(Source::File(path.to_path_buf()), options, Reference::default()).unwrap();
         (vae.info().scaling_factor, vae.info().concluded.clone().unwrap_or_default())
     };
     let none = LoadOptions::default();
@@ -199,11 +200,11 @@ fn the_architecture_comes_from_a_configuration_that_fits() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("my-sd-vae.safetensors");
     fs::copy(case.folder.join("diffusion_pytorch_model.safetensors"), &path).unwrap();
-    let error = load(Source::File(path.clone()), Reference).map(drop).unwrap_err().to_string();
+    let error = load(Source::File(path.clone()), Reference::default()).map(drop).unwrap_err().to_string();
     assert!(error.contains("which is 32"), "{error}");
     fs::copy(case.folder.join("config.json"), folder.path().join("config.json")).unwrap();
     let decode = |source| {
-        load(source, Reference)
+        load(source, Reference::default())
             .unwrap()
             .decode(case.latents(), &DecodeOptions::default(), &mut Silent)
             .unwrap()
@@ -236,7 +237,7 @@ fn models_without_attention_or_with_more_layers_are_seen() {
     let folder = tempdir().unwrap();
     let path = write(&weights(&case), &folder.path().join("bare.safetensors"));
     // Its norms have six groups, which no tensor tells.
-    let error = load(Source::File(path), Reference).map(drop).unwrap_err().to_string();
+    let error = load(Source::File(path), Reference::default()).map(drop).unwrap_err().to_string();
     assert!(error.contains("`block_out_channels` is [12,24]") && error.contains("which is 32"), "{error}");
 
     let mut tensors = weights(&wide());
@@ -301,7 +302,7 @@ fn given_factors_go_first_and_unknown_ones_are_asked_for() {
         assert_eq!(factors(&tensors, given(0.5, None)), Ok((0.5, None)));
     }
     // In a folder too.
-    let vae = load_with(wide().source(), &options(given(0.5, Some(0.25))), Reference).unwrap();
+    let vae = load_with(wide().source(), &options(given(0.5, Some(0.25))), Reference::default()).unwrap();
     assert_eq!((vae.info().scaling_factor, vae.info().shift_factor), (0.5, Some(0.25)));
 }
 
@@ -312,12 +313,12 @@ fn hunyuan_video_is_known_by_its_first_layer() {
     let path = folder.path().join("hunyuan_video_vae.safetensors");
     fs::copy(case.folder.join("diffusion_pytorch_model.safetensors"), &path).unwrap();
     // The small model has not the shapes of the real one, which are what is expected where nothing is said.
-    let error = load(Source::File(path.clone()), Reference).map(drop).unwrap_err().to_string();
+    let error = load(Source::File(path.clone()), Reference::default()).map(drop).unwrap_err().to_string();
     assert!(error.contains("expected [512, 16, 3, 3, 3] from the configuration"), "{error}");
 
     fs::copy(case.folder.join("config.json"), folder.path().join("config.json")).unwrap();
     let decode = |source| {
-        load(source, Reference)
+        load(source, Reference::default())
             .unwrap()
             .decode(case.latents(), &DecodeOptions::default(), &mut Silent)
             .unwrap()
@@ -330,7 +331,8 @@ fn what_is_no_autoencoder_is_refused() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("file.safetensors");
     let refused = |path: &Path| {
-        let error = load(Source::File(path.to_path_buf()), Reference).map(drop).unwrap_err().to_string();
+        let error =
+            load(Source::File(path.to_path_buf()), Reference::default()).map(drop).unwrap_err().to_string();
         assert!(error.contains(path.to_str().unwrap()), "{error}");
         error
     };

@@ -3,8 +3,8 @@
 use std::num::NonZeroUsize;
 
 use clap::ValueEnum;
-use vae::engine::cpu::{CpuEngine, CpuOptions, Isa, Numerics, Storage};
-use vae::{EngineError, LoadMode};
+use vae::device::cpu::{Cpu, CpuOptions, Isa, Numerics, Storage};
+use vae::{DeviceError, LoadMode};
 
 use super::heading;
 
@@ -85,18 +85,18 @@ impl EngineArgs {
     }
 
     /// The engine that runs all models of this process: its clones share threads and memory.
-    pub(crate) fn engine(self) -> Result<CpuEngine, EngineError> {
-        CpuEngine::new(self.options())
+    pub(crate) fn engine(self) -> Result<Cpu, DeviceError> {
+        Cpu::new(self.options())
     }
 
     /// Engines that share the threads of [`EngineArgs::engine`], each with at least one.
-    pub(crate) fn engines(self, count: NonZeroUsize) -> Result<Vec<CpuEngine>, EngineError> {
+    pub(crate) fn engines(self, count: NonZeroUsize) -> Result<Vec<Cpu>, DeviceError> {
         if count == NonZeroUsize::MIN {
             return Ok(vec![self.engine()?]);
         }
         let available = || std::thread::available_parallelism().map_or(1, usize::from);
         shares(self.threads.unwrap_or_else(available), count)
-            .map(|threads| CpuEngine::new(CpuOptions { threads: Some(threads), ..self.options() }))
+            .map(|threads| Cpu::new(CpuOptions { threads: Some(threads), ..self.options() }))
             .collect()
     }
 

@@ -1,7 +1,7 @@
 //! Whether the result is right, before anybody times it.
 
 use anyhow::ensure;
-use vae::engine::cpu::{CpuEngine, CpuOptions, Isa, Numerics, Storage};
+use vae::device::cpu::{Cpu, CpuOptions, Isa, Numerics, Storage};
 use vae::{DecodeOptions, HostTensor, Silent, Vae, VaeInfo};
 
 use super::{Progress, latents};
@@ -42,7 +42,7 @@ pub(super) fn check(source: &Source, vae: &mut dyn Vae, options: CpuOptions) -> 
         storage: Storage::F32,
         threads: options.threads,
     };
-    let mut reference = source.clone().load(CpuEngine::new(plain)?, None)?;
+    let mut reference = source.clone().load(Cpu::new(plain)?, None)?;
     let latents = latents(vae.info(), checked_latents(vae.info()))?;
     let mut progress = Progress::new("checking the result".to_owned());
     let expected = reference.decode(latents.clone(), &DecodeOptions::default(), &mut progress)?;

@@ -95,9 +95,8 @@ pub(crate) fn json(layers: &[LayerRun]) -> Value {
 mod tests {
     use std::time::Duration;
 
-    use vae::engine::Choice;
-    use vae::engine::cpu::CpuEngine;
-    use vae::{DecodeOptions, HostTensor, Silent};
+    use vae::device::cpu::Cpu;
+    use vae::{Choice, DecodeOptions, HostTensor, Silent};
 
     use super::*;
     use crate::source::Source;
@@ -119,7 +118,7 @@ mod tests {
 
     #[test]
     fn every_layer_of_a_decode_is_explained() {
-        let mut vae = Source::demo().load(CpuEngine::new(Default::default()).unwrap(), None).unwrap();
+        let mut vae = Source::demo().load(Cpu::new(Default::default()).unwrap(), None).unwrap();
         let channels = vae.info().latent_channels;
         let latents = HostTensor::new(vec![2, channels, 3, 5], vec![0.5; 2 * channels * 15]);
         let mut silent = Silent;

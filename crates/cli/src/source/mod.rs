@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::{Context, bail};
-use vae::engine::cpu::CpuEngine;
+use vae::device::cpu::Cpu;
 use vae::{Factors, LoadMode, LoadOptions, Vae};
 
 pub(crate) use self::list::{ModelArg, ModelArgs};
@@ -55,7 +55,7 @@ pub(crate) struct Fetched {
 
 impl Fetched {
     /// The model, run by `engine`. Weights are kept as `mode` says, else mapped where nobody changes them.
-    pub(crate) fn load(self, engine: CpuEngine, mode: Option<LoadMode>) -> anyhow::Result<Box<dyn Vae>> {
+    pub(crate) fn load(self, engine: Cpu, mode: Option<LoadMode>) -> anyhow::Result<Box<dyn Vae>> {
         let options = LoadOptions { mode: mode.unwrap_or(self.options.mode), ..self.options };
         Ok(vae::load_with(self.source, &options, engine)?)
     }
@@ -80,7 +80,7 @@ impl Source {
 
     /// The model, run by `engine`; downloaded first if it is on the hub and not in its cache. `mode` is as for
     /// [`Fetched::load`].
-    pub(crate) fn load(self, engine: CpuEngine, mode: Option<LoadMode>) -> anyhow::Result<Box<dyn Vae>> {
+    pub(crate) fn load(self, engine: Cpu, mode: Option<LoadMode>) -> anyhow::Result<Box<dyn Vae>> {
         self.fetch()?.load(engine, mode)
     }
 

@@ -14,8 +14,8 @@ fn demo_server() -> String {
         example: None,
         weights: Box::new(|| None),
         load: Box::new(move |_| {
-            let engine = vae::engine::cpu::CpuEngine::new(vae::engine::cpu::CpuOptions::default())?;
-            Ok(vae::load(vae::Source::Folder(assets.join("demo-vae")), engine)?)
+            let device = vae::device::cpu::Cpu::new(vae::device::cpu::CpuOptions::default())?;
+            Ok(vae::load(vae::Source::Folder(assets.join("demo-vae")), device)?)
         }),
     };
     let (address, bound) = std::sync::mpsc::channel();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use vae::{DecodeOptions, EncodeOptions, EngineError, HostTensor, Observer, Vae, VaeError, VaeInfo};
+use vae::{DecodeOptions, DeviceError, EncodeOptions, HostTensor, Observer, Vae, VaeError, VaeInfo};
 
 use crate::{Load, Model};
 
@@ -107,7 +107,7 @@ impl Vae for FakeVae {
         state.started.fetch_add(1, Ordering::SeqCst);
         match latents.data[0] {
             PANIC => panic!("as the test wants it"),
-            FAIL => return Err(EngineError::OutOfMemory(12345).into()),
+            FAIL => return Err(DeviceError::OutOfMemory(12345).into()),
             _ => {}
         }
         state.work(observer)?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::sleep;
-use vae::engine::cpu::{CpuEngine, CpuOptions};
+use vae::device::cpu::{Cpu, CpuOptions};
 use vae::{DecodeOptions, Source};
 use wire::Limits;
 
@@ -26,7 +26,7 @@ fn demo() -> Box<dyn vae::Vae> {
         weights: include_bytes!("../../../../assets/demo-vae/diffusion_pytorch_model.safetensors"),
     };
     let options = CpuOptions { threads: Some(1), ..CpuOptions::default() };
-    vae::load(source, CpuEngine::new(options).unwrap()).unwrap()
+    vae::load(source, Cpu::new(options).unwrap()).unwrap()
 }
 
 fn demo_model() -> Model {

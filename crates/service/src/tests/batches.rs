@@ -1,6 +1,6 @@
 //! Jobs that run together.
 
-use vae::engine::cpu::{CpuEngine, CpuOptions};
+use vae::device::cpu::{Cpu, CpuOptions};
 use vae::{DecodeOptions, HostTensor, Silent, Source};
 
 use super::fake::{self, FAIL, PANIC};
@@ -113,7 +113,7 @@ async fn a_batch_ends_early_only_when_all_have_left() {
 #[test]
 fn a_model_decodes_a_batch_to_what_it_decodes_each_item_to() {
     let assets = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/demo-vae");
-    let engine = CpuEngine::new(CpuOptions { threads: Some(2), ..CpuOptions::default() }).unwrap();
+    let engine = Cpu::new(CpuOptions { threads: Some(2), ..CpuOptions::default() }).unwrap();
     let mut vae = vae::load(Source::Folder(assets), engine).unwrap();
     for side in [7, 16] {
         let shape = |batch| vec![batch, 16, side, side];

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use vae::engine::cpu::{CpuEngine, CpuOptions};
+use vae::device::cpu::{Cpu, CpuOptions};
 use vae::{DecodeOptions, Source, Vae};
 use wire::{EncodeParams, EncodeRequest, Limits, Picture, Request};
 
@@ -18,7 +18,7 @@ fn demo() -> Box<dyn Vae> {
         config: include_str!("../../../../assets/demo-vae/config.json"),
         weights: include_bytes!("../../../../assets/demo-vae/diffusion_pytorch_model.safetensors"),
     };
-    let engine = CpuEngine::new(CpuOptions { threads: Some(1), ..CpuOptions::default() }).unwrap();
+    let engine = Cpu::new(CpuOptions { threads: Some(1), ..CpuOptions::default() }).unwrap();
     vae::load(source, engine).unwrap()
 }
 

@@ -13,6 +13,7 @@ use std::rc::Rc;
 use self::convert::Scale;
 use self::file::{Place, Type, WeightFile};
 pub(crate) use self::foreign::kind as foreign_kind;
+use crate::graph::Expected;
 use crate::weight::WeightBytes;
 use crate::{DType, LoadError, LoadMode, Weight};
 
@@ -179,29 +180,25 @@ impl Checkpoint {
         ))
     }
 
-    /// The tensor `name`, which must have this `shape`.
-    pub(crate) fn tensor(&self, name: &str, shape: &[usize]) -> Result<Weight, LoadError> {
+    /// The tensor that a graph expects.
+    ///
+    /// # Errors
+    /// There is none, or it has another shape or type.
+    pub(crate) fn tensor(&self, expected: &Expected) -> Result<Weight, LoadError> {
+        let Expected { name, shape, may_have_more_axes } = expected;
         let weight = self.find(name, shape)?;
-        if weight.shape != shape {
-            return Err(self.wrong(format!(
-                "tensor `{name}` has shape {:?}, expected {shape:?} from the configuration",
-                weight.shape
-            )));
-        }
-        Ok(weight)
-    }
-
-    /// The weight `name` of a linear layer, `[out, in]`. Old checkpoints have it as a 1×1 convolution's,
-    /// `[out, in, 1, 1]`.
-    pub(crate) fn linear(&self, name: &str, shape: [usize; 2]) -> Result<Weight, LoadError> {
-        let weight = self.find(name, &shape)?;
-        match weight.shape.strip_prefix(&shape) {
-            Some(rest) if rest.iter().all(|&axis| axis == 1) => Ok(weight.reshaped(shape.to_vec())),
-            _ => Err(self.wrong(format!(
-                "tensor `{name}` has shape {:?}, expected {shape:?} (or the same as a 1x1 convolution) from the \
-                 configuration",
-                weight.shape
-            ))),
+        match weight.shape.strip_prefix(shape.as_slice()) {
+            Some([]) => Ok(weight),
+            Some(rest) if *may_have_more_axes && rest.iter().all(|&axis| axis == 1) => {
+                Ok(weight.reshaped(shape.clone()))
+            }
+            _ => {
+                let or = if *may_have_more_axes { " (or the same as a 1x1 convolution)" } else { "" };
+                Err(self.wrong(format!(
+                    "tensor `{name}` has shape {:?}, expected {shape:?}{or} from the configuration",
+                    weight.shape
+                )))
+            }
         }
     }
 

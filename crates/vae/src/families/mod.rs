@@ -1,90 +1,93 @@
-//! One module a family of autoencoders, named by what `_class_name` says.
+//! The families of autoencoders, in one table. A family is data: it makes two graphs of a configuration.
 
-mod batch;
+mod blocks;
 mod hunyuan_video;
 mod kl;
-mod tiling;
+
+use std::sync::Arc;
 
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
-use crate::engine::{Engine, VideoEngine};
-use crate::forecast::{Foreseen, Rehearse};
+use crate::device::{Device, Weights};
+use crate::graph::{Graph, GraphError};
+use crate::model::{Description, Loaded, Model};
 use crate::single_file::{kinds, layout};
-use crate::{HostTensor, LoadError, Vae, VaeError};
+use crate::{LoadError, Vae};
+
+/// What there is to know of a family.
+pub(crate) struct Family {
+    /// Its name in `config.json`.
+    pub(crate) class_name: &'static str,
+    /// Reads and checks a configuration.
+    pub(crate) describe: fn(&Config) -> Result<Description, LoadError>,
+}
+
+/// All of them.
+const FAMILIES: [Family; 2] = [kl::FAMILY, hunyuan_video::FAMILY];
 
 /// The values of `_class_name` for which there is a family.
-pub const CLASS_NAMES: &[&str] = &[kl::CLASS_NAME, hunyuan_video::CLASS_NAME];
+pub const CLASS_NAMES: &[&str] = &class_names();
 
-/// What a model without an encoder answers to an encode.
-fn decoder_only() -> VaeError {
-    VaeError::Input("this model cannot encode: its checkpoint holds a decoder only".to_owned())
+const fn class_names() -> [&'static str; FAMILIES.len()] {
+    let mut names = [""; FAMILIES.len()];
+    let mut index = 0;
+    while index < names.len() {
+        names[index] = FAMILIES[index].class_name;
+        index += 1;
+    }
+    names
 }
 
-/// Builds the model that `config` names from the tensors of `checkpoint`, and its rehearsal if the engine can rehearse.
-pub(crate) fn load<E: VideoEngine>(
-    config: &Config,
-    checkpoint: &Checkpoint,
-    engine: E,
-) -> Result<Box<dyn Vae>, LoadError> {
-    let build_both = || {
-        let rehearsal = engine.rehearsal().map(|engine| build(config, checkpoint, engine)).transpose()?;
-        let vae: Box<dyn Vae> = build(config, checkpoint, engine)?;
-        layout::refuse_unused(&vae.info().class_name, checkpoint)?;
-        Ok((vae, rehearsal))
+/// The model that a configuration describes.
+///
+/// # Errors
+/// A class that is none of these, or settings that cannot be.
+pub(crate) fn describe(config: &Config) -> Result<Description, LoadError> {
+    let class_name = config.class_name()?;
+    let Some(family) = FAMILIES.iter().find(|family| family.class_name == class_name) else {
+        let known = CLASS_NAMES.join(" or ");
+        return Err(config.refuse("_class_name", &format!("a model that can be served: {known}")));
     };
-    let (vae, rehearsal) = build_both().map_err(|error| kinds::explained(error, checkpoint))?;
-    Ok(match rehearsal {
-        Some(rehearsal) => {
-            let weights = [checkpoint.bytes(), checkpoint.copied_bytes()];
-            Box::new(Foreseen::new(vae, rehearsal, weights))
-        }
-        None => vae,
-    })
+    let mut description = (family.describe)(config)?;
+    description.info.concluded = config.concluded().map(str::to_owned);
+    Ok(description)
 }
 
-fn build<E: VideoEngine>(
+/// Builds the model that `config` describes from the tensors of `checkpoint`.
+pub(crate) fn load(
     config: &Config,
     checkpoint: &Checkpoint,
-    engine: E,
-) -> Result<Box<dyn Rehearse>, LoadError> {
-    match config.class_name()? {
-        kl::CLASS_NAME => Ok(Box::new(kl::AutoencoderKL::load(config, checkpoint, engine)?)),
-        hunyuan_video::CLASS_NAME => {
-            Ok(Box::new(hunyuan_video::AutoencoderKLHunyuanVideo::load(config, checkpoint, engine)?))
+    device: Arc<dyn Device>,
+) -> Result<Box<dyn Vae>, LoadError> {
+    let description = describe(config)?;
+    let build = || {
+        let mut weights = Weights::default();
+        take(&description.decoder.graph, checkpoint, &mut weights)?;
+        // A checkpoint may hold a decoder only.
+        let encoder = &description.encoder.graph;
+        let first = (0..encoder.nodes().len()).find_map(|id| encoder.tensors(id).into_iter().next());
+        let can_encode = first.is_some_and(|tensor| checkpoint.contains(&tensor.name));
+        if can_encode {
+            take(encoder, checkpoint, &mut weights)?;
         }
-        _ => {
-            let known = CLASS_NAMES.join(" or ");
-            Err(config.refuse("_class_name", &format!("a model that can be served: {known}")))
-        }
+        layout::refuse_unused(&description.info.class_name, checkpoint)?;
+        Ok((weights, can_encode))
+    };
+    let (weights, can_encode) = build().map_err(|error| kinds::explained(error, checkpoint))?;
+    let bytes = [checkpoint.bytes(), checkpoint.copied_bytes()];
+    let model = Model::new(description, device, &weights, can_encode, bytes)?;
+    Ok(Box::new(Loaded(Arc::new(model))))
+}
+
+/// Takes the tensors of a graph from a checkpoint.
+fn take(graph: &Graph, checkpoint: &Checkpoint, weights: &mut Weights) -> Result<(), LoadError> {
+    for expected in (0..graph.nodes().len()).flat_map(|id| graph.tensors(id)) {
+        weights.insert(checkpoint.tensor(&expected)?);
     }
+    Ok(())
 }
 
-/// The most memory that the engine, which rehearses, would use for any of `inputs`, given by their shapes, each run by
-/// itself.
-fn rehearse<E: Engine>(
-    engine: &E,
-    inputs: impl IntoIterator<Item = Vec<usize>>,
-    mut run: impl FnMut(HostTensor) -> Result<HostTensor, VaeError>,
-) -> Result<usize, VaeError> {
-    engine.release();
-    engine.begin_peak();
-    let mut seen = std::collections::HashSet::new();
-    for shape in inputs {
-        if seen.insert(shape.clone()) {
-            // Zeros that nobody looks at take no memory.
-            let values = vec![0.0; shape.iter().product()];
-            run(HostTensor::new(shape, values))?;
-        }
-    }
-    Ok(engine.peak_memory())
-}
-
-/// Whether an engine that rehearses keeps values in 16 bits: it cannot be leaner then.
-fn is_lean<E: Engine>(engine: &E) -> bool {
-    engine.lean().is_none()
-}
-
-/// Bytes of f32 values of this shape.
-fn bytes_of(shape: &[usize]) -> usize {
-    shape.iter().fold(size_of::<f32>(), |bytes, &axis| bytes.saturating_mul(axis))
+/// The error for a configuration of which no graph can be made.
+fn refused(config: &Config) -> impl Fn(GraphError) -> LoadError {
+    move |error| config.wrong(error.to_string())
 }

@@ -72,6 +72,7 @@ pub(super) fn extract(checkpoint: &mut Checkpoint) -> Result<bool, LoadError> {
         (!LEFTOVERS.contains(&first)).then(|| name.to_owned())
     })?;
     original::rename(checkpoint)?;
+    checkpoint.rename(|name| Some(original::todays_name(name)))?;
     Ok(true)
 }
 

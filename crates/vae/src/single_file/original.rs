@@ -22,6 +22,23 @@ pub(super) fn rename(checkpoint: &mut Checkpoint) -> Result<(), LoadError> {
     checkpoint.rename(|name| Some(diffusers_name(name, up_blocks)))
 }
 
+/// What diffusers calls a layer of attention today, which had other names before version 0.13; any other name stays.
+pub(super) fn todays_name(name: &str) -> String {
+    let todays = |layer: &str| match layer {
+        "query" => Some("to_q"),
+        "key" => Some("to_k"),
+        "value" => Some("to_v"),
+        "proj_attn" => Some("to_out.0"),
+        _ => None,
+    };
+    let new = name.contains(".attentions.").then(|| {
+        let (rest, parameter) = name.rsplit_once('.')?;
+        let (block, layer) = rest.rsplit_once('.')?;
+        Some(format!("{block}.{}.{parameter}", todays(layer)?))
+    });
+    new.flatten().unwrap_or_else(|| name.to_owned())
+}
+
 fn is_attention_of_a_block(name: &str) -> bool {
     matches!(name.split('.').collect::<Vec<_>>()[..], ["decoder", "up", _, "attn", ..])
 }

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use remote_vae_vae::engine::Engine as _;
-use remote_vae_vae::engine::cpu::{CpuEngine, CpuOptions, Isa, Numerics};
-use remote_vae_vae::engine::reference::Reference;
+use remote_vae_vae::device::Device as _;
+use remote_vae_vae::device::cpu::{Cpu, CpuOptions, Isa, Numerics};
+use remote_vae_vae::device::reference::Reference;
 use remote_vae_vae::{Cancelled, DType, HostTensor, LoadError, Observer, Source, Vae, load};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
@@ -19,11 +19,12 @@ pub(crate) type Engine = (String, Box<dyn Fn(Source) -> Result<Box<dyn Vae>, Loa
 /// Every engine this machine has: the reference, and the processor with each of its instruction sets. One suite runs
 /// them all.
 pub(crate) fn engines() -> Vec<Engine> {
-    let mut engines: Vec<Engine> = vec![("reference".to_owned(), Box::new(|source| load(source, Reference)))];
+    let mut engines: Vec<Engine> =
+        vec![("reference".to_owned(), Box::new(|source| load(source, Reference::default())))];
     for isa in Isa::available() {
         for numerics in [Numerics::Fast, Numerics::Strict] {
             let options = CpuOptions { isa: Some(isa), numerics, threads: Some(2), ..CpuOptions::default() };
-            let engine = CpuEngine::new(options).unwrap();
+            let engine = Cpu::new(options).unwrap();
             engines.push((engine.describe(), Box::new(move |source| load(source, engine.clone()))));
         }
     }

@@ -1,0 +1,196 @@
+//! What is fused, and that what is not comes to the same.
+
+use std::sync::Arc;
+
+use kernels::Upsampling;
+
+use super::fuse::{Kind, fuse};
+use super::{Cpu, CpuOptions, Isa, Numerics, Storage};
+use crate::config::Config;
+use crate::device::reference::Reference;
+use crate::device::{Device, Mode, Weights};
+use crate::graph::{Activation, Axis, Conv, Graph, NodeId, Op, Scope, Shape, Upsample};
+use crate::weight::WeightBytes;
+use crate::{DType, HostTensor, Silent, Weight, families};
+
+/// Values in [-1, 1] without a pattern.
+fn values(count: usize, seed: usize) -> Vec<f32> {
+    let value = |i: usize| ((i * 7919 + seed * 104_729).wrapping_mul(2_654_435_761) >> 7 & 1023) as f32;
+    (0..count).map(|i| value(i) / 512.0 - 1.0).collect()
+}
+
+fn weights(graph: &Graph) -> Weights {
+    let mut weights = Weights::default();
+    for (seed, tensor) in (0..graph.nodes().len()).flat_map(|id| graph.tensors(id)).enumerate() {
+        let count = tensor.shape.iter().product();
+        let fan_in = tensor.shape[1..].iter().product::<usize>().max(1);
+        let scale = (3.0 / fan_in as f32).sqrt();
+        let bytes = values(count, seed).into_iter().flat_map(|value| (value * scale).to_le_bytes());
+        let bytes = WeightBytes::Owned(bytes.collect());
+        weights.insert(Weight::new(tensor.name, DType::F32, tensor.shape, bytes));
+    }
+    weights
+}
+
+fn picture(make: impl Fn(&Scope<'_>, NodeId) -> NodeId) -> Graph {
+    Graph::build(false, 16, |root, x| make(root, x)).unwrap()
+}
+
+fn kinds(graph: &Graph) -> Vec<Kind> {
+    fuse(graph).into_iter().map(|fused| fused.kind).collect()
+}
+
+#[test]
+fn the_families_are_kernels_through_and_through() {
+    for name in ["sd-v1", "sdxl", "flux", "hunyuan-video"] {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tools/configs/");
+        let config = Config::read(format!("{folder}{name}.json").as_ref()).unwrap();
+        let description = families::describe(&config).unwrap();
+        for graph in [&description.decoder.graph, &description.encoder.graph] {
+            let steps = fuse(graph);
+            assert!(steps.iter().all(|step| step.kind != Kind::Alone), "{name}: {steps:?}");
+            assert_eq!(steps.iter().filter(|step| matches!(step.kind, Kind::Attention { .. })).count(), 1);
+            // Each node is done once.
+            let mut nodes: Vec<_> = steps.iter().flat_map(|step| step.nodes.clone()).collect();
+            nodes.sort_unstable();
+            assert_eq!(nodes, (1..graph.nodes().len()).collect::<Vec<_>>(), "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_value_that_is_needed_is_not_used_up() {
+    // The residual is needed once more, behind the sum.
+    let graph = picture(|root, x| {
+        let y = root.add(root.pp("a").conv(x, Conv::same_2d(16, 3)), x);
+        root.op(Op::Mul, &[y, x])
+    });
+    let alone = kinds(&graph).iter().filter(|kind| **kind == Kind::Alone).count();
+    assert_eq!(alone, 2);
+    // Here it is not, so that its memory becomes the sum's.
+    let graph = picture(|root, x| {
+        let y = root.pp("a").conv(x, Conv::same_2d(16, 1));
+        root.add(root.pp("b").conv(x, Conv::same_2d(16, 3)), y)
+    });
+    let Kind::Conv { residual: Some(residual), .. } = kinds(&graph)[1] else { panic!("{:?}", kinds(&graph)) };
+    assert_eq!(residual, 1);
+    // The other part of the sum is what the convolution reads: both would be in one memory.
+    let graph = picture(|root, x| root.add(root.conv(x, Conv::same_2d(16, 3)), x));
+    assert_eq!(kinds(&graph)[1], Kind::Alone);
+    // A stage is to be seen, so that what it is is made.
+    let graph = picture(|root, x| {
+        let x = root.pp("up").upsample(x, Upsample { frames: false, sides: true });
+        root.pp("conv").conv(root.pp("up").stage(x), Conv::same_2d(16, 3))
+    });
+    assert_eq!(kinds(&graph)[0], Kind::Alone);
+    let Kind::Conv { upsampling: Upsampling { space: false, .. }, .. } = kinds(&graph)[1] else {
+        panic!("{:?}", kinds(&graph))
+    };
+}
+
+/// Runs a graph on the processor in all its ways, and in f64.
+fn assert_right(graph: Graph, shape: Shape) {
+    let graph = Arc::new(graph);
+    let weights = weights(&graph);
+    let input = HostTensor::new(shape.0.to_vec(), values(shape.values().unwrap(), 99));
+    let run = |device: &dyn Device, mode| {
+        let plan = device.prepare(&graph, &weights).unwrap();
+        device.begin_peak();
+        let output = plan.run(&input, mode, &mut Silent).unwrap();
+        if let Some(memory) = plan.forecast(shape, mode).unwrap() {
+            assert_eq!(Some(memory.device), device.peak_memory(), "{}", device.describe());
+        }
+        output
+    };
+    let expected = run(&Reference { exact: true }, Mode::default());
+    for isa in Isa::available() {
+        for (numerics, storage) in [
+            (Numerics::Fast, Storage::F32),
+            (Numerics::Strict, Storage::F32),
+            (Numerics::Strict, Storage::F16),
+        ] {
+            let device =
+                Cpu::new(CpuOptions { isa: Some(isa), numerics, storage, threads: Some(2) }).unwrap();
+            let found = run(&device, Mode::default());
+            let bound = match (numerics, storage) {
+                (_, Storage::F16) => 4e-3,
+                (Numerics::Fast, _) if isa == Isa::Amx => 4e-4,
+                (Numerics::Fast, _) => 1e-4,
+                _ => 2e-5,
+            };
+            assert_eq!(found.shape, expected.shape);
+            for (found, expected) in found.data.iter().zip(&expected.data) {
+                let error = (found - expected).abs() / expected.abs().max(1.0);
+                assert!(error <= bound, "{}: {found} for {expected}", device.describe());
+            }
+        }
+    }
+}
+
+#[test]
+fn what_no_kernel_does_is_done_all_the_same() {
+    let shape = Shape([2, 16, 1, 6, 5]);
+    let relu = Activation::Relu;
+    assert_right(
+        picture(|root, x| {
+            let y = root.activation(root.pp("0").conv(x, Conv::same_2d(32, 3)), relu);
+            let y = root.pp("1").conv(y, Conv { bias: false, ..Conv::same_2d(16, 3) });
+            let sum = root.activation(root.add(y, x), relu);
+            root.op(Op::Affine { scale: 2.0, shift: -1.0 }, &[root.pp("2").conv(sum, Conv::same_2d(3, 3))])
+        }),
+        shape,
+    );
+    assert_right(
+        picture(|root, x| {
+            let y = root.pp("0").conv(x, Conv { groups: 4, ..Conv::same_2d(16, 3) });
+            let half = root.op(Op::Slice { axis: Axis::Channels, start: 0, end: Some(8) }, &[y]);
+            let all = root.op(Op::Concat(Axis::Channels), &[half, y]);
+            root.pp("1").conv(all, Conv::same_2d(8, 1))
+        }),
+        shape,
+    );
+    assert_right(
+        Graph::build(true, 4, |root, x| {
+            let y = root.op(Op::RmsNorm { eps: 0.0, floor: 1e-12, scale: None }, &[x]);
+            let y = root.activation(y, Activation::Silu);
+            let time =
+                Conv { kernel: [3, 1, 1], pad: [Conv::causal_3d(8, 3).pad[0]; 3], ..Conv::causal_3d(8, 1) };
+            let time = Conv {
+                pad: [time.pad[0], Conv::causal_3d(8, 1).pad[1], Conv::causal_3d(8, 1).pad[2]],
+                ..time
+            };
+            let y = root.pp("time").conv(y, time);
+            let y = root.upsample(y, Upsample { frames: true, sides: false });
+            root.pp("out").conv(y, Conv::causal_3d(3, 3))
+        })
+        .unwrap(),
+        Shape([1, 4, 3, 4, 5]),
+    );
+}
+
+#[test]
+fn fused_steps_are_their_nodes() {
+    let shape = Shape([2, 16, 1, 7, 6]);
+    assert_right(
+        picture(|root, x| {
+            let normed = root.activation(root.pp("n").group_norm(x, 4, 1e-6), Activation::Silu);
+            let y = root.pp("0").conv(normed, Conv::same_2d(24, 3));
+            let short = root.pp("s").conv(x, Conv::same_2d(24, 1));
+            // The sum may be written either way round.
+            let y = root
+                .add(short, root.pp("1").conv(root.activation(y, Activation::Silu), Conv::same_2d(24, 3)));
+            let y = root.upsample(y, Upsample { frames: false, sides: true });
+            root.pp("2").conv(y, Conv { bias: false, ..Conv::same_2d(16, 3) })
+        }),
+        shape,
+    );
+    // A convolution without neighbours whose input is needed once more.
+    assert_right(
+        picture(|root, x| {
+            let y = root.pp("0").conv(x, Conv::same_2d(16, 1));
+            let z = root.pp("1").conv(y, Conv::same_2d(16, 3));
+            root.op(Op::Mul, &[root.pp("2").conv(y, Conv::same_2d(16, 1)), root.add(z, y)])
+        }),
+        shape,
+    );
+}

@@ -1,0 +1,254 @@
+//! A device for tests that is all that a processor is not: it works on a thread of its own, reports what is done and not
+//! what was enqueued, has a pool of memory of its own, is slow to hand out results, tells of errors late, and gets lost.
+//!
+//! What it computes is what [`Reference`](super::reference::Reference) computes, so that tests can compare.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use super::reference::{self, Value};
+use super::{Device, Limits, Memory, Mode, Plan, Weights, shape_of};
+use crate::graph::{Graph, Op, Shape};
+use crate::{DeviceError, HostTensor, Observer};
+
+/// How it behaves.
+#[derive(Clone, Copy, Debug)]
+pub struct MockOptions {
+    /// Bytes of its pool of memory.
+    pub memory: usize,
+    /// How long each node takes besides.
+    pub node: Duration,
+    /// How long a result takes to come out.
+    pub download: Duration,
+    /// What goes wrong.
+    pub fault: Option<Fault>,
+}
+
+/// What goes wrong with a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The device is lost behind this node, and stays lost until [`Mock::revive`].
+    LostBehind(usize),
+    /// All nodes are done, and then there is no memory for the result.
+    LateOutOfMemory,
+    /// All nodes are done, and then it shows that they were computed wrongly.
+    LateNumerics,
+}
+
+impl Default for MockOptions {
+    fn default() -> Self {
+        Self { memory: 1 << 30, node: Duration::ZERO, download: Duration::ZERO, fault: None }
+    }
+}
+
+/// The device. Cloning shares it.
+#[derive(Clone)]
+pub struct Mock {
+    options: MockOptions,
+    state: Arc<State>,
+}
+
+#[derive(Default)]
+struct State {
+    is_lost: AtomicBool,
+    /// Bytes of its pool that are in use, and the most that were.
+    used: AtomicUsize,
+    peak: AtomicUsize,
+}
+
+impl Mock {
+    /// A device that behaves so.
+    pub fn new(options: MockOptions) -> Self {
+        Self { options, state: Arc::default() }
+    }
+
+    /// Brings a device back that was lost.
+    pub fn revive(&self) {
+        self.state.is_lost.store(false, Ordering::SeqCst);
+    }
+
+    /// Bytes of its pool that are in use.
+    pub fn used(&self) -> usize {
+        self.state.used.load(Ordering::SeqCst)
+    }
+}
+
+impl Device for Mock {
+    fn describe(&self) -> String {
+        format!("mock, {} bytes", self.options.memory)
+    }
+
+    fn limits(&self) -> Limits {
+        Limits { max_tensor_bytes: self.options.memory, batch_positions: 16 * 16 }
+    }
+
+    fn prepare(&self, graph: &Arc<Graph>, weights: &Weights) -> Result<Box<dyn Plan>, DeviceError> {
+        let weights = (0..graph.nodes().len()).map(|id| reference::node_weights(graph, id, weights));
+        let weights = Arc::new(weights.collect::<Result<_, _>>()?);
+        Ok(Box::new(MockPlan { device: self.clone(), graph: Arc::clone(graph), weights }))
+    }
+
+    fn peak_memory(&self) -> Option<usize> {
+        Some(self.state.peak.load(Ordering::SeqCst))
+    }
+
+    fn begin_peak(&self) {
+        self.state.peak.store(self.used(), Ordering::SeqCst);
+    }
+}
+
+#[derive(Clone)]
+struct MockPlan {
+    device: Mock,
+    graph: Arc<Graph>,
+    /// The tensors of each node.
+    weights: Arc<Vec<Vec<Vec<f64>>>>,
+}
+
+/// A value in the device's memory.
+struct Held {
+    value: Value,
+    bytes: usize,
+    state: Arc<State>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.state.used.fetch_sub(self.bytes, Ordering::SeqCst);
+    }
+}
+
+/// What the device's thread tells.
+enum Event {
+    /// So many multiply-adds are done.
+    Done(usize),
+    /// This stage of the model put this out.
+    Stage(usize, HostTensor),
+    /// The end.
+    End(Result<HostTensor, DeviceError>),
+}
+
+impl MockPlan {
+    /// Puts a value into the device's memory.
+    fn hold(&self, value: Value) -> Result<Held, DeviceError> {
+        let state = Arc::clone(&self.device.state);
+        let bytes = value.shape.bytes();
+        let used = state.used.fetch_add(bytes, Ordering::SeqCst) + bytes;
+        let held = Held { value, bytes, state };
+        if used > self.device.options.memory {
+            return Err(DeviceError::OutOfMemory(bytes));
+        }
+        held.state.peak.fetch_max(used, Ordering::SeqCst);
+        Ok(held)
+    }
+
+    /// Runs all nodes on the device's thread.
+    fn work(
+        &self,
+        input: &HostTensor,
+        stages: &[bool],
+        is_cancelled: &AtomicBool,
+        events: &mpsc::Sender<Event>,
+    ) -> Result<HostTensor, DeviceError> {
+        let MockOptions { node: delay, download, fault, .. } = self.device.options;
+        let shapes = self.graph.shapes(shape_of(input)?)?;
+        let mut uses = self.graph.uses();
+        let mut values: Vec<Option<Held>> = Vec::new();
+        let mut done = 0usize;
+        for (id, node) in self.graph.nodes().iter().enumerate() {
+            if is_cancelled.load(Ordering::SeqCst) {
+                return Err(DeviceError::Cancelled);
+            }
+            let mut value = match node.op {
+                Op::Input { .. } => Value::of_host(input)?,
+                _ => {
+                    let inputs = node.inputs.iter().filter_map(|&id| values[id].as_ref());
+                    let inputs: Vec<_> = inputs.map(|held| &held.value).collect();
+                    reference::eval(&node.op, &inputs, &self.weights[id], shapes[id])
+                }
+            };
+            value.round();
+            let held = self.hold(value)?;
+            std::thread::sleep(delay);
+            if fault == Some(Fault::LostBehind(id)) {
+                self.device.state.is_lost.store(true, Ordering::SeqCst);
+                return Err(DeviceError::Lost(format!("the device was lost behind node {id}")));
+            }
+            for &input in &node.inputs {
+                uses[input] -= 1;
+                if uses[input] == 0 {
+                    values[input] = None;
+                }
+            }
+            done = done.saturating_add(self.graph.multiply_adds(id, &shapes));
+            // Nobody listens any more where the run was cancelled.
+            let _ = events.send(Event::Done(done));
+            if stages[id] {
+                let _ = events.send(Event::Stage(id, held.value.to_host()));
+            }
+            values.push(Some(held));
+        }
+        std::thread::sleep(download);
+        match (fault, &values[self.graph.output()]) {
+            (Some(Fault::LateOutOfMemory), _) => Err(DeviceError::OutOfMemory(shapes[0].bytes())),
+            (Some(Fault::LateNumerics), _) => Err(DeviceError::Numerics("a checksum differs".to_owned())),
+            (_, Some(held)) => Ok(held.value.to_host()),
+            (_, None) => Err(DeviceError::Lost("no value came out".to_owned())),
+        }
+    }
+}
+
+impl Plan for MockPlan {
+    fn run(
+        &self,
+        input: &HostTensor,
+        _: Mode,
+        observer: &mut dyn Observer,
+    ) -> Result<HostTensor, DeviceError> {
+        if self.device.state.is_lost.load(Ordering::SeqCst) {
+            return Err(DeviceError::Lost("the device was lost before".to_owned()));
+        }
+        let total = self.graph.work(shape_of(input)?);
+        let stages: Vec<bool> = self
+            .graph
+            .nodes()
+            .iter()
+            .map(|node| node.stages.iter().any(|stage| observer.wants(stage)))
+            .collect();
+        let is_cancelled = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let (sender, events) = mpsc::channel();
+            let (stages, is_cancelled) = (&stages, &is_cancelled);
+            scope.spawn(move || {
+                let result = self.work(input, stages, is_cancelled, &sender);
+                let _ = sender.send(Event::End(result));
+            });
+            let mut cancelled = false;
+            for event in events {
+                match event {
+                    Event::Done(done) if !cancelled => {
+                        cancelled = observer.progress(done, total).is_err();
+                        is_cancelled.store(cancelled, Ordering::SeqCst);
+                    }
+                    Event::Done(_) => {}
+                    Event::Stage(id, value) => {
+                        for stage in &self.graph.nodes()[id].stages {
+                            if observer.wants(stage) {
+                                observer.activation(stage, value.clone());
+                            }
+                        }
+                    }
+                    Event::End(_) if cancelled => return Err(DeviceError::Cancelled),
+                    Event::End(result) => return result,
+                }
+            }
+            Err(DeviceError::Lost("the device's thread ended".to_owned()))
+        })
+    }
+
+    fn forecast(&self, input: Shape, mode: Mode) -> Result<Option<Memory>, DeviceError> {
+        let shapes = self.graph.shapes(input)?;
+        Ok(Some(Memory { device: self.graph.peak_bytes(&shapes), host: 0, lean: mode.lean }))
+    }
+}

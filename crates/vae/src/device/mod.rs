@@ -1,0 +1,149 @@
+//! The seam between graphs and the hardware that runs them.
+//!
+//! A [`Device`] prepares a graph with its weights and gives a [`Plan`], which runs it. Tensors on the way are the device's
+//! own: it keeps them in whatever layout, precision and memory it likes, and takes several nodes in one step where it can.
+
+pub mod cpu;
+pub mod mock;
+pub mod reference;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::graph::{Graph, GraphError, Shape};
+use crate::{DeviceError, HostTensor, Observer, Weight};
+
+/// Hardware that runs graphs.
+pub trait Device: Send + Sync {
+    /// For people: the device, its instruction set, its threads.
+    fn describe(&self) -> String;
+    /// What fits.
+    fn limits(&self) -> Limits;
+    /// Prepares a graph. Of `weights` it takes those that [`Graph::tensors`] names; their shapes have been checked.
+    ///
+    /// # Errors
+    /// [`DeviceError::Unsupported`] for a node that it cannot run, or what else fails.
+    fn prepare(&self, graph: &Arc<Graph>, weights: &Weights) -> Result<Box<dyn Plan>, DeviceError>;
+    /// Gives back memory kept from earlier work.
+    fn release(&self) {}
+    /// Has memory for work of so many bytes at hand, if there is so much, so that the work need not wait for it.
+    fn reserve(&self, _bytes: usize) {}
+    /// The most bytes of memory that were in use at once since [`Device::begin_peak`]; `None` where that is not known.
+    fn peak_memory(&self) -> Option<usize> {
+        None
+    }
+    /// Lets [`Device::peak_memory`] begin anew.
+    fn begin_peak(&self) {}
+}
+
+/// A graph that a device is ready to run.
+pub trait Plan: Send + Sync {
+    /// Runs it on `input`, `[N, C, F, H, W]`, and gives what comes out. `observer` is told of progress while work is done, not
+    /// when it is enqueued: multiply-adds ([`Graph::multiply_adds`]) that are done, of all that there are for this input.
+    ///
+    /// # Errors
+    /// An input that it cannot take, [`DeviceError::Cancelled`] when the observer cancels, or what the device fails with.
+    fn run(
+        &self,
+        input: &HostTensor,
+        mode: Mode,
+        observer: &mut dyn Observer,
+    ) -> Result<HostTensor, DeviceError>;
+    /// What [`Plan::run`] would take; `None` where that cannot be known. Takes milliseconds and hardly any memory.
+    ///
+    /// # Errors
+    /// As for [`Plan::run`].
+    fn forecast(&self, input: Shape, mode: Mode) -> Result<Option<Memory>, DeviceError>;
+}
+
+/// How a plan is run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mode {
+    /// Values take half of the memory between layers and are rounded for it, if the device can do that.
+    pub lean: bool,
+}
+
+/// Memory that a run takes at its peak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// Bytes of the device, for values and scratch.
+    pub device: usize,
+    /// Bytes of the host, beside the input and the output.
+    pub host: usize,
+    /// Whether values take 16 bits between layers.
+    pub lean: bool,
+}
+
+/// What a device can take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The largest single tensor, in bytes of f32.
+    pub max_tensor_bytes: usize,
+    /// Pictures are worked on together while their latents have no more positions than this; a larger one keeps the device
+    /// busy by itself, so that more at once would cost memory and save no time.
+    pub batch_positions: usize,
+}
+
+/// The weights of a model by their names, checked against its graphs.
+#[derive(Clone, Debug, Default)]
+pub struct Weights(HashMap<String, Weight>);
+
+impl Weights {
+    /// Adds a tensor.
+    pub fn insert(&mut self, weight: Weight) {
+        self.0.insert(weight.name.clone(), weight);
+    }
+
+    /// The tensor `name`.
+    ///
+    /// # Errors
+    /// There is none, which is a bug of whoever put them together.
+    pub fn get(&self, name: &str) -> Result<Weight, DeviceError> {
+        let missing = || DeviceError::Unsupported(format!("a graph without its tensor `{name}`"));
+        self.0.get(name).cloned().ok_or_else(missing)
+    }
+}
+
+impl<D: Device + ?Sized> Device for Arc<D> {
+    fn describe(&self) -> String {
+        (**self).describe()
+    }
+
+    fn limits(&self) -> Limits {
+        (**self).limits()
+    }
+
+    fn prepare(&self, graph: &Arc<Graph>, weights: &Weights) -> Result<Box<dyn Plan>, DeviceError> {
+        (**self).prepare(graph, weights)
+    }
+
+    fn release(&self) {
+        (**self).release();
+    }
+
+    fn reserve(&self, bytes: usize) {
+        (**self).reserve(bytes);
+    }
+
+    fn peak_memory(&self) -> Option<usize> {
+        (**self).peak_memory()
+    }
+
+    fn begin_peak(&self) {
+        (**self).begin_peak();
+    }
+}
+
+impl From<GraphError> for DeviceError {
+    fn from(error: GraphError) -> Self {
+        Self::Unsupported(error.0)
+    }
+}
+
+/// The shape of a tensor `[N, C, F, H, W]`.
+pub(crate) fn shape_of(tensor: &HostTensor) -> Result<Shape, DeviceError> {
+    let shape = tensor.shape.as_slice().try_into().map(Shape);
+    shape.map_err(|_| {
+        DeviceError::Unsupported(format!("a tensor of shape {:?}; expected [N, C, F, H, W]", tensor.shape))
+    })
+}

@@ -1,0 +1,174 @@
+//! `AutoencoderKL`: the autoencoder of SD v1, SDXL, Flux and their kin. They differ in configuration only.
+
+#[cfg(test)]
+mod tests;
+
+use super::blocks::Blocks;
+use super::{Family, refused};
+use crate::config::Config;
+use crate::graph::{Conv, Graph, GraphError, NodeId, Pad, Scope, Upsample};
+use crate::model::{Description, Half, Tiling};
+use crate::{LoadError, VaeInfo};
+
+pub(super) const FAMILY: Family = Family {
+    class_name: "AutoencoderKL",
+    describe: |config| AutoencoderKLConfig::read(config)?.description().map_err(refused(config)),
+};
+
+/// Limits that no real model comes near; they keep every product of sizes far from overflow.
+const MAX_CHANNELS: usize = 1 << 14;
+const MAX_LAYERS: usize = 64;
+const MAX_BLOCKS: usize = 8;
+const MAX_SAMPLE_SIZE: usize = 1 << 20;
+
+/// What `config.json` says of an `AutoencoderKL`.
+#[derive(Clone, Debug, PartialEq)]
+struct AutoencoderKLConfig {
+    in_channels: usize,
+    out_channels: usize,
+    latent_channels: usize,
+    /// From the picture's end to the latents' end.
+    block_out_channels: Vec<usize>,
+    layers_per_block: usize,
+    norm_num_groups: usize,
+    mid_block_add_attention: bool,
+    use_quant_conv: bool,
+    use_post_quant_conv: bool,
+    scaling_factor: f32,
+    shift_factor: Option<f32>,
+    latents_mean: Option<Vec<f32>>,
+    latents_std: Option<Vec<f32>>,
+    /// Side of the pictures that the model was trained on; of use for tiling only.
+    sample_size: usize,
+}
+
+impl AutoencoderKLConfig {
+    /// Reads and checks the settings. Defaults are those of the constructor in diffusers.
+    fn read(config: &Config) -> Result<Self, LoadError> {
+        let latent_channels = config.size("latent_channels", 4, MAX_CHANNELS)?;
+        let this = Self {
+            in_channels: config.size("in_channels", 3, MAX_CHANNELS)?,
+            out_channels: config.size("out_channels", 3, MAX_CHANNELS)?,
+            latent_channels,
+            block_out_channels: config.sizes("block_out_channels", &[64], MAX_CHANNELS)?,
+            layers_per_block: config.size("layers_per_block", 1, MAX_LAYERS)?,
+            norm_num_groups: config.size("norm_num_groups", 32, MAX_CHANNELS)?,
+            mid_block_add_attention: config.boolean("mid_block_add_attention", true)?,
+            use_quant_conv: config.boolean("use_quant_conv", true)?,
+            use_post_quant_conv: config.boolean("use_post_quant_conv", true)?,
+            scaling_factor: config.number("scaling_factor", 0.18215)?,
+            shift_factor: config.optional_number("shift_factor")?,
+            latents_mean: config.optional_numbers("latents_mean", latent_channels)?,
+            latents_std: config.optional_numbers("latents_std", latent_channels)?,
+            sample_size: config.first_size("sample_size", 32, MAX_SAMPLE_SIZE)?,
+        };
+        this.check(config)?;
+        Ok(this)
+    }
+
+    /// Checks what no single key can tell.
+    fn check(&self, config: &Config) -> Result<(), LoadError> {
+        let blocks = self.block_out_channels.len();
+        if blocks > MAX_BLOCKS {
+            return Err(config.refuse("block_out_channels", &format!("at most {MAX_BLOCKS} blocks")));
+        }
+        let groups = self.norm_num_groups;
+        if self.block_out_channels.iter().any(|channels| channels % groups != 0) {
+            let expected = format!("multiples of `norm_num_groups`, which is {groups}");
+            return Err(config.refuse("block_out_channels", &expected));
+        }
+        if self.scaling_factor == 0.0 {
+            return Err(config.refuse("scaling_factor", "a number other than zero"));
+        }
+        let act_fn = config.text("act_fn", "silu")?;
+        if !["silu", "swish"].contains(&act_fn.to_lowercase().as_str()) {
+            return Err(config.refuse("act_fn", "\"silu\""));
+        }
+        for (key, block) in
+            [("up_block_types", "UpDecoderBlock2D"), ("down_block_types", "DownEncoderBlock2D")]
+        {
+            let types = config.texts(key, &[block])?;
+            if types.len() != blocks || types.iter().any(|found| found != block) {
+                let expected = format!("{blocks} times \"{block}\", one for each of `block_out_channels`");
+                return Err(config.refuse(key, &expected));
+            }
+        }
+        Ok(())
+    }
+
+    /// Pixels per latent along each side: every block but the last doubles the picture.
+    fn spatial_factor(&self) -> usize {
+        1 << (self.block_out_channels.len() - 1)
+    }
+
+    fn description(self) -> Result<Description, GraphError> {
+        const ODD: &str = "its `sample_size` does not divide into tiles that overlap by a quarter";
+        let factor = self.spatial_factor();
+        let half =
+            |graph: Graph, tiling: Option<Tiling>| Half { graph, tiling: tiling.ok_or(ODD), framewise: None };
+        let decoder = Graph::build(false, self.latent_channels, |root, x| self.decoder(root, x))?;
+        let encoder = Graph::build(false, self.in_channels, |root, x| self.encoder(root, x))?;
+        Ok(Description {
+            decoder: half(decoder, Tiling::of_decoder(self.sample_size, factor)),
+            encoder: half(encoder, Tiling::of_encoder(self.sample_size, factor)),
+            info: VaeInfo {
+                class_name: FAMILY.class_name.to_owned(),
+                latent_channels: self.latent_channels,
+                out_channels: self.out_channels,
+                spatial_factor: factor,
+                scaling_factor: self.scaling_factor,
+                shift_factor: self.shift_factor,
+                latents_mean: self.latents_mean,
+                latents_std: self.latents_std,
+                ..VaeInfo::default()
+            },
+        })
+    }
+
+    fn blocks(&self) -> Blocks {
+        Blocks { norm_num_groups: self.norm_num_groups, is_video: false }
+    }
+
+    /// `post_quant_conv`, and diffusers' `Decoder` of `models/autoencoders/vae.py`.
+    fn decoder(&self, root: &Scope<'_>, mut x: NodeId) -> NodeId {
+        let (blocks, scope) = (self.blocks(), root.pp("decoder"));
+        if self.use_post_quant_conv {
+            x = blocks.quant_conv(&root.pp("post_quant_conv"), x, self.latent_channels);
+        }
+        let last = self.block_out_channels.len() - 1;
+        let conv_in = scope.pp("conv_in");
+        x = conv_in.stage(blocks.conv(&conv_in, x, self.block_out_channels[last], 3));
+        x = blocks.mid_block(&scope.pp("mid_block"), x, self.mid_block_add_attention);
+        for (index, &channels) in self.block_out_channels.iter().rev().enumerate() {
+            let upsample = (index != last).then_some(Upsample { frames: false, sides: true });
+            let scope = scope.pp("up_blocks").pp(index);
+            x = blocks.up_block(&scope, x, channels, self.layers_per_block + 1, upsample);
+        }
+        blocks.conv_out(&scope, x, self.out_channels)
+    }
+
+    /// diffusers' `Encoder`, and `quant_conv`.
+    fn encoder(&self, root: &Scope<'_>, mut x: NodeId) -> NodeId {
+        let (blocks, scope) = (self.blocks(), root.pp("encoder"));
+        let last = self.block_out_channels.len() - 1;
+        let conv_in = scope.pp("conv_in");
+        x = conv_in.stage(blocks.conv(&conv_in, x, self.block_out_channels[0], 3));
+        for (index, &channels) in self.block_out_channels.iter().enumerate() {
+            // Zeros below and to the right only: diffusers' `F.pad(x, (0, 1, 0, 1))` with `downsample_padding=0`.
+            let end = Pad { after: 1, ..Pad::default() };
+            let downsample =
+                Conv { stride: [1, 2, 2], pad: [Pad::default(), end, end], ..Conv::same_2d(channels, 3) };
+            let scope = scope.pp("down_blocks").pp(index);
+            let downsample = (index != last).then_some(downsample);
+            x = blocks.down_block(&scope, x, channels, self.layers_per_block, downsample);
+        }
+        x = blocks.mid_block(&scope.pp("mid_block"), x, self.mid_block_add_attention);
+        // Means and variances.
+        let moments = 2 * self.latent_channels;
+        x = blocks.conv_out(&scope, x, moments);
+        match self.use_quant_conv {
+            true => blocks.quant_conv(&root.pp("quant_conv"), x, moments),
+            false => x,
+        }
+    }
+}

@@ -1,0 +1,382 @@
+//! A loaded autoencoder: two graphs on a device, whatever its family.
+
+mod batch;
+mod framewise;
+mod pieces;
+mod progress;
+mod tiling;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+pub(crate) use self::framewise::Framewise;
+use self::pieces::Pieces;
+use self::progress::Progress;
+pub(crate) use self::tiling::Tiling;
+use crate::device::{Device, Mode, Plan, Weights};
+use crate::graph::{Graph, Shape};
+use crate::{
+    DecodeOptions, DeviceError, EncodeOptions, Forecast, Forecaster, HostTensor, Observer, Vae, VaeError,
+    VaeInfo,
+};
+
+/// What a family makes of a configuration.
+pub(crate) struct Description {
+    /// What callers learn of the model; `engine` and `can_encode` are filled in when it is loaded.
+    pub(crate) info: VaeInfo,
+    /// From latents, scaled for the model, to pictures.
+    pub(crate) decoder: Half,
+    /// From pictures to the moments of latents.
+    pub(crate) encoder: Half,
+}
+
+/// A graph, and how what goes into it may be cut, as diffusers does it.
+pub(crate) struct Half {
+    pub(crate) graph: Graph,
+    /// Why not, for a model that is not cut in tiles.
+    pub(crate) tiling: Result<Tiling, &'static str>,
+    pub(crate) framewise: Option<Framewise>,
+}
+
+/// A loaded model. It can be shared, as its plans can: what changes is on the device.
+pub(crate) struct Model {
+    info: VaeInfo,
+    device: Arc<dyn Device>,
+    decoder: Ready,
+    encoder: Option<Ready>,
+    /// Bytes of the checkpoint, and those of them that are no part of a mapped file.
+    weights: [usize; 2],
+    can_forecast: bool,
+}
+
+/// A half that a device is ready to run.
+struct Ready {
+    plan: Box<dyn Plan>,
+    graph: Arc<Graph>,
+    tiling: Result<Tiling, &'static str>,
+    framewise: Option<Framewise>,
+}
+
+/// Work that was checked, and how it is done.
+struct Job<'a> {
+    ready: &'a Ready,
+    batch: usize,
+    /// Items that go through together.
+    together: usize,
+    /// Of one item.
+    pieces: Pieces,
+    mode: Mode,
+    /// Multiply-adds of all items.
+    work: usize,
+}
+
+impl Half {
+    fn ready(self, device: &dyn Device, weights: &Weights) -> Result<Ready, DeviceError> {
+        let Self { graph, tiling, framewise } = self;
+        let graph = Arc::new(graph);
+        let plan = device.prepare(&graph, weights)?;
+        Ok(Ready { plan, graph, tiling, framewise })
+    }
+}
+
+impl Model {
+    /// A model of these graphs on a device. `weights` are those of the graphs; the encoder is left out unless
+    /// `can_encode`. `bytes` are those of the checkpoint, and of what of it is copied.
+    pub(crate) fn new(
+        description: Description,
+        device: Arc<dyn Device>,
+        weights: &Weights,
+        can_encode: bool,
+        bytes: [usize; 2],
+    ) -> Result<Self, DeviceError> {
+        let Description { info, decoder, encoder } = description;
+        let decoder = decoder.ready(&device, weights)?;
+        let encoder = can_encode.then(|| encoder.ready(&device, weights)).transpose()?;
+        let info = VaeInfo { engine: device.describe(), can_encode, ..info };
+        let smallest = Shape([1, decoder.graph.in_channels(), 1, 1, 1]);
+        // One latent may be too small for some graph, which says nothing of larger ones.
+        let can_forecast = !matches!(decoder.plan.forecast(smallest, Mode::default()), Ok(None));
+        Ok(Self { info, device, decoder, encoder, weights: bytes, can_forecast })
+    }
+
+    /// The work of a decode.
+    fn decoding(&self, latents: &[usize], options: &DecodeOptions) -> Result<Job<'_>, VaeError> {
+        let ready = &self.decoder;
+        let shape = self.check(latents, ready.graph.in_channels()).ok_or_else(|| {
+            let (channels, axes) = (ready.graph.in_channels(), self.axes(["h", "w", "f"]));
+            let empty = if latents.contains(&0) { " with no axis empty" } else { "" };
+            VaeError::Input(format!(
+                "latents of shape {latents:?} cannot be decoded, expected [B, {channels}, {axes}]{empty}"
+            ))
+        })?;
+        let tiling = options.tiling.then(|| ready.tiling("be decoded in tiles")).transpose()?;
+        let [frames, height, width] = shape.space();
+        let positions = height.saturating_mul(width);
+        let framewise = ready.framewise.filter(|_| options.framewise);
+        let pieces = Pieces::new(shape.with_batch(1), framewise, tiling);
+        let mode = Mode { lean: options.lean };
+        self.job(ready, shape, pieces, positions, mode).map_err(|limit| {
+            let frames = if self.is_video() { format!("{frames} x ") } else { String::new() };
+            VaeError::Input(format!(
+                "latents of {frames}{height} x {width} are too large: a layer would need more than the {limit} bytes \
+                 that one tensor may have"
+            ))
+        })
+    }
+
+    /// The work of an encode.
+    fn encoding(&self, pixels: &[usize], options: &EncodeOptions) -> Result<Job<'_>, VaeError> {
+        let ready = self.encoder.as_ref().ok_or_else(|| {
+            VaeError::Input("this model cannot encode: its checkpoint holds a decoder only".to_owned())
+        })?;
+        let factor = self.info.spatial_factor;
+        let wrong = |what: &str| {
+            let (channels, axes) = (ready.graph.in_channels(), self.axes(["H", "W", "F"]));
+            VaeError::Input(format!(
+                "pixels of shape {pixels:?} cannot be encoded, expected [B, {channels}, {axes}]{what}"
+            ))
+        };
+        let sides = pixels.len().saturating_sub(2);
+        let is_small = pixels[sides..].iter().any(|&side| side < factor);
+        // An empty side is a small one.
+        let larger: Vec<_> =
+            pixels.iter().enumerate().map(|(axis, &length)| length.max(usize::from(axis >= sides))).collect();
+        let shape = self.check(&larger, ready.graph.in_channels()).ok_or_else(|| wrong(""))?;
+        if is_small {
+            return Err(wrong(&format!(" with sides of {factor} pixels at least")));
+        }
+        let tiling = options.tiling.then(|| ready.tiling("encode in tiles")).transpose()?;
+        let [frames, height, width] = shape.space();
+        let positions = (height / factor).saturating_mul(width / factor);
+        let framewise = ready.framewise.filter(|_| options.framewise);
+        let pieces = Pieces::new(shape.with_batch(1), framewise, tiling);
+        self.job(ready, shape, pieces, positions, Mode::default()).map_err(|limit| {
+            let frames = match self.is_video() {
+                true => format!("video of {frames} frames of"),
+                false => "picture of".to_owned(),
+            };
+            VaeError::Input(format!(
+                "a {frames} {width} x {height} pixels is too large: a layer would need more than the {limit} bytes \
+                 that one tensor may have"
+            ))
+        })
+    }
+
+    /// How an input of this shape is worked off, whose latents have so many positions.
+    ///
+    /// # Errors
+    /// The bytes that one tensor may have, where one would need more.
+    fn job<'a>(
+        &self,
+        ready: &'a Ready,
+        shape: Shape,
+        pieces: Pieces,
+        positions: usize,
+        mode: Mode,
+    ) -> Result<Job<'a>, usize> {
+        let limits = self.device.limits();
+        let refused = limits.max_tensor_bytes;
+        // The whole first: its values must be countable before its pieces are counted.
+        ready.graph.shapes(shape.with_batch(1)).map_err(|_| refused)?;
+        let mut work = 0usize;
+        for piece in pieces.shapes() {
+            let shapes = ready.graph.shapes(piece).map_err(|_| refused)?;
+            if shapes.iter().any(|shape| shape.bytes() > refused) {
+                return Err(refused);
+            }
+            let of_nodes = (0..shapes.len()).map(|id| ready.graph.multiply_adds(id, &shapes));
+            work = of_nodes.fold(work, usize::saturating_add);
+        }
+        // Of what is cut, one after the other, which needs less memory and gives the same: nothing of one is seen by another.
+        let together =
+            if pieces.is_cut() || self.is_video() { 1 } else { limits.batch_positions / positions.max(1) };
+        let batch = shape.batch();
+        Ok(Job {
+            ready,
+            batch,
+            together: together.clamp(1, batch),
+            pieces,
+            mode,
+            work: work.saturating_mul(batch),
+        })
+    }
+
+    fn run(
+        &self,
+        job: &Job<'_>,
+        input: HostTensor,
+        observer: &mut dyn Observer,
+    ) -> Result<HostTensor, VaeError> {
+        self.device.begin_peak();
+        let mut progress = Progress::new(observer, job.work, self.is_video())?;
+        let input = with_frames(input, self.is_video());
+        let output = batch::in_parts(&input, job.together, |part| {
+            job.pieces.run(&part, |piece| {
+                let output = job.ready.plan.run(piece, job.mode, &mut progress)?;
+                progress.end_piece();
+                Ok(output)
+            })
+        })?;
+        Ok(without_frames(output, self.is_video()))
+    }
+
+    /// What a job takes.
+    fn forecast(&self, job: &Job<'_>) -> Result<Forecast, VaeError> {
+        let graph = &job.ready.graph;
+        let mut shapes: Vec<Shape> =
+            job.pieces.shapes().map(|shape| shape.with_batch(job.together)).collect();
+        shapes.sort_unstable_by_key(|shape| shape.0);
+        shapes.dedup();
+        let (mut device, mut host, mut lean) = (0, 0, job.mode.lean);
+        for shape in shapes {
+            if let Some(memory) = job.ready.plan.forecast(shape, job.mode)? {
+                (device, host, lean) = (device.max(memory.device), host.max(memory.host), memory.lean);
+            }
+        }
+        let of_piece = |shape: Shape| graph.output_shape(shape).map_or(usize::MAX, Shape::bytes);
+        let whole = job.pieces.whole();
+        Ok(Forecast {
+            engine_memory: device,
+            host_memory: batch::memory(job.batch, job.together, whole.bytes(), of_piece(whole))
+                .saturating_add(job.pieces.memory(of_piece))
+                .saturating_add(host),
+            work: job.work,
+            lean,
+        })
+    }
+
+    pub(crate) fn forecast_decode(
+        &self,
+        latents: &[usize],
+        options: &DecodeOptions,
+    ) -> Result<Forecast, VaeError> {
+        self.forecast(&self.decoding(latents, options)?)
+    }
+
+    pub(crate) fn forecast_encode(
+        &self,
+        pixels: &[usize],
+        options: &EncodeOptions,
+    ) -> Result<Forecast, VaeError> {
+        self.forecast(&self.encoding(pixels, options)?)
+    }
+
+    pub(crate) fn tile_latent_min_size(&self) -> Option<usize> {
+        self.decoder.tiling.ok().map(|tiling| tiling.tile_min_size)
+    }
+
+    pub(crate) fn tile_sample_min_size(&self) -> Option<usize> {
+        self.encoder.as_ref()?.tiling.ok().map(|tiling| tiling.tile_min_size)
+    }
+
+    fn is_video(&self) -> bool {
+        self.info.temporal_factor.is_some()
+    }
+
+    /// The axes behind batch and channels, for messages.
+    fn axes(&self, [height, width, frames]: [&str; 3]) -> String {
+        if self.is_video() { format!("{frames}, {height}, {width}") } else { format!("{height}, {width}") }
+    }
+
+    /// The shape of a tensor with these channels, if no axis of it is empty.
+    fn check(&self, shape: &[usize], channels: usize) -> Option<Shape> {
+        let shape = match *shape {
+            [batch, found, height, width] if !self.is_video() => [batch, found, 1, height, width],
+            [batch, found, frames, height, width] if self.is_video() => [batch, found, frames, height, width],
+            _ => return None,
+        };
+        (shape[1] == channels && !shape.contains(&0)).then_some(Shape(shape))
+    }
+}
+
+impl Ready {
+    /// How it is cut in tiles.
+    fn tiling(&self, what: &str) -> Result<Tiling, VaeError> {
+        self.tiling.map_err(|why| VaeError::Input(format!("this model cannot {what}: {why}")))
+    }
+}
+
+/// `[N, C, H, W]` of a picture to `[N, C, 1, H, W]`.
+fn with_frames(mut tensor: HostTensor, is_video: bool) -> HostTensor {
+    if !is_video {
+        tensor.shape.insert(2, 1);
+    }
+    tensor
+}
+
+/// The way back.
+fn without_frames(mut tensor: HostTensor, is_video: bool) -> HostTensor {
+    if !is_video {
+        tensor.shape.remove(2);
+    }
+    tensor
+}
+
+/// A model as it is given to callers.
+pub(crate) struct Loaded(pub(crate) Arc<Model>);
+
+impl Vae for Loaded {
+    fn info(&self) -> &VaeInfo {
+        &self.0.info
+    }
+
+    fn decode(
+        &mut self,
+        latents: HostTensor,
+        options: &DecodeOptions,
+        observer: &mut dyn Observer,
+    ) -> Result<HostTensor, VaeError> {
+        let job = self.0.decoding(&latents.shape, options)?;
+        self.0.run(&job, latents, observer)
+    }
+
+    fn tile_latent_min_size(&self) -> Option<usize> {
+        self.0.tile_latent_min_size()
+    }
+
+    fn encode(
+        &mut self,
+        pixels: HostTensor,
+        options: &EncodeOptions,
+        observer: &mut dyn Observer,
+    ) -> Result<HostTensor, VaeError> {
+        let job = self.0.encoding(&pixels.shape, options)?;
+        let sides = [pixels.shape.len() - 2, pixels.shape.len() - 1].map(|axis| pixels.shape[axis]);
+        let moments = self.0.run(&job, pixels, observer)?;
+        if !job.pieces.is_tiled() {
+            return Ok(moments);
+        }
+        // Pixels that make no whole latent may make one in the last tiles; diffusers leaves it out.
+        Ok(tiling::crop(&moments, [0, 0], sides.map(|side| side / self.0.info.spatial_factor)))
+    }
+
+    fn tile_sample_min_size(&self) -> Option<usize> {
+        self.0.tile_sample_min_size()
+    }
+
+    fn forecaster(&self) -> Option<Arc<Forecaster>> {
+        self.0.can_forecast.then(|| Arc::new(Forecaster::new(Arc::clone(&self.0))))
+    }
+
+    fn peak_memory(&self) -> Option<usize> {
+        self.0.device.peak_memory()
+    }
+
+    fn weights_memory(&self) -> usize {
+        self.0.weights[0]
+    }
+
+    fn copied_weights_memory(&self) -> usize {
+        self.0.weights[1]
+    }
+
+    fn release(&mut self) {
+        self.0.device.release();
+    }
+
+    fn reserve(&mut self, bytes: usize) {
+        self.0.device.reserve(bytes);
+    }
+}
