@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput};
 use remote_vae_kernels::{
-    Attention, Context, Conv2d, DType, Features, GroupNorm, Numerics, Pre, Storage, WeightView,
+    Attention, Context, Conv2d, DType, Features, GroupNorm, Numerics, Pre, Storage, Watched, WeightView,
 };
 
 /// The largest difference from strict arithmetic, in deviations of the output, of f32 and of f16 storage.
@@ -134,7 +134,7 @@ impl Bench<'_> {
                 let x =
                     Features::from_nchw(&context.arena, [1, channels, side, side], &data).expect("memory");
                 let start = Instant::now();
-                let y = attention.run(&context, x).expect("memory");
+                let y = attention.run(&context, x, &mut Watched::unwatched()).expect("memory");
                 let time = start.elapsed();
                 drop(y);
                 time
@@ -231,10 +231,10 @@ impl Layer {
         let pre = Pre { norm: Some(&self.norm), silu: true };
         let start = Instant::now();
         let y = match self.call {
-            Call::NormSilu => conv.run(context, &x, pre, None),
-            Call::Strided => conv.run(context, &x, Pre::default(), None),
-            Call::Upsampled => conv.run_upsampled(context, &x),
-            Call::Pointwise => conv.run_pointwise(context, x),
+            Call::NormSilu => conv.run(context, &x, pre, None, &mut Watched::unwatched()),
+            Call::Strided => conv.run(context, &x, Pre::default(), None, &mut Watched::unwatched()),
+            Call::Upsampled => conv.run_upsampled(context, &x, &mut Watched::unwatched()),
+            Call::Pointwise => conv.run_pointwise(context, x, &mut Watched::unwatched()),
         };
         (start.elapsed(), y.expect("memory"))
     }

@@ -3,9 +3,9 @@
 use crate::arena::OutOfMemory;
 use crate::attention::Attention;
 use crate::context::Context;
-use crate::conv::{Conv2d, Job, Kernel, Pre, output_unit};
+use crate::conv::{Conv2d, Job, Kernel, Pre, check_weights, output_unit};
 use crate::direct;
-use crate::features::{ChannelStats, Features};
+use crate::features::{ChannelStats, Features, product};
 use crate::norm::Affine;
 use crate::plan::{self, Algorithm, Kinds, Plan};
 use crate::schedule::Schedule;
@@ -25,8 +25,12 @@ impl Clip {
     ///
     /// # Errors
     /// When there is not enough memory.
+    ///
+    /// # Panics
+    /// When the shape is not that of as many values as there are, or has none.
     pub fn from_cfhw(context: &Context, shape: [usize; 4], data: &[f32]) -> Result<Self, OutOfMemory> {
         let [channels, frames, height, width] = shape;
+        assert_eq!(product(&shape), Some(data.len()), "{} values for the shape {shape:?}", data.len());
         if context.is_rehearsal() {
             let frames = Features::from_nchw(&context.arena, [frames, channels, height, width], data)?;
             return Ok(Self::of(frames.stored(context)?));
@@ -142,6 +146,9 @@ impl<'a> CausalConv3d<'a> {
     ///
     /// # Errors
     /// When there is not enough memory, or `watched` is told to stop.
+    ///
+    /// # Panics
+    /// When shapes do not fit together, or the stride is not 1 or 2, or stands behind an upsampling.
     pub fn run(
         &self,
         context: &Context,
@@ -153,10 +160,12 @@ impl<'a> CausalConv3d<'a> {
     ) -> Result<Clip, Stopped> {
         let x_affine = x.affine(pre);
         let (affine, x) = (x_affine.as_ref(), &x.frames);
-        assert_eq!(x.channels, self.in_channels);
+        assert_eq!(x.channels, self.in_channels, "channels of the input and of the weights");
+        check_weights(self.weight, &[self.out_channels, self.in_channels, 3, 3, 3], self.bias);
         let Stride { time, space } = self.stride;
         assert!([time, space].iter().all(|step| matches!(step, 1 | 2)), "a stride of 1 or 2");
-        assert!(self.stride == Stride::default() || upsampling == Upsampling::default());
+        let alone = self.stride == Stride::default() || upsampling == Upsampling::default();
+        assert!(alone, "a convolution with a stride is not behind an upsampling");
         let schedule =
             if time == 2 { Schedule::strided(x.batch) } else { Schedule::new(x.batch, upsampling.time) };
         let upsample = if upsampling.space { 2 } else { 1 };
@@ -168,7 +177,8 @@ impl<'a> CausalConv3d<'a> {
         let inverse_unit: Vec<f32> = unit.iter().map(|u| 1.0 / u).collect();
         let (mut y, residual_unit) = match residual {
             Some(mut y) => {
-                assert_eq!([y.batch, y.height, y.width, y.channels], shape);
+                assert_eq!([y.batch, y.height, y.width, y.channels], shape, "the residual and the output");
+                assert_eq!(y.storage, context.storage, "the residual's storage and the output's");
                 let old = std::mem::replace(&mut y.unit, unit);
                 (y, Some(old))
             }
@@ -222,9 +232,17 @@ impl Conv2d<'_> {
     /// [`Conv2d::run_pointwise`] on every frame of a clip.
     ///
     /// # Errors
-    /// When there is not enough memory.
-    pub fn run_pointwise_on_clip(&self, context: &Context, x: Clip) -> Result<Clip, OutOfMemory> {
-        Ok(Clip::of(self.run_pointwise(context, x.frames)?))
+    /// When there is not enough memory, or `watched` is told to stop.
+    ///
+    /// # Panics
+    /// As [`Conv2d::run_pointwise`].
+    pub fn run_pointwise_on_clip(
+        &self,
+        context: &Context,
+        x: Clip,
+        watched: &mut Watched<'_>,
+    ) -> Result<Clip, Stopped> {
+        Ok(Clip::of(self.run_pointwise(context, x.frames, watched)?))
     }
 }
 

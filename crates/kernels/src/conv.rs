@@ -1,9 +1,8 @@
 //! Two-dimensional convolutions: what they are, and which kernel does them.
 
-use crate::arena::OutOfMemory;
 use crate::context::Context;
 use crate::direct;
-use crate::features::{ChannelStats, Features, PAD, Storage};
+use crate::features::{ChannelStats, Features, PAD, Storage, product};
 use crate::few_outputs;
 use crate::norm::{Affine, GroupNorm};
 use crate::plan::{self, Algorithm, Kinds, Plan};
@@ -11,6 +10,7 @@ use crate::pointwise;
 use crate::simd::amx::Amx;
 use crate::sink::Sink;
 use crate::source::{Edge, Source};
+use crate::watch::{Stopped, Watched};
 use crate::weights::WeightView;
 use crate::winograd;
 
@@ -72,20 +72,42 @@ pub(crate) struct Ready {
     pub(crate) stats: Vec<ChannelStats>,
 }
 
-impl Job<'_> {
-    pub(crate) fn sink(&self, image: usize) -> Sink<'_> {
-        Sink::new(self.y, image, self.bias, self.residual_unit, self.inverse_unit)
+impl<'a> Job<'a> {
+    pub(crate) fn sink(&self, image: usize) -> Sink<'a> {
+        Sink::new(self.y.target(), image, self.bias, self.residual_unit, self.inverse_unit)
     }
 }
 
 impl Conv2d<'_> {
     /// Height and width of the output.
+    ///
+    /// # Panics
+    /// When the image, with its padding, is smaller than the kernel, or the stride is 0.
     pub fn output_size(&self, height: usize, width: usize) -> (usize, usize) {
         let [top, bottom, left, right] = self.padding;
-        (
-            (height + top + bottom - self.kernel) / self.stride + 1,
-            (width + left + right - self.kernel) / self.stride + 1,
-        )
+        let side = |length: usize, padding: [usize; 2]| {
+            let padded = padding.into_iter().try_fold(length, usize::checked_add);
+            let steps = padded.and_then(|padded| padded.checked_sub(self.kernel)?.checked_div(self.stride));
+            let Some(steps) = steps else {
+                panic!(
+                    "a convolution with a kernel of {0}×{0} and stride {1} of an image of {height}×{width} with \
+                     padding {2:?}: the stride must be at least 1, and the padded image no smaller than the kernel",
+                    self.kernel, self.stride, self.padding
+                )
+            };
+            steps + 1
+        };
+        (side(height, [top, bottom]), side(width, [left, right]))
+    }
+
+    /// Refuses geometry that the kernels do not have.
+    fn check(&self, x: &Features) {
+        let Self { kernel, stride, padding, in_channels, out_channels, .. } = *self;
+        assert!(matches!(kernel, 1 | 3), "a kernel of {kernel}×{kernel}: there are 1×1 and 3×3");
+        assert!(matches!(stride, 1 | 2), "a stride of {stride}: there are 1 and 2");
+        assert!(padding.iter().all(|&side| side < 3), "padding {padding:?}: there is none of more than 2");
+        assert_eq!(x.channels, in_channels, "channels of the input and of the weights");
+        check_weights(self.weight, &[out_channels, in_channels, kernel, kernel], self.bias);
     }
 
     /// Whether it keeps the size of the image with a 3×3 kernel: what Winograd's filtering is for.
@@ -96,25 +118,30 @@ impl Conv2d<'_> {
     /// `conv(pre(x))`, plus `residual`, whose memory becomes the result's.
     ///
     /// # Errors
-    /// When there is not enough memory.
+    /// When there is not enough memory, or `watched` is told to stop.
+    ///
+    /// # Panics
+    /// When shapes do not fit together, or the kernel, stride or padding is one that there is none of.
     pub fn run(
         &self,
         context: &Context,
         x: &Features,
         pre: Pre<'_>,
         residual: Option<Features>,
-    ) -> Result<Features, OutOfMemory> {
+        watched: &mut Watched<'_>,
+    ) -> Result<Features, Stopped> {
+        self.check(x);
         let affine = affine(x, pre);
         let algorithm = self.plan_with(context, x, affine.as_ref()).algorithm;
         self.with(context, x, pre.silu, affine.as_ref(), residual, 1, |job| match algorithm {
-            Algorithm::Winograd6 => winograd::run(job, winograd::F6x3),
-            Algorithm::Winograd4 => winograd::run(job, winograd::F4x3),
-            Algorithm::WinogradTiles => winograd::run_in_tiles(job, winograd::Near4x3),
-            Algorithm::Tiles => direct::run_in_tiles(job, self, 1),
+            Algorithm::Winograd6 => winograd::run(job, winograd::F6x3, watched),
+            Algorithm::Winograd4 => winograd::run(job, winograd::F4x3, watched),
+            Algorithm::WinogradTiles => winograd::run_in_tiles(job, winograd::Near4x3, watched),
+            Algorithm::Tiles => direct::run_in_tiles(job, self, 1, watched),
             Algorithm::Direct if self.is_same3x3() && self.out_channels <= few_outputs::MOST => {
-                few_outputs::run(job, self)
+                few_outputs::run(job, self, watched)
             }
-            Algorithm::Direct => direct::run(job, self, 1),
+            Algorithm::Direct => direct::run(job, self, 1, watched),
         })
     }
 
@@ -131,32 +158,50 @@ impl Conv2d<'_> {
     /// `conv(nearest_upsample_2x(x))` for a 3×3 convolution that keeps the size.
     ///
     /// # Errors
-    /// When there is not enough memory.
-    pub fn run_upsampled(&self, context: &Context, x: &Features) -> Result<Features, OutOfMemory> {
-        assert!(self.is_same3x3());
+    /// When there is not enough memory, or `watched` is told to stop.
+    ///
+    /// # Panics
+    /// When it is not such a convolution, or shapes do not fit together.
+    pub fn run_upsampled(
+        &self,
+        context: &Context,
+        x: &Features,
+        watched: &mut Watched<'_>,
+    ) -> Result<Features, Stopped> {
+        self.check(x);
+        assert!(self.is_same3x3(), "behind an upsampling there are 3×3 convolutions that keep the size only");
         let affine = affine(x, Pre::default());
         let algorithm = self.plan_with(context, x, affine.as_ref()).algorithm;
         self.with(context, x, false, affine.as_ref(), None, 2, |job| match algorithm {
-            Algorithm::Winograd6 => winograd::run(job, winograd::F7x2),
-            Algorithm::Winograd4 => winograd::run(job, winograd::F5x2),
-            Algorithm::WinogradTiles => winograd::run_in_tiles(job, winograd::Near5x2),
-            Algorithm::Tiles => direct::run_in_tiles(job, self, 2),
-            Algorithm::Direct => direct::run(job, self, 2),
+            Algorithm::Winograd6 => winograd::run(job, winograd::F7x2, watched),
+            Algorithm::Winograd4 => winograd::run(job, winograd::F5x2, watched),
+            Algorithm::WinogradTiles => winograd::run_in_tiles(job, winograd::Near5x2, watched),
+            Algorithm::Tiles => direct::run_in_tiles(job, self, 2, watched),
+            Algorithm::Direct => direct::run(job, self, 2, watched),
         })
     }
 
     /// A 1×1 convolution that uses up its input; where the output is no larger it takes the input's memory.
     ///
     /// # Errors
-    /// When there is not enough memory.
-    pub fn run_pointwise(&self, context: &Context, x: Features) -> Result<Features, OutOfMemory> {
-        assert!(self.kernel == 1 && self.stride == 1 && self.padding == [0; 4]);
+    /// When there is not enough memory, or `watched` is told to stop.
+    ///
+    /// # Panics
+    /// When it is not such a convolution, or shapes do not fit together.
+    pub fn run_pointwise(
+        &self,
+        context: &Context,
+        x: Features,
+        watched: &mut Watched<'_>,
+    ) -> Result<Features, Stopped> {
+        self.check(&x);
+        assert!(self.kernel == 1 && self.stride == 1 && self.padding == [0; 4], "a 1×1 convolution");
         let affine = affine(&x, Pre::default());
         let (bias, unit) = output_unit(context, &self.kernel(), &x, affine.as_ref(), None);
         let amx = (self.plan_with(context, &x, affine.as_ref()).algorithm == Algorithm::Tiles)
             .then(Amx::new)
             .flatten();
-        pointwise::run(context, self, amx, x, &bias, unit)
+        pointwise::run(context, self, amx, x, &bias, unit, watched)
     }
 
     /// Prepares the output and runs a kernel.
@@ -169,18 +214,16 @@ impl Conv2d<'_> {
         affine: Option<&Affine>,
         residual: Option<Features>,
         upsample: usize,
-        kernel: impl FnOnce(&mut Job<'_>) -> Result<Ready, OutOfMemory>,
-    ) -> Result<Features, OutOfMemory> {
-        assert_eq!(x.channels, self.in_channels);
+        kernel: impl FnOnce(&mut Job<'_>) -> Result<Ready, Stopped>,
+    ) -> Result<Features, Stopped> {
         let (height, width) = self.output_size(x.height * upsample, x.width * upsample);
         let (bias, unit) = output_unit(context, &self.kernel(), x, affine, residual.as_ref());
         let inverse_unit: Vec<f32> = unit.iter().map(|u| 1.0 / u).collect();
         let (mut y, residual_unit) = match residual {
             Some(mut y) => {
-                assert_eq!(
-                    [y.batch, y.height, y.width, y.channels],
-                    [x.batch, height, width, self.out_channels]
-                );
+                let shape = [y.batch, y.height, y.width, y.channels];
+                assert_eq!(shape, [x.batch, height, width, self.out_channels], "the residual and the output");
+                assert_eq!(y.storage, context.storage, "the residual's storage and the output's");
                 let old = std::mem::replace(&mut y.unit, unit);
                 (y, Some(old))
             }
@@ -211,6 +254,12 @@ impl Conv2d<'_> {
             taps: self.kernel * self.kernel,
         }
     }
+}
+
+/// Refuses weights and biases that are not of this shape.
+pub(crate) fn check_weights(weight: WeightView<'_>, shape: &[usize], bias: &[f32]) {
+    assert_eq!(product(shape), Some(weight.len()), "{} weights for the shape {shape:?}", weight.len());
+    assert!(bias.is_empty() || bias.len() == shape[0], "{} biases for {} outputs", bias.len(), shape[0]);
 }
 
 /// The bias, padded, and for each output channel a unit in which no value can overflow: the largest that the

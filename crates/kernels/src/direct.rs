@@ -7,14 +7,14 @@
 mod causal;
 mod tiles;
 
-use crate::arena::OutOfMemory;
+use crate::arena::Region;
 use crate::conv::{Conv2d, Job, Ready};
 use crate::features::Features;
 use crate::gemm::{NO_PREFETCH, Tile};
-use crate::pool::Shared;
 use crate::simd::{Op, Simd};
 use crate::sink::{Partials, PartialsWriter, Sink};
 use crate::source::{View, Window};
+use crate::watch::{Stopped, Watched};
 use crate::weights::WeightView;
 
 pub(crate) use causal::run as run_causal;
@@ -49,7 +49,12 @@ impl Phase {
 }
 
 /// Runs `job`; `upsample` is 1, or 2 for a nearest upsampling of the input before a 3×3 convolution.
-pub(crate) fn run(job: &mut Job<'_>, conv: &Conv2d<'_>, upsample: usize) -> Result<Ready, OutOfMemory> {
+pub(crate) fn run(
+    job: &mut Job<'_>,
+    conv: &Conv2d<'_>,
+    upsample: usize,
+    watched: &mut Watched<'_>,
+) -> Result<Ready, Stopped> {
     let context = job.context;
     let (mr, nr) = context.isa.tile_shape();
     let x = job.source.x;
@@ -61,11 +66,10 @@ pub(crate) fn run(job: &mut Job<'_>, conv: &Conv2d<'_>, upsample: usize) -> Resu
 
     let panel_size = taps * x.channels * nr;
     let packed = context.arena.take(phases.len() * panels * panel_size * 4)?;
-    let packed_ptr = Shared::new(packed.ptr().cast::<f32>());
+    let packed = packed.region();
     context.pool.run(phases.len() * panels, |_, index| {
-        // SAFETY: the buffer has room for every panel, and each task writes its own.
-        let out =
-            unsafe { std::slice::from_raw_parts_mut(packed_ptr.get().add(index * panel_size), panel_size) };
+        // SAFETY: the panel is this task's alone.
+        let out = unsafe { packed.nth(index, panel_size * 4).values_mut() };
         let taps: Vec<&[usize]> = phases[index / panels].taps.iter().map(|t| t.sources.as_slice()).collect();
         pack_panel(
             conv.weight,
@@ -82,10 +86,7 @@ pub(crate) fn run(job: &mut Job<'_>, conv: &Conv2d<'_>, upsample: usize) -> Resu
     let grid = [y.height / upsample, y.width / upsample];
     let geometry = Geometry::new(x, &phases, conv.stride, [pad_top, pad_left], upsample, grid, mr);
     let staged = geometry.staged();
-    let scratch = (0..context.pool.threads())
-        .map(|_| context.arena.take((staged + PATCH_WIDTH.next_multiple_of(mr) * nr) * 4))
-        .collect::<Result<Vec<_>, _>>()?;
-    let scratch: Vec<Shared> = scratch.iter().map(|b| Shared::new(b.ptr().cast())).collect();
+    let scratch = context.scratch((staged + PATCH_WIDTH.next_multiple_of(mr) * nr) * 4)?;
 
     let patches_x = grid[1].div_ceil(PATCH_WIDTH);
     let patches = grid[0].div_ceil(PATCH_HEIGHT) * patches_x;
@@ -94,23 +95,23 @@ pub(crate) fn run(job: &mut Job<'_>, conv: &Conv2d<'_>, upsample: usize) -> Resu
     let writer = partials.writer();
     let sinks: Vec<Sink<'_>> = (0..x.batch).map(|image| job.sink(image)).collect();
     let source = job.source;
-    context.pool.run(x.batch * patches, |worker, index| {
+    watched.run(&context.pool, 0.0..1.0, x.batch * patches, |worker, index| {
         let (image, patch) = (index / patches, index % patches);
         context.isa.run(Patch {
             view: source.view(image),
             sink: sinks[image],
             geometry,
             phases: &phases,
-            packed: packed_ptr,
+            packed,
             panels,
-            scratch: scratch[worker],
+            scratch: scratch[worker].region(),
             staged,
             top: patch / patches_x * PATCH_HEIGHT,
             left: patch % patches_x * PATCH_WIDTH,
             partials: writer,
             part: index * phases.len(),
         });
-    });
+    })?;
     let stats =
         (0..x.batch).map(|i| partials.merge(i * parts_per_image..(i + 1) * parts_per_image)).collect();
     Ok(Ready { stats })
@@ -212,18 +213,19 @@ impl Geometry {
 }
 
 struct Patch<'a> {
-    view: View,
+    view: View<'a>,
     sink: Sink<'a>,
     geometry: Geometry,
     phases: &'a [Phase],
-    packed: Shared,
+    /// `[phase][panel][tap][channel][nr]`
+    packed: Region<'a>,
     panels: usize,
-    scratch: Shared,
+    scratch: Region<'a>,
     /// Staged values; the register tiles' results lie behind them.
     staged: usize,
     top: usize,
     left: usize,
-    partials: PartialsWriter,
+    partials: PartialsWriter<'a>,
     part: usize,
 }
 
@@ -267,7 +269,7 @@ impl Patch<'_> {
             pitch: g.depth,
         };
         // SAFETY: the scratch has room for every row of the largest patch, and depth is the image's stride.
-        unsafe { self.view.stage(simd, window, self.scratch.get()) };
+        unsafe { self.view.stage(simd, window, self.scratch.values()) };
     }
 
     /// Computes and writes one phase of the patch.
@@ -289,17 +291,21 @@ impl Patch<'_> {
                 // SAFETY: everything staged lies in the scratch; a register tile past the last column reads
                 // columns that were staged for it, and writes into rows that the scratch has room for.
                 unsafe {
-                    let results = self.scratch.get().add(self.staged);
+                    let results = self.scratch.values().add(self.staged);
                     for column in (0..width).step_by(S::MR) {
                         for (segment, tap) in segments.iter_mut().zip(&phase.taps) {
                             let at = (row * g.stride + tap.y) * g.columns + column * g.stride + tap.x;
-                            *segment = self.scratch.get().add(at * g.depth).cast_const();
+                            *segment = self.scratch.values().add(at * g.depth).cast_const();
                         }
                         simd.tile(&Tile {
                             segments,
                             lda: g.stride * g.depth,
                             k: g.channels,
-                            b: self.packed.get().add((index * self.panels + panel) * panel_size).cast_const(),
+                            b: self
+                                .packed
+                                .values()
+                                .add((index * self.panels + panel) * panel_size)
+                                .cast_const(),
                             c: results.add(column * S::NR),
                             ldc: S::NR,
                             rows: S::MR,
@@ -311,57 +317,69 @@ impl Patch<'_> {
                         + self.left * g.upsample
                         + phase.x;
                     for c in (begin..end).step_by(S::LANES) {
-                        write_column(
-                            simd,
-                            &self.sink,
-                            results.add(c - begin),
-                            S::NR,
-                            width,
-                            |i| line + i * g.upsample,
+                        simd.apart(WriteColumn {
+                            sink: &self.sink,
+                            results: results.add(c - begin),
+                            ld: S::NR,
+                            count: width,
+                            first: line,
+                            step: g.upsample,
                             c,
-                            (&self.partials, self.part + index, (row * width) as u32),
-                        );
+                            partials: &self.partials,
+                            part: self.part + index,
+                            seen: (row * width) as u32,
+                        });
                     }
                 }
             }
         }
-        // SAFETY: this task's own part.
-        unsafe { self.partials.set_count(self.part + index, (height * width) as u32) };
+        self.partials.set_count(self.part + index, (height * width) as u32);
     }
 }
 
-/// Writes `count` results, `ld` values apart, to the channels from `c` on of `pixel(i)`, with their statistics.
+/// Writes `count` results, `ld` values apart, to the channels from `c` on of the pixels `first`, `first + step` and so on,
+/// with their statistics.
 ///
-/// # Safety
-/// `results` is readable and writable at `i * ld..i * ld + LANES`; pixels, channels and part are this task's own.
-#[inline(always)]
-#[allow(clippy::too_many_arguments, reason = "an inlined step of two kernels")]
-pub(crate) unsafe fn write_column<S: Simd>(
-    simd: S,
-    sink: &Sink<'_>,
-    results: *mut f32,
-    ld: usize,
-    count: usize,
-    pixel: impl Fn(usize) -> usize,
-    c: usize,
-    (partials, part, seen): (&PartialsWriter, usize, u32),
-) {
-    // SAFETY: by the caller's promise.
-    unsafe {
-        let (mut sum, mut abs_max) = (simd.zero(), simd.zero());
-        for i in 0..count {
-            let p = results.add(i * ld);
-            let v = sink.put(simd, pixel(i), c, simd.load(p));
-            simd.store(p, v);
-            sum = simd.add(sum, v);
-            abs_max = simd.max(abs_max, simd.abs(v));
+/// # Safety contract of whoever runs it
+/// `LANES` values are readable and writable at `results + i * ld` for each `i < count`, by this thread alone; the pixels lie
+/// inside the sink's image and `c + LANES` inside its stride; nobody else writes these channels of them, or of the part.
+pub(crate) struct WriteColumn<'a> {
+    pub(crate) sink: &'a Sink<'a>,
+    pub(crate) results: *mut f32,
+    pub(crate) ld: usize,
+    pub(crate) count: usize,
+    pub(crate) first: usize,
+    pub(crate) step: usize,
+    pub(crate) c: usize,
+    pub(crate) partials: &'a PartialsWriter<'a>,
+    pub(crate) part: usize,
+    /// Values of the part's channels that were written before.
+    pub(crate) seen: u32,
+}
+
+impl Op for WriteColumn<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Self { sink, results, ld, count, first, step, c, partials, part, seen } = self;
+        // SAFETY: whoever made this keeps its contract.
+        unsafe {
+            let (mut sum, mut abs_max) = (simd.zero(), simd.zero());
+            for i in 0..count {
+                let p = results.add(i * ld);
+                let v = sink.put(simd, first + i * step, c, simd.load(p));
+                simd.store(p, v);
+                sum = simd.add(sum, v);
+                abs_max = simd.max(abs_max, simd.abs(v));
+            }
+            let mean = simd.mul(sum, simd.splat(1.0 / count as f32));
+            let mut m2 = simd.zero();
+            for i in 0..count {
+                let d = simd.sub(simd.load(results.add(i * ld)), mean);
+                m2 = simd.fma(d, d, m2);
+            }
+            partials.merge(simd, part, c, seen, count as u32, [mean, m2, abs_max]);
         }
-        let mean = simd.mul(sum, simd.splat(1.0 / count as f32));
-        let mut m2 = simd.zero();
-        for i in 0..count {
-            let d = simd.sub(simd.load(results.add(i * ld)), mean);
-            m2 = simd.fma(d, d, m2);
-        }
-        partials.merge(simd, part, c, seen, count as u32, [mean, m2, abs_max]);
     }
 }

@@ -55,6 +55,14 @@ impl Affine {
     pub(crate) fn group_norm(x: &Features, norm: &GroupNorm) -> Self {
         let (mut scale, mut shift) = (vec![0.0; x.batch * x.stride], vec![0.0; x.batch * x.stride]);
         let mut bound = vec![0.0f32; x.stride];
+        let GroupNorm { groups, weight, bias, .. } = norm;
+        assert!(
+            *groups > 0 && x.channels.is_multiple_of(*groups),
+            "{groups} groups of {} channels",
+            x.channels
+        );
+        let parameters = [weight.len(), bias.len()];
+        assert_eq!(parameters, [x.channels; 2], "a weight and a bias of the norm for each channel");
         let per_group = x.channels / norm.groups;
         // A clip's frames have statistics in common.
         let pixels = (x.batch * x.height * x.width / x.stats.len()) as f64;

@@ -1,8 +1,9 @@
 //! Reading feature maps: from f32 or f16, normalised and activated on the way.
 
+use crate::arena::Region;
 use crate::features::{Features, Storage};
 use crate::norm::Affine;
-use crate::simd::Simd;
+use crate::simd::{Op, Simd};
 
 /// What a convolution reads: an image, and what becomes of its values before they are used.
 #[derive(Clone, Copy)]
@@ -60,40 +61,35 @@ readers! {
     NormSilu16 F16 true true
 }
 
-/// One image of a source, as raw parts that many workers may read at once.
+/// One image of a source, which many workers may read at once.
 #[derive(Clone, Copy)]
-pub(crate) struct View {
+pub(crate) struct View<'a> {
     storage: Storage,
     silu: bool,
     edge: Edge,
-    data: *const u8,
-    scale: *const f32,
-    shift: *const f32,
+    /// `[height][width][stride]`
+    data: Region<'a>,
+    /// `[stride]` each; both empty for none.
+    scale: &'a [f32],
+    shift: &'a [f32],
     pub(crate) stride: usize,
     pub(crate) height: usize,
     pub(crate) width: usize,
 }
 
-// SAFETY: only reads, of memory that nobody writes while a kernel holds the Source's borrow.
-unsafe impl Send for View {}
-// SAFETY: as above.
-unsafe impl Sync for View {}
-
-impl Source<'_> {
-    pub(crate) fn view(&self, image: usize) -> View {
-        assert!(image < self.x.batch);
-        let row = image * self.x.stride;
+impl<'a> Source<'a> {
+    pub(crate) fn view(&self, image: usize) -> View<'a> {
+        let stride = self.x.stride;
+        let channels = |values: &'a [f32]| &values[image * stride..][..stride];
         let (scale, shift) = match self.affine {
-            Some(affine) => (affine.scale[row..].as_ptr(), affine.shift[row..].as_ptr()),
-            None => (std::ptr::null(), std::ptr::null()),
+            Some(affine) => (channels(&affine.scale), channels(&affine.shift)),
+            None => (&[][..], &[][..]),
         };
-        // SAFETY: the buffer holds `batch` images of that size.
-        let data = unsafe { self.x.buffer.ptr().cast_const().add(image * self.x.image_bytes()) };
         View {
             storage: self.x.storage,
             silu: self.silu,
             edge: self.edge,
-            data,
+            data: self.x.buffer.region().nth(image, self.x.image_bytes()),
             scale,
             shift,
             stride: self.x.stride,
@@ -121,7 +117,34 @@ pub(crate) struct Window {
     pub(crate) pitch: usize,
 }
 
-impl View {
+/// [`View::stage`]: one copy of its loops for each instruction set.
+struct Stage<'a> {
+    view: &'a View<'a>,
+    window: Window,
+    to: *mut f32,
+}
+
+impl Op for Stage<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Self { view, window, to } = self;
+        // SAFETY: only `View::stage` makes one, whose caller promises what `stage_with` wants; each reader is the one for
+        // this storage, and takes scale and shift only where there are some (f16 always has them).
+        unsafe {
+            match (view.storage, view.scale.is_empty(), view.silu) {
+                (Storage::F32, true, _) => view.stage_with::<S, Plain32>(simd, window, to),
+                (Storage::F32, false, false) => view.stage_with::<S, Norm32>(simd, window, to),
+                (Storage::F32, false, true) => view.stage_with::<S, NormSilu32>(simd, window, to),
+                (Storage::F16, _, false) => view.stage_with::<S, Norm16>(simd, window, to),
+                (Storage::F16, _, true) => view.stage_with::<S, NormSilu16>(simd, window, to),
+            }
+        }
+    }
+}
+
+impl View<'_> {
     /// The image as one row of all its pixels.
     pub(crate) fn flat(self) -> Self {
         Self { height: 1, width: self.height * self.width, ..self }
@@ -130,23 +153,16 @@ impl View {
     /// Copies a window as `[rows][columns][pitch]`, normalised and activated.
     ///
     /// # Safety
-    /// `to` has room for the window, whose channels lie inside the image's stride.
+    /// `window.first + window.channels <= self.stride`, both multiples of 16. From `to` on, `window.channels` values are
+    /// writable every `window.pitch` values, for `rows * columns` pixels, by this thread alone. Nobody writes to the image
+    /// meanwhile.
     #[inline(always)]
     pub(crate) unsafe fn stage<S: Simd>(&self, simd: S, window: Window, to: *mut f32) {
-        // SAFETY: by the caller's promise; each reader is the one that fits.
-        unsafe {
-            match (self.storage, self.scale.is_null(), self.silu) {
-                (Storage::F32, true, _) => self.stage_with::<S, Plain32>(simd, window, to),
-                (Storage::F32, false, false) => self.stage_with::<S, Norm32>(simd, window, to),
-                (Storage::F32, false, true) => self.stage_with::<S, NormSilu32>(simd, window, to),
-                (Storage::F16, _, false) => self.stage_with::<S, Norm16>(simd, window, to),
-                (Storage::F16, _, true) => self.stage_with::<S, NormSilu16>(simd, window, to),
-            }
-        }
+        simd.apart(Stage { view: self, window, to });
     }
 
     /// # Safety
-    /// As for `stage`, and `R` is the reader that fits the source.
+    /// As for [`View::stage`], and `R` is the reader that fits the source.
     #[inline(always)]
     unsafe fn stage_with<S: Simd, R: Read>(&self, simd: S, window: Window, to: *mut f32) {
         let (height, width) = (self.height as isize, self.width as isize);
@@ -155,7 +171,7 @@ impl View {
         let address = |row: usize, column: usize| {
             let pixel = (window.top + row as isize) * width + window.left + column as isize;
             let index = (pixel as usize).wrapping_mul(self.stride).wrapping_add(window.first);
-            self.data.wrapping_add(index.wrapping_mul(R::STORAGE.size()))
+            self.data.ptr().wrapping_add(index.wrapping_mul(R::STORAGE.size()))
         };
         let pixel_size = self.stride * R::STORAGE.size();
         for row in 0..window.rows {
@@ -181,7 +197,8 @@ impl View {
                     simd.prefetch(ahead.wrapping_add(line).cast());
                 }
                 for c in (0..window.channels).step_by(S::LANES) {
-                    // SAFETY: the pixel lies inside the image where it is read; the target inside the window.
+                    // SAFETY: `y` and `x` are inside the image where the pixel is read, and the vector ends before
+                    // `first + channels`; `to` is the target's row for this pixel, by the caller's promise.
                     unsafe {
                         let v = if inside {
                             self.load::<S, R>(simd, (y * width + x) as usize, window.first + c)
@@ -199,18 +216,20 @@ impl View {
     /// The vector of channels from `c` on of pixel `pixel`, normalised and activated.
     ///
     /// # Safety
-    /// `pixel < height * width`, `c + LANES <= stride`, and `R` is the reader that fits the source.
+    /// `pixel < height * width` and `c + LANES <= stride`; nobody writes to the image meanwhile; `R` is the reader that fits
+    /// the source.
     #[inline(always)]
     unsafe fn load<S: Simd, R: Read>(&self, simd: S, pixel: usize, c: usize) -> S::V {
-        // SAFETY: inside the image by the caller's promise; scale and shift hold `stride` values when AFFINE.
+        // SAFETY: `data` holds `height * width * stride` values of the storage that `R` names, and `scale` and `shift` hold
+        // `stride` values each where `R` uses them; the vector lies inside by the caller's promise.
         unsafe {
             let index = pixel * self.stride + c;
             let mut v = match R::STORAGE {
-                Storage::F32 => simd.load(self.data.cast::<f32>().add(index)),
-                Storage::F16 => simd.load_f16(self.data.cast::<u16>().add(index)),
+                Storage::F32 => simd.load(self.data.values().cast_const().add(index)),
+                Storage::F16 => simd.load_f16(self.data.ptr().cast_const().cast::<u16>().add(index)),
             };
             if R::AFFINE {
-                v = simd.fma(v, simd.load(self.scale.add(c)), simd.load(self.shift.add(c)));
+                v = simd.fma(v, simd.load(self.scale.as_ptr().add(c)), simd.load(self.shift.as_ptr().add(c)));
             }
             if R::SILU {
                 v = simd.silu(v);

@@ -1,16 +1,18 @@
 //! The two passes over a block of positions: its keys and values; its queries and everything else.
 
 use super::vectors::KEYS;
-use crate::direct::write_column;
+use crate::arena::Region;
+use crate::direct::WriteColumn;
 use crate::gemm::{NO_PREFETCH, Tile};
-use crate::pool::Shared;
 use crate::simd::{Op, Simd};
 use crate::sink::{PartialsWriter, Sink};
 use crate::source::{View, Window};
+use crate::watch::Stop;
 
 /// A block of positions.
 pub(super) struct Work<'a> {
-    pub(super) view: View,
+    pub(super) stop: &'a Stop,
+    pub(super) view: View<'a>,
     pub(super) sink: Sink<'a>,
     pub(super) first: usize,
     pub(super) count: usize,
@@ -27,13 +29,13 @@ pub(super) struct Work<'a> {
     pub(super) key_rows: usize,
     pub(super) key_weights: &'a [f32],
     /// Panels of the query's, the value's and the output's weights.
-    pub(super) packed: Shared,
+    pub(super) packed: Region<'a>,
     pub(super) bias_q: &'a [f32],
     pub(super) factor: f32,
-    pub(super) keys: Shared,
-    pub(super) values: Shared,
-    pub(super) scratch: Shared,
-    pub(super) partials: PartialsWriter,
+    pub(super) keys: Region<'a>,
+    pub(super) values: Region<'a>,
+    pub(super) scratch: Region<'a>,
+    pub(super) partials: PartialsWriter<'a>,
     pub(super) part: usize,
 }
 
@@ -48,7 +50,7 @@ impl Work<'_> {
     #[inline(always)]
     fn scratch(&self, nr: usize) -> [*mut f32; 5] {
         let square = self.queries * self.panels * nr;
-        let p = self.scratch.get();
+        let p = self.scratch.values();
         let sizes = [0, square, 2 * square, 2 * square + self.queries * KEYS];
         // SAFETY: the scratch was taken for just these matrices.
         unsafe {
@@ -90,7 +92,7 @@ impl Work<'_> {
     #[inline(always)]
     fn weights<S: Simd>(&self, which: usize, panel: usize) -> *const f32 {
         // SAFETY: the buffer holds three layers of panels.
-        unsafe { self.packed.get().add((which * self.panels + panel) * self.stride * S::NR).cast_const() }
+        unsafe { self.packed.values().add((which * self.panels + panel) * self.stride * S::NR).cast_const() }
     }
 }
 
@@ -111,7 +113,7 @@ impl Op for KeysAndValues<'_> {
                 for row in (0..w.count).step_by(S::MR) {
                     // The tile's rows past the block would fall on the next block's, so they go elsewhere.
                     let whole = row + S::MR <= w.count || w.first + w.count == w.tokens;
-                    let target = w.values.get().add((panel * w.padded + w.first + row) * S::NR);
+                    let target = w.values.values().add((panel * w.padded + w.first + row) * S::NR);
                     let spare = transposed;
                     simd.tile(&Tile {
                         segments: &[staged.add(row * columns).cast_const()],
@@ -142,7 +144,7 @@ impl Op for KeysAndValues<'_> {
                         lda: w.stride,
                         k: w.stride,
                         b: transposed.cast_const(),
-                        c: w.keys.get().add((panel * w.key_rows + row) * S::NR),
+                        c: w.keys.values().add((panel * w.key_rows + row) * S::NR),
                         ldc: S::NR,
                         rows: S::MR,
                         accumulate: false,
@@ -199,6 +201,9 @@ impl Op for Queries<'_> {
             let seen = |i: usize| ((w.first + i) / w.area + 1) * w.area;
             let most = seen(w.count - 1);
             for first in (0..most).step_by(KEYS) {
+                if w.stop.is_set() {
+                    return;
+                }
                 let count = KEYS.min(most - first);
                 for panel in 0..count.div_ceil(S::NR) {
                     for row in (0..w.count).step_by(S::MR) {
@@ -206,7 +211,7 @@ impl Op for Queries<'_> {
                             segments: &[queries.add(row * columns).cast_const()],
                             lda: columns,
                             k: w.stride,
-                            b: w.keys.get().add((first / S::NR + panel) * w.key_rows * S::NR).cast_const(),
+                            b: w.keys.values().add((first / S::NR + panel) * w.key_rows * S::NR).cast_const(),
                             c: scores.add(row * KEYS + panel * S::NR),
                             ldc: KEYS,
                             rows: S::MR,
@@ -240,7 +245,7 @@ impl Op for Queries<'_> {
                             segments: &[scores.add(row * KEYS).cast_const()],
                             lda: KEYS,
                             k: count,
-                            b: w.values.get().add((panel * w.padded + first) * S::NR).cast_const(),
+                            b: w.values.values().add((panel * w.padded + first) * S::NR).cast_const(),
                             c: sums.add(row * columns + panel * S::NR),
                             ldc: columns,
                             rows: S::MR,
@@ -273,16 +278,18 @@ impl Op for Queries<'_> {
                 }
                 let begin = panel * S::NR;
                 for c in (begin..(begin + S::NR).min(w.stride)).step_by(S::LANES) {
-                    write_column(
-                        simd,
-                        &w.sink,
-                        results.add(c - begin),
-                        S::NR,
-                        w.count,
-                        |i| w.first + i,
+                    simd.apart(WriteColumn {
+                        sink: &w.sink,
+                        results: results.add(c - begin),
+                        ld: S::NR,
+                        count: w.count,
+                        first: w.first,
+                        step: 1,
                         c,
-                        (&w.partials, w.part, 0),
-                    );
+                        partials: &w.partials,
+                        part: w.part,
+                        seen: 0,
+                    });
                 }
             }
             w.partials.set_count(w.part, w.count as u32);

@@ -11,9 +11,10 @@ mod block;
 mod tiles;
 mod vectors;
 
-use crate::arena::{Buffer, OutOfMemory};
+use std::ops::Range;
+
 use crate::context::Context;
-use crate::conv::unit_for;
+use crate::conv::{check_weights, unit_for};
 use crate::features::{Features, Storage};
 use crate::norm::{Affine, GroupNorm};
 use crate::plan;
@@ -43,8 +44,10 @@ pub struct Attention<'a> {
 /// One image: what is read, where results go, and what all ways of computing them share.
 struct Image<'a> {
     /// All positions as one row.
-    view: View,
+    view: View<'a>,
     sink: Sink<'a>,
+    /// Which part of all work it is.
+    share: Range<f64>,
     /// Positions that see each other; they see those before them too.
     area: usize,
     bias_q: &'a [f32],
@@ -56,14 +59,18 @@ impl Attention<'_> {
     /// `x + to_out(softmax(q kᵀ / sqrt(C)) v)`, each image on its own, in the memory of `x`.
     ///
     /// # Errors
-    /// When there is not enough memory.
-    pub fn run(&self, context: &Context, x: Features) -> Result<Features, OutOfMemory> {
+    /// When there is not enough memory, or `watched` is told to stop.
+    ///
+    /// # Panics
+    /// When shapes do not fit together.
+    pub fn run(
+        &self,
+        context: &Context,
+        x: Features,
+        watched: &mut Watched<'_>,
+    ) -> Result<Features, Stopped> {
         let tokens = x.height * x.width;
-        match self.run_seeing(context, x, tokens, &mut Watched::new(&mut |_| true)) {
-            Ok(y) => Ok(y),
-            Err(Stopped::OutOfMemory(error)) => Err(error),
-            Err(Stopped::Cancelled) => unreachable!("nobody stops it"),
-        }
+        self.run_seeing(context, x, tokens, watched)
     }
 
     /// [`Attention::run`] where each position sees those of its own `area` positions and of all areas before it.
@@ -75,29 +82,25 @@ impl Attention<'_> {
         watched: &mut Watched<'_>,
     ) -> Result<Features, Stopped> {
         let channels = x.channels;
+        for (weight, bias) in [self.to_q, self.to_k, self.to_v, self.to_out] {
+            check_weights(weight, &[channels, channels], bias);
+        }
+        assert_eq!(x.storage, context.storage, "the storage of the input, whose memory the output takes");
         let affine = Affine::group_norm(&x, self.norm);
         let (bias_q, bias_out) = self.biases(channels, x.stride);
         let unit = self.unit(context, &x, &affine, &bias_out);
         let inverse_unit: Vec<f32> = unit.iter().map(|u| 1.0 / u).collect();
-        let mut y = Features {
-            batch: x.batch,
-            height: x.height,
-            width: x.width,
-            channels,
-            stride: x.stride,
-            storage: x.storage,
-            unit,
-            stats: Vec::new(),
-            buffer: Buffer::alias(&x.buffer),
-        };
+        let mut all_stats = Vec::with_capacity(x.batch);
         let source = Source { x: &x, affine: Some(&affine), silu: false, edge: Edge::Zero };
         let amx = Amx::new().filter(|_| plan::tiles_are_exact(context, &x, &affine));
         let mut tiles = amx.map(|amx| Tiles::new(amx, context, self, &x)).transpose()?;
         let mut vectors = None;
         for image in 0..x.batch {
+            let share = [image, image + 1].map(|images| images as f64 / x.batch as f64);
             let job = Image {
+                share: share[0]..share[1],
                 view: source.view(image).flat(),
-                sink: Sink::new(&y, image, &bias_out, Some(&x.unit), &inverse_unit),
+                sink: Sink::new(x.target(), image, &bias_out, Some(&x.unit), &inverse_unit),
                 area,
                 bias_q: &bias_q,
                 factor: 1.0 / (channels as f32).sqrt(),
@@ -117,10 +120,9 @@ impl Attention<'_> {
                     vectors.image(context, &job, watched)?
                 }
             };
-            y.stats.push(stats);
+            all_stats.push(stats);
         }
-        y.buffer = x.buffer;
-        Ok(y)
+        Ok(Features { unit, stats: all_stats, ..x })
     }
 
     /// The query's bias, and the output's with the value's passed through the output layer; both padded.

@@ -11,16 +11,15 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::{Attention, Image};
-use crate::arena::{Buffer, OutOfMemory};
+use crate::arena::{Buffer, OutOfMemory, Region};
 use crate::context::Context;
-use crate::direct::write_column;
+use crate::direct::WriteColumn;
 use crate::features::{ChannelStats, Features};
-use crate::pool::Shared;
 use crate::simd::Simd;
 use crate::simd::amx::{Amx, COLUMNS, DEPTH, Product, ROWS, STEP, TileOp};
 use crate::sink::{Partials, PartialsWriter};
 use crate::tiles::{RUN, line_size, pack_panel, panel_size, place, row_size, stage_row};
-use crate::watch::{Stopped, Watched};
+use crate::watch::{Stop, Stopped, Watched};
 
 /// Positions of a block, and of a block of keys.
 const BLOCK: usize = 128;
@@ -57,21 +56,18 @@ impl Tiles {
         let tokens = x.height * x.width;
         let size = panel_size(chunks, 1);
         let weights = context.arena.take(4 * chunks * size)?;
-        let to = Shared::new(weights.ptr().cast());
+        let panels = weights.region();
         let layers = [attention.to_q.0, attention.to_k.0, attention.to_v.0, attention.to_out.0];
         context.pool.run(4 * chunks, |_, index| {
-            // SAFETY: the buffer has room for every panel, and each task writes its own.
-            let out =
-                unsafe { std::slice::from_raw_parts_mut(to.get().cast::<u8>().add(index * size), size) };
+            // SAFETY: the panel is this task's alone.
+            let out = unsafe { panels.nth(index, size).bytes_mut() };
             let first = index % chunks * COLUMNS;
             pack_panel(layers[index / chunks], [x.channels, x.channels, 1], first, &[&[0]], 1, out);
         });
         let padded = tokens.next_multiple_of(BLOCK);
         let keys = context.arena.take(padded * chunks * DEPTH * 4)?;
         let values = context.arena.take(padded * chunks * DEPTH * 4)?;
-        let scratch = (0..context.pool.threads())
-            .map(|_| context.arena.take(Scratch::size(chunks)))
-            .collect::<Result<Vec<_>, _>>()?;
+        let scratch = context.scratch(Scratch::size(chunks))?;
         Ok(Self { amx, chunks, tokens, weights, keys, values, scratch })
     }
 
@@ -88,24 +84,28 @@ impl Tiles {
         let writer = partials.writer();
         // As bits, which for positive numbers are in the order of the numbers.
         let largest = [AtomicU32::new(0), AtomicU32::new(0)];
+        let stop = watched.stop();
         let work = |worker: usize, block: usize| Work {
+            stop: &stop,
             tiles: self,
             image,
-            scratch: Scratch::new(&self.scratch[worker], self.chunks),
+            scratch: Scratch::new(self.scratch[worker].region(), self.chunks),
             first: block * BLOCK,
             count: BLOCK.min(self.tokens - block * BLOCK),
             partials: writer,
             part: block,
             largest: &largest,
         };
-        context.pool.run(blocks, |worker, block| self.amx.run(KeysAndValues(work(worker, block))));
+        let begin = image.share.start;
+        watched.run(&context.pool, begin..begin, blocks, |worker, block| {
+            self.amx.run(KeysAndValues(work(worker, block)));
+        })?;
         let [query, key] = [0, 1].map(|i| f32::from_bits(largest[i].load(Ordering::Relaxed)));
         let left_out = query * key.sqrt() * image.factor / 32768.0;
         if left_out.is_nan() || left_out > TOLERANCE {
             return Ok(None);
         }
-        let per_block = 2 * BLOCK * self.tokens * stride;
-        watched.run(&context.pool, blocks, per_block, |worker, block| {
+        watched.run(&context.pool, image.share.clone(), blocks, |worker, block| {
             self.amx.run(Queries(work(worker, block)));
         })?;
         Ok(Some(partials.merge(0..blocks)))
@@ -168,8 +168,9 @@ impl Scratch {
         Self::parts(chunks).iter().sum()
     }
 
-    fn new(buffer: &Buffer, chunks: usize) -> Self {
-        let mut next = buffer.ptr();
+    /// Cuts the region, which has [`Scratch::size`] bytes.
+    fn new(region: Region<'_>, chunks: usize) -> Self {
+        let mut next = region.part(0, Self::size(chunks)).ptr();
         let [staged, queries, softmax, line, sums, scores, results, a, b, c, squares] = Self::parts(chunks)
             .map(|size| {
                 let this = next;
@@ -192,12 +193,13 @@ impl Scratch {
 
 /// A block of positions.
 struct Work<'a> {
+    stop: &'a Stop,
     tiles: &'a Tiles,
     image: &'a Image<'a>,
     scratch: Scratch,
     first: usize,
     count: usize,
-    partials: PartialsWriter,
+    partials: PartialsWriter<'a>,
     part: usize,
     /// The largest magnitude in a query, and the largest squared length of a key.
     largest: &'a [AtomicU32; 2],
@@ -365,6 +367,9 @@ impl TileOp for Queries<'_> {
             let seen = |row: usize| ((w.first + row) / w.image.area + 1) * w.image.area;
             let most = seen(w.count - 1);
             for first in (0..most).step_by(KEYS) {
+                if w.stop.is_set() {
+                    return;
+                }
                 let count = KEYS.min(most - first);
                 let panels = count.div_ceil(COLUMNS);
                 for panel in 0..panels {
@@ -401,16 +406,18 @@ impl TileOp for Queries<'_> {
                 w.project(amx, 3, panel);
                 let begin = panel * COLUMNS;
                 for c in (begin..(begin + COLUMNS).min(w.image.sink.stride)).step_by(lanes) {
-                    write_column(
-                        simd,
-                        &w.image.sink,
-                        s.results.add(c - begin),
-                        COLUMNS,
-                        w.count,
-                        |i| w.first + i,
+                    simd.apart(WriteColumn {
+                        sink: &w.image.sink,
+                        results: s.results.add(c - begin),
+                        ld: COLUMNS,
+                        count: w.count,
+                        first: w.first,
+                        step: 1,
                         c,
-                        (&w.partials, w.part, 0),
-                    );
+                        partials: &w.partials,
+                        part: w.part,
+                        seen: 0,
+                    });
                 }
             }
             w.partials.set_count(w.part, w.count as u32);

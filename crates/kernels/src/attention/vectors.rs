@@ -6,7 +6,6 @@ use crate::arena::{Buffer, OutOfMemory};
 use crate::context::Context;
 use crate::direct::pack_panel;
 use crate::features::{ChannelStats, Features};
-use crate::pool::Shared;
 use crate::sink::Partials;
 use crate::watch::{Stopped, Watched};
 
@@ -47,13 +46,11 @@ impl Vectors {
         let panels = stride.div_ceil(nr);
         let panel_size = stride * nr;
         let packed = context.arena.take(3 * panels * panel_size * 4)?;
-        let packed_ptr = Shared::new(packed.ptr().cast());
+        let panels_of_weights = packed.region();
         let sources = [attention.to_q.0, attention.to_v.0, attention.to_out.0];
         context.pool.run(3 * panels, |_, index| {
-            // SAFETY: the buffer has room for every panel, and each task writes its own.
-            let out = unsafe {
-                std::slice::from_raw_parts_mut(packed_ptr.get().add(index * panel_size), panel_size)
-            };
+            // SAFETY: the panel is this task's alone.
+            let out = unsafe { panels_of_weights.nth(index, panel_size * 4).values_mut() };
             let first = index % panels * nr;
             pack_panel(sources[index / panels], [channels, channels, 1], first, nr, stride, &[&[0]], out);
         });
@@ -69,9 +66,7 @@ impl Vectors {
         let values = context.arena.take(panels * padded * nr * 4)?;
         let queries = QUERIES.next_multiple_of(mr).next_multiple_of(nr);
         let scratch_size = 2 * queries * panels * nr + queries * KEYS + queries * nr + queries * 2;
-        let scratch = (0..context.pool.threads())
-            .map(|_| context.arena.take(scratch_size * 4))
-            .collect::<Result<Vec<_>, _>>()?;
+        let scratch = context.scratch(scratch_size * 4)?;
         Ok(Self { tokens, panels, key_rows, padded, queries, key_weights, packed, keys, values, scratch })
     }
 
@@ -86,10 +81,9 @@ impl Vectors {
         let stride = image.sink.stride;
         let mut partials = Partials::new(blocks, stride);
         let writer = partials.writer();
-        let scratch: Vec<Shared> = self.scratch.iter().map(|b| Shared::new(b.ptr().cast())).collect();
-        let (keys, values) = (Shared::new(self.keys.ptr().cast()), Shared::new(self.values.ptr().cast()));
-        let packed = Shared::new(self.packed.ptr().cast());
+        let stop = watched.stop();
         let work = |worker: usize, block: usize| Work {
+            stop: &stop,
             view: image.view,
             sink: image.sink,
             first: block * self.queries,
@@ -102,20 +96,20 @@ impl Vectors {
             panels: self.panels,
             key_rows: self.key_rows,
             key_weights: &self.key_weights,
-            packed,
+            packed: self.packed.region(),
             bias_q: image.bias_q,
             factor: image.factor,
-            keys,
-            values,
-            scratch: scratch[worker],
+            keys: self.keys.region(),
+            values: self.values.region(),
+            scratch: self.scratch[worker].region(),
             partials: writer,
             part: block,
         };
-        context.pool.run(blocks, |worker, block| {
+        let begin = image.share.start;
+        watched.run(&context.pool, begin..begin, blocks, |worker, block| {
             context.isa.run(KeysAndValues(work(worker, block)));
-        });
-        let per_block = 2 * self.queries * self.tokens * stride;
-        watched.run(&context.pool, blocks, per_block, |worker, block| {
+        })?;
+        watched.run(&context.pool, image.share.clone(), blocks, |worker, block| {
             context.isa.run(Queries(work(worker, block)));
         })?;
         Ok(partials.merge(0..blocks))

@@ -52,6 +52,9 @@ pub(crate) unsafe trait Simd: Copy + Send + Sync + 'static {
 
     /// Runs an op inside this instruction set's shell.
     fn run<O: Op>(self, op: O) -> O::Output;
+    /// As [`Simd::run`], in a function of its own that is never inlined: for steps that several ops share and that take
+    /// long beside a call, of which one copy is enough.
+    fn apart<O: Op>(self, op: O) -> O::Output;
     /// The register tile of a matrix product: see [`Tile`].
     ///
     /// # Safety

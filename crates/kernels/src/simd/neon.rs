@@ -22,6 +22,12 @@ fn shell<O: Op>(simd: Neon, op: O) -> O::Output {
     op.run(simd)
 }
 
+#[inline(never)]
+#[target_feature(enable = "neon")]
+fn shell_apart<O: Op>(simd: Neon, op: O) -> O::Output {
+    op.run(simd)
+}
+
 #[target_feature(enable = "neon")]
 unsafe fn tile_shell(simd: Neon, tile: &Tile) {
     // SAFETY: the caller keeps Tile's contract.
@@ -40,6 +46,11 @@ unsafe impl Simd for Neon {
     fn run<O: Op>(self, op: O) -> O::Output {
         // SAFETY: self proves the feature.
         unsafe { shell(self, op) }
+    }
+    #[inline(always)]
+    fn apart<O: Op>(self, op: O) -> O::Output {
+        // SAFETY: self proves the feature.
+        unsafe { shell_apart(self, op) }
     }
     #[inline(always)]
     unsafe fn tile(self, tile: &Tile) {

@@ -1,7 +1,7 @@
 //! Attention.
 
 use kernels::{
-    Attention, Context, DType, Features, GroupNorm, Isa, Numerics, Storage, WeightView, reference,
+    Attention, Context, DType, Features, GroupNorm, Isa, Numerics, Storage, Watched, WeightView, reference,
 };
 use reference::Image;
 use remote_vae_kernels as kernels;
@@ -60,7 +60,7 @@ fn matches_the_reference(spread: f32, bound: impl Fn(&Context, &Image) -> Option
             let Some((scale, bound)) = bound(&context, &want) else { continue };
             let features = Features::from_nchw(&context.arena, shape, &x).expect("memory");
             let features = features.stored(&context).expect("memory");
-            let y = attention.run(&context, features).expect("memory");
+            let y = attention.run(&context, features, &mut Watched::unwatched()).expect("memory");
             check(&name, &y.to_nchw(), &want, scale, bound);
             check_stats(&name, &y, &want, bound * 4.0);
         }

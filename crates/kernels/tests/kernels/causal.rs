@@ -164,7 +164,9 @@ fn pointwise_convolutions_of_clips_match_the_reference() {
     };
     let want = reference::conv2d(&image(shape, &x), &weight, &bias, 1, 1, [0; 4]);
     for (name, context) in crate::common::contexts() {
-        let y = conv.run_pointwise_on_clip(&context, clip(&context, shape, &x)).expect("memory");
+        let y = conv
+            .run_pointwise_on_clip(&context, clip(&context, shape, &x), &mut Watched::unwatched())
+            .expect("memory");
         let bound = bound(&context, 32);
         check(&name, &y.to_cfhw(), &want, 32f64.sqrt() / 3.0, bound);
         check_stats(&name, &y, &want, bound * 4.0);

@@ -4,5 +4,7 @@ mod attention;
 mod causal;
 mod common;
 mod conv;
+mod geometry;
 mod outliers;
+mod small;
 mod threads;

@@ -4,7 +4,7 @@ mod video;
 
 use std::sync::Arc;
 
-use kernels::{Context, Features, OutOfMemory, Pool, Pre};
+use kernels::{Context, Features, OutOfMemory, Pool, Pre, Stopped, Watched};
 pub use kernels::{Isa, Numerics, Storage};
 
 use super::{Activation, Choice, Conv2dSpec, Engine, GroupNormSpec, Limits, Step};
@@ -94,6 +94,15 @@ impl From<OutOfMemory> for EngineError {
     }
 }
 
+impl From<Stopped> for EngineError {
+    fn from(stopped: Stopped) -> Self {
+        match stopped {
+            Stopped::OutOfMemory(error) => error.into(),
+            Stopped::Cancelled => Self::Cancelled,
+        }
+    }
+}
+
 impl Conv2d {
     fn kernel(&self) -> kernels::Conv2d<'_> {
         kernels::Conv2d {
@@ -111,7 +120,7 @@ impl Conv2d {
     fn run<T>(
         &self,
         engine: &CpuEngine,
-        run: impl FnOnce(kernels::Conv2d<'_>) -> Result<T, OutOfMemory>,
+        run: impl FnOnce(kernels::Conv2d<'_>) -> Result<T, Stopped>,
     ) -> Result<T, EngineError> {
         let result = run(self.kernel());
         engine.done_with(&self.weight);
@@ -288,9 +297,9 @@ impl Engine for CpuEngine {
     fn run_conv2d(&self, x: Features, conv: &Conv2d) -> Result<Features, EngineError> {
         conv.run(self, |kernel| {
             if conv.spec.kernel == 1 && conv.spec.stride == 1 && conv.spec.padding == [0; 4] {
-                kernel.run_pointwise(&self.0, x)
+                kernel.run_pointwise(&self.0, x, &mut Watched::unwatched())
             } else {
-                kernel.run(&self.0, &x, Pre::default(), None)
+                kernel.run(&self.0, &x, Pre::default(), None, &mut Watched::unwatched())
             }
         })
     }
@@ -303,15 +312,17 @@ impl Engine for CpuEngine {
         conv: &Conv2d,
         residual: Option<Features>,
     ) -> Result<Features, EngineError> {
-        conv.run(self, |kernel| kernel.run(&self.0, x, pre(norm, activation), residual))
+        conv.run(self, |kernel| {
+            kernel.run(&self.0, x, pre(norm, activation), residual, &mut Watched::unwatched())
+        })
     }
 
     fn run_upsample2x_conv2d(&self, x: Features, conv: &Conv2d) -> Result<Features, EngineError> {
-        conv.run(self, |kernel| kernel.run_upsampled(&self.0, &x))
+        conv.run(self, |kernel| kernel.run_upsampled(&self.0, &x, &mut Watched::unwatched()))
     }
 
     fn run_attention(&self, x: Features, attention: &Attention) -> Result<Features, EngineError> {
-        let result = attention.kernel().run(&self.0, x);
+        let result = attention.kernel().run(&self.0, x, &mut Watched::unwatched());
         attention.release_pages(self);
         Ok(result?)
     }

@@ -41,10 +41,7 @@ fn watched<T>(
     watch: &mut Watch<'_>,
     run: impl FnOnce(&mut Watched<'_>) -> Result<T, Stopped>,
 ) -> Result<T, EngineError> {
-    run(&mut Watched::new(&mut |share| watch(share).is_ok())).map_err(|stopped| match stopped {
-        Stopped::OutOfMemory(error) => error.into(),
-        Stopped::Cancelled => EngineError::Cancelled,
-    })
+    Ok(run(&mut Watched::new(&mut |share| watch(share).is_ok()))?)
 }
 
 impl VideoEngine for CpuEngine {
@@ -100,9 +97,9 @@ impl VideoEngine for CpuEngine {
             stride: 1,
             padding: [0; 4],
         };
-        let y = kernel.run_pointwise_on_clip(&self.0, x);
+        let y = watched(watch, |watched| kernel.run_pointwise_on_clip(&self.0, x, watched));
         self.done_with(&conv.weight);
-        Ok(y?)
+        y
     }
 
     fn run_norm_act_causal_conv3d(
