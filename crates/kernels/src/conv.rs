@@ -1,17 +1,18 @@
 //! Two-dimensional convolutions: what they are, and which kernel does them.
 
+use crate::arena::OutOfMemory;
 use crate::context::Context;
-use crate::direct;
+use crate::direct::{self, Plane};
 use crate::features::{ChannelStats, Features, PAD, Storage, product};
 use crate::few_outputs;
-use crate::norm::{Affine, GroupNorm};
+use crate::norm::{Affine, Norm};
 use crate::plan::{self, Algorithm, Kinds, Plan};
 use crate::pointwise;
 use crate::simd::amx::Amx;
 use crate::sink::Sink;
-use crate::source::{Edge, Source};
+use crate::source::{Activation, PaddingMode, Source};
 use crate::watch::{Stopped, Watched};
-use crate::weights::WeightView;
+use crate::weights::{DType, WeightView};
 use crate::winograd;
 
 /// A convolution's weights and geometry.
@@ -29,36 +30,79 @@ pub struct Conv2d<'a> {
     pub kernel: usize,
     /// Step between outputs.
     pub stride: usize,
-    /// Zeros: top, bottom, left, right.
+    /// Rows and columns around the image: top, bottom, left, right.
     pub padding: [usize; 4],
+    /// What stands in them.
+    pub padding_mode: PaddingMode,
+    /// Groups of channels that do not see each other, 1 for none: `weight` is `[out, in / groups, kernel, kernel]`.
+    pub groups: usize,
+}
+
+impl Default for Conv2d<'_> {
+    /// 1×1, without weights, bias, stride, padding and groups.
+    fn default() -> Self {
+        Self {
+            weight: WeightView::new(DType::F32, &[]),
+            bias: &[],
+            in_channels: 0,
+            out_channels: 0,
+            kernel: 1,
+            stride: 1,
+            padding: [0; 4],
+            padding_mode: PaddingMode::Zeros,
+            groups: 1,
+        }
+    }
 }
 
 /// What becomes of the input before a convolution.
 #[derive(Clone, Copy, Default)]
 pub struct Pre<'a> {
     /// Normalised.
-    pub norm: Option<&'a GroupNorm>,
-    /// Then activated with SiLU.
-    pub silu: bool,
+    pub norm: Option<Norm<'a>>,
+    /// Then activated.
+    pub activation: Option<Activation>,
 }
 
 /// What a convolution multiplies with, whatever its geometry.
 #[derive(Clone, Copy)]
 pub(crate) struct Kernel<'a> {
-    /// `[out, in, taps]`
+    /// `[out, in / groups, taps]`
     pub(crate) weight: WeightView<'a>,
     /// `[out]`, or empty for none.
     pub(crate) bias: &'a [f32],
     pub(crate) in_channels: usize,
     pub(crate) out_channels: usize,
     pub(crate) taps: usize,
+    pub(crate) groups: usize,
+}
+
+impl Kernel<'_> {
+    /// Input channels that an output sees.
+    pub(crate) fn seen(&self) -> usize {
+        self.in_channels / self.groups
+    }
+
+    /// The first of them for an output.
+    pub(crate) fn first_seen(&self, out: usize) -> usize {
+        out / (self.out_channels / self.groups) * self.seen()
+    }
+
+    /// Refuses groups that do not divide the channels, and weights and biases that are not of these shapes.
+    pub(crate) fn check(&self) {
+        let Self { in_channels, out_channels, groups, .. } = *self;
+        let divides = |channels: usize| groups > 0 && channels.is_multiple_of(groups);
+        let whole = divides(in_channels) && divides(out_channels);
+        assert!(whole, "{groups} groups of {in_channels} input and {out_channels} output channels");
+        check_weights(self.weight, &[out_channels, self.seen(), self.taps], self.bias);
+    }
 }
 
 /// One convolution on its way through a kernel.
 pub(crate) struct Job<'a> {
     pub(crate) context: &'a Context,
     pub(crate) source: Source<'a>,
-    pub(crate) weight: WeightView<'a>,
+    pub(crate) kernel: Kernel<'a>,
     /// `[stride of y]`
     pub(crate) bias: &'a [f32],
     pub(crate) y: &'a Features,
@@ -102,17 +146,28 @@ impl Conv2d<'_> {
 
     /// Refuses geometry that the kernels do not have.
     fn check(&self, x: &Features) {
-        let Self { kernel, stride, padding, in_channels, out_channels, .. } = *self;
+        let Self { kernel, stride, padding, padding_mode, in_channels, .. } = *self;
         assert!(matches!(kernel, 1 | 3), "a kernel of {kernel}×{kernel}: there are 1×1 and 3×3");
         assert!(matches!(stride, 1 | 2), "a stride of {stride}: there are 1 and 2");
         assert!(padding.iter().all(|&side| side < 3), "padding {padding:?}: there is none of more than 2");
         assert_eq!(x.channels, in_channels, "channels of the input and of the weights");
-        check_weights(self.weight, &[out_channels, in_channels, kernel, kernel], self.bias);
+        self.kernel().check();
+        let [top, bottom, left, right] = padding;
+        let mirrors = x.height > top.max(bottom) && x.width > left.max(right);
+        assert!(
+            padding_mode != PaddingMode::Reflect || mirrors,
+            "an image is reflected over less than its size"
+        );
     }
 
     /// Whether it keeps the size of the image with a 3×3 kernel: what Winograd's filtering is for.
     pub(crate) fn is_same3x3(&self) -> bool {
         self.kernel == 3 && self.stride == 1 && self.padding == [1; 4]
+    }
+
+    /// Whether its taps are done side by side.
+    fn is_few_outputs(&self) -> bool {
+        self.is_same3x3() && self.groups == 1 && self.out_channels <= few_outputs::MOST
     }
 
     /// `conv(pre(x))`, plus `residual`, whose memory becomes the result's.
@@ -130,29 +185,50 @@ impl Conv2d<'_> {
         residual: Option<Features>,
         watched: &mut Watched<'_>,
     ) -> Result<Features, Stopped> {
+        self.run_behind(context, x, pre, residual, 1, watched)
+    }
+
+    /// `conv(upsample(pre(x)))`, plus `residual`, for a nearest upsampling by 1 or 2.
+    pub(crate) fn run_behind(
+        &self,
+        context: &Context,
+        x: &Features,
+        pre: Pre<'_>,
+        residual: Option<Features>,
+        upsample: usize,
+        watched: &mut Watched<'_>,
+    ) -> Result<Features, Stopped> {
         self.check(x);
-        let affine = affine(x, pre);
-        let algorithm = self.plan_with(context, x, affine.as_ref()).algorithm;
-        self.with(context, x, pre.silu, affine.as_ref(), residual, 1, |job| match algorithm {
-            Algorithm::Winograd6 => winograd::run(job, winograd::F6x3, watched),
-            Algorithm::Winograd4 => winograd::run(job, winograd::F4x3, watched),
-            Algorithm::WinogradTiles => winograd::run_in_tiles(job, winograd::Near4x3, watched),
-            Algorithm::Tiles => direct::run_in_tiles(job, self, 1, watched),
-            Algorithm::Direct if self.is_same3x3() && self.out_channels <= few_outputs::MOST => {
-                few_outputs::run(job, self, watched)
-            }
-            Algorithm::Direct => direct::run(job, self, 1, watched),
+        let same = upsample == 1 || self.is_same3x3();
+        assert!(same, "behind an upsampling there are 3×3 convolutions that keep the size only");
+        let affine = affine(context, x, pre)?;
+        let affine = affine.as_ref();
+        let algorithm = self.plan_with(context, x, affine).algorithm;
+        let plane = self.plane(upsample);
+        self.with(context, x, pre.activation, affine, residual, upsample, |job| match (algorithm, upsample) {
+            (Algorithm::Winograd6, 1) => winograd::run(job, winograd::F6x3, watched),
+            (Algorithm::Winograd4, 1) => winograd::run(job, winograd::F4x3, watched),
+            (Algorithm::WinogradTiles, 1) => winograd::run_in_tiles(job, winograd::Near4x3, watched),
+            (Algorithm::Winograd6, _) => winograd::run(job, winograd::F7x2, watched),
+            (Algorithm::Winograd4, _) => winograd::run(job, winograd::F5x2, watched),
+            (Algorithm::WinogradTiles, _) => winograd::run_in_tiles(job, winograd::Near5x2, watched),
+            (Algorithm::Tiles, _) => direct::run_in_tiles(job, plane, watched),
+            (Algorithm::Direct, 1) if self.is_few_outputs() => few_outputs::run(job, watched),
+            (Algorithm::Direct, _) => direct::run(job, plane, watched),
         })
     }
 
     /// How [`Conv2d::run`] and [`Conv2d::run_upsampled`] would do it, and why.
     pub fn plan(&self, context: &Context, x: &Features, pre: Pre<'_>) -> Plan {
-        self.plan_with(context, x, affine(x, pre).as_ref())
+        match affine(context, x, pre) {
+            Ok(affine) => self.plan_with(context, x, affine.as_ref()),
+            Err(OutOfMemory(_)) => Plan::without_memory(),
+        }
     }
 
     fn plan_with(&self, context: &Context, x: &Features, affine: Option<&Affine>) -> Plan {
         let kinds = Kinds { winograd: self.is_same3x3(), tiles: true };
-        plan::choose(context, &self.kernel(), kinds, x, x.height * x.width, affine)
+        plan::choose(context, &self.kernel(), kinds, x, affine)
     }
 
     /// `conv(nearest_upsample_2x(x))` for a 3×3 convolution that keeps the size.
@@ -168,17 +244,7 @@ impl Conv2d<'_> {
         x: &Features,
         watched: &mut Watched<'_>,
     ) -> Result<Features, Stopped> {
-        self.check(x);
-        assert!(self.is_same3x3(), "behind an upsampling there are 3×3 convolutions that keep the size only");
-        let affine = affine(x, Pre::default());
-        let algorithm = self.plan_with(context, x, affine.as_ref()).algorithm;
-        self.with(context, x, false, affine.as_ref(), None, 2, |job| match algorithm {
-            Algorithm::Winograd6 => winograd::run(job, winograd::F7x2, watched),
-            Algorithm::Winograd4 => winograd::run(job, winograd::F5x2, watched),
-            Algorithm::WinogradTiles => winograd::run_in_tiles(job, winograd::Near5x2, watched),
-            Algorithm::Tiles => direct::run_in_tiles(job, self, 2, watched),
-            Algorithm::Direct => direct::run(job, self, 2, watched),
-        })
+        self.run_behind(context, x, Pre::default(), None, 2, watched)
     }
 
     /// A 1×1 convolution that uses up its input; where the output is no larger it takes the input's memory.
@@ -195,13 +261,14 @@ impl Conv2d<'_> {
         watched: &mut Watched<'_>,
     ) -> Result<Features, Stopped> {
         self.check(&x);
-        assert!(self.kernel == 1 && self.stride == 1 && self.padding == [0; 4], "a 1×1 convolution");
-        let affine = affine(&x, Pre::default());
+        let whole = self.kernel == 1 && self.stride == 1 && self.padding == [0; 4] && self.groups == 1;
+        assert!(whole, "a 1×1 convolution without stride, padding and groups");
+        let affine = affine(context, &x, Pre::default())?;
         let (bias, unit) = output_unit(context, &self.kernel(), &x, affine.as_ref(), None);
         let amx = (self.plan_with(context, &x, affine.as_ref()).algorithm == Algorithm::Tiles)
             .then(Amx::new)
             .flatten();
-        pointwise::run(context, self, amx, x, &bias, unit, watched)
+        pointwise::run(context, &self.kernel(), amx, x, &bias, unit, watched)
     }
 
     /// Prepares the output and runs a kernel.
@@ -210,7 +277,7 @@ impl Conv2d<'_> {
         &self,
         context: &Context,
         x: &Features,
-        silu: bool,
+        activation: Option<Activation>,
         affine: Option<&Affine>,
         residual: Option<Features>,
         upsample: usize,
@@ -232,10 +299,13 @@ impl Conv2d<'_> {
                 (Features::new(&context.arena, shape, context.storage, unit)?, None)
             }
         };
+        // A mirrored border that was enlarged twice is the border itself.
+        let enlarged = upsample == 2 && self.padding_mode == PaddingMode::Reflect;
+        let mode = if enlarged { PaddingMode::Replicate } else { self.padding_mode };
         let ready = kernel(&mut Job {
             context,
-            source: Source { x, affine, silu, edge: Edge::Zero },
-            weight: self.weight,
+            source: Source { x, affine, activation, mode },
+            kernel: self.kernel(),
             bias: &bias,
             y: &y,
             residual_unit: residual_unit.as_deref(),
@@ -245,6 +315,12 @@ impl Conv2d<'_> {
         Ok(y)
     }
 
+    /// As the direct kernels see it, behind an enlargement by `upsample`.
+    fn plane(&self, upsample: usize) -> Plane {
+        let [top, _, left, _] = self.padding;
+        Plane { kernel: [self.kernel; 2], stride: [self.stride; 2], padding: [top, left], upsample }
+    }
+
     fn kernel(&self) -> Kernel<'_> {
         Kernel {
             weight: self.weight,
@@ -252,6 +328,7 @@ impl Conv2d<'_> {
             in_channels: self.in_channels,
             out_channels: self.out_channels,
             taps: self.kernel * self.kernel,
+            groups: self.groups,
         }
     }
 }
@@ -284,10 +361,10 @@ pub(crate) fn output_unit(
     let taps = kernel.taps;
     let unit = std::sync::Mutex::new(vec![1.0f32; stride]);
     context.pool.run(kernel.out_channels, |_, out| {
-        let mut row = vec![0.0; kernel.in_channels * taps];
+        let mut row = vec![0.0; kernel.seen() * taps];
         kernel.weight.read(out * row.len(), &mut row);
         let mut bound = f64::from(bias[out].abs());
-        for (taps, &largest) in row.chunks_exact(taps).zip(&bounds) {
+        for (taps, &largest) in row.chunks_exact(taps).zip(&bounds[kernel.first_seen(out)..]) {
             bound += taps.iter().map(|w| f64::from(w.abs())).sum::<f64>() * f64::from(largest);
         }
         if let Some(residual) = residual {
@@ -308,11 +385,11 @@ pub(crate) fn unit_for(bound: f64) -> f32 {
 }
 
 /// Norm and units as one multiplication and addition; none for plain f32.
-pub(crate) fn affine(x: &Features, pre: Pre<'_>) -> Option<Affine> {
-    match (pre.norm, x.storage) {
-        (Some(norm), _) => Some(Affine::group_norm(x, norm)),
+pub(crate) fn affine(context: &Context, x: &Features, pre: Pre<'_>) -> Result<Option<Affine>, OutOfMemory> {
+    Ok(match (pre.norm, x.storage) {
+        (Some(norm), _) => Some(Affine::norm(context, x, norm)?),
         (None, Storage::F16) => Some(Affine::units(x)),
-        (None, Storage::F32) if pre.silu => Some(Affine::units(x)),
+        (None, Storage::F32) if pre.activation.is_some() => Some(Affine::units(x)),
         (None, Storage::F32) => None,
-    }
+    })
 }

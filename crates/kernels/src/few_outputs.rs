@@ -5,8 +5,8 @@
 //! summed up. Nine taps of three outputs fill 27 of 32 columns.
 
 use crate::arena::Region;
-use crate::conv::{Conv2d, Job, Ready};
-use crate::direct::WriteColumn;
+use crate::column::WriteColumn;
+use crate::conv::{Job, Ready};
 use crate::gemm::{NO_PREFETCH, Tile};
 use crate::simd::{Op, Simd};
 use crate::sink::{Partials, PartialsWriter, Sink};
@@ -22,10 +22,11 @@ const PATCH: [usize; 2] = [8, 48];
 const PIXELS: usize = (PATCH[0] + 2) * (PATCH[1] + 2);
 
 /// Runs `job`, a 3×3 convolution with stride 1 that keeps the size, for at most [`MOST`] output channels.
-pub(crate) fn run(job: &mut Job<'_>, conv: &Conv2d<'_>, watched: &mut Watched<'_>) -> Result<Ready, Stopped> {
+pub(crate) fn run(job: &mut Job<'_>, watched: &mut Watched<'_>) -> Result<Ready, Stopped> {
     let context = job.context;
     let (mr, nr) = context.isa.tile_shape();
     let (x, y) = (job.source.x, job.y);
+    let conv = job.kernel;
     let (depth, outputs) = (x.stride, conv.out_channels);
     let panels = (TAPS * outputs).div_ceil(nr);
 
@@ -53,7 +54,8 @@ pub(crate) fn run(job: &mut Job<'_>, conv: &Conv2d<'_>, watched: &mut Watched<'_
     let writer = partials.writer();
     let sinks: Vec<Sink<'_>> = (0..x.batch).map(|image| job.sink(image)).collect();
     let source = job.source;
-    watched.run(&context.pool, 0.0..1.0, x.batch * patches, |worker, index| {
+    let work = PIXELS * depth * panels * nr;
+    watched.run(&context.pool, 0.0..1.0, x.batch * patches, work, |worker, index| {
         let (image, patch) = (index / patches, index % patches);
         let (top, left) = (patch / across * PATCH[0], patch % across * PATCH[1]);
         context.isa.run(Patch {

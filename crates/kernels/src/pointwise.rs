@@ -4,16 +4,17 @@
 //! levels: a level only overwrites inputs of levels before it, and within a level all workers are free.
 
 use crate::arena::Region;
+use crate::column::WriteColumn;
 use crate::context::Context;
-use crate::conv::Conv2d;
-use crate::direct::{WriteColumn, pack_panel};
+use crate::conv::Kernel;
+use crate::direct::pack_panel;
 use crate::features::{Features, Storage, Target};
 use crate::gemm::{NO_PREFETCH, Tile};
 use crate::norm::Affine;
 use crate::simd::amx::{Amx, COLUMNS, DEPTH, Product, ROWS, TileOp};
 use crate::simd::{Op, Simd};
 use crate::sink::{Partials, PartialsWriter, Sink};
-use crate::source::{Edge, Source, View, Window};
+use crate::source::{PaddingMode, Source, View, Window};
 use crate::tiles::{self, RUN, line_size, panel_size, row_size, stage_row};
 use crate::watch::{Stopped, Watched};
 
@@ -33,7 +34,7 @@ struct Block {
 /// Runs a 1×1 convolution, in bf16 tiles if there is an `amx`; `bias` and `unit` are the output's, padded.
 pub(crate) fn run(
     context: &Context,
-    conv: &Conv2d<'_>,
+    conv: &Kernel<'_>,
     amx: Option<Amx>,
     x: Features,
     bias: &[f32],
@@ -55,7 +56,7 @@ pub(crate) fn run(
             if amx.is_some() {
                 tiles::pack_panel(conv.weight, shape, panel * nr, &[&[0]], 1, out.bytes_mut());
             } else {
-                pack_panel(conv.weight, shape, panel * nr, nr, depth, &[&[0]], out.values_mut());
+                pack_panel(conv, panel * nr, nr, [0, depth], &[&[0]], out.values_mut());
             }
         }
     });
@@ -93,11 +94,12 @@ pub(crate) fn run(
         Some(y) => y.target(),
         None => Target { stride: out_stride, ..x.target() },
     };
-    let source = Source { x: &x, affine: units.as_ref(), silu: false, edge: Edge::Zero };
+    let source = Source { x: &x, affine: units.as_ref(), activation: None, mode: PaddingMode::Zeros };
     // In place, images of the output lie closer together than those of the input, from the same byte on.
     let sinks: Vec<Sink<'_>> =
         (0..x.batch).map(|image| Sink::new(target, image, bias, None, &inverse_unit)).collect();
 
+    let work = PIXELS * depth * out_stride;
     let mut begin = 0;
     while begin < blocks.len() {
         let end = if in_place {
@@ -109,7 +111,7 @@ pub(crate) fn run(
             blocks.len()
         };
         let share = [begin, end].map(|block| block as f64 / blocks.len() as f64);
-        watched.run(&context.pool, share[0]..share[1], end - begin, |worker, index| {
+        watched.run(&context.pool, share[0]..share[1], end - begin, work, |worker, index| {
             let block = blocks[begin + index];
             let work = Work {
                 view: source.view(block.image).flat(),

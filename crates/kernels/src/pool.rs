@@ -56,7 +56,7 @@ impl Pool {
     }
 
     /// As [`Pool::run`], and asks on this thread every now and then, and at the end, whether to go on, with the number of
-    /// tasks that have begun. After `false` no task begins any more. Returns the last answer.
+    /// tasks that have begun, which is `count` only at the end. After `false` no task begins any more. Returns the last answer.
     pub(crate) fn run_asking(
         &self,
         count: usize,
@@ -72,7 +72,7 @@ impl Pool {
                 drain(&next, count, context.index(), &task);
             });
             while !finished.all(threads.current_num_threads(), ASK) {
-                if !ask(next.load(Ordering::Relaxed).min(count)) {
+                if !ask(next.load(Ordering::Relaxed).min(count.saturating_sub(1))) {
                     next.store(count, Ordering::Relaxed);
                     return false;
                 }

@@ -11,26 +11,63 @@ pub(crate) struct Source<'a> {
     pub(crate) x: &'a Features,
     /// Norm and units; `None` only for f32 without a norm.
     pub(crate) affine: Option<&'a Affine>,
-    pub(crate) silu: bool,
-    pub(crate) edge: Edge,
+    pub(crate) activation: Option<Activation>,
+    pub(crate) mode: PaddingMode,
 }
 
-/// What is read around an image.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Edge {
+/// What is read around an image, or before and after a clip: PyTorch's `padding_mode`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PaddingMode {
     /// Zeros.
-    Zero,
-    /// The nearest pixel of the image.
+    #[default]
+    Zeros,
+    /// The nearest position of the image.
     Replicate,
+    /// The image mirrored at its outermost positions, which are not repeated: one more along that axis than the padding.
+    Reflect,
 }
 
-impl Edge {
-    /// The position that is read in place of `i`, along an axis of this length.
+impl PaddingMode {
+    /// The position that is read in place of `i`, along an axis of this length. It lies inside, but for zeros.
     #[inline(always)]
-    fn brought_in(self, i: isize, length: isize) -> isize {
+    pub(crate) fn brought_in(self, i: isize, length: isize) -> isize {
         match self {
-            Self::Zero => i,
+            Self::Zeros => i,
             Self::Replicate => i.clamp(0, length - 1),
+            Self::Reflect => {
+                let mirrored = if i < 0 { -i } else { i.min(2 * (length - 1) - i) };
+                // Further away than the image is long are only positions that nobody wants.
+                mirrored.clamp(0, length - 1)
+            }
+        }
+    }
+}
+
+/// What becomes of each value after a norm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// `x * sigmoid(x)`.
+    Silu,
+    /// `max(x, 0)`.
+    Relu,
+    /// The hyperbolic tangent.
+    Tanh,
+    /// `x Φ(x)` by the error function.
+    Gelu,
+    /// PyTorch's `gelu` with `approximate="tanh"`.
+    GeluTanh,
+}
+
+impl Activation {
+    /// Of the lanes of a vector.
+    #[inline(always)]
+    fn of<S: Simd>(self, simd: S, x: S::V) -> S::V {
+        match self {
+            Self::Silu => simd.silu(x),
+            Self::Relu => simd.relu(x),
+            Self::Tanh => simd.tanh(x),
+            Self::Gelu => simd.gelu(x),
+            Self::GeluTanh => simd.gelu_tanh(x),
         }
     }
 }
@@ -40,35 +77,44 @@ trait Read: Copy + Send + Sync + 'static {
     const STORAGE: Storage;
     const AFFINE: bool;
     const SILU: bool;
+    /// Whether norms over the channels and all activations are looked for while reading, instead of the above.
+    const ANY: bool;
 }
 
 macro_rules! readers {
-    ($($name:ident $storage:ident $affine:literal $silu:literal)*) => {$(
+    ($($name:ident $storage:ident $affine:literal $silu:literal $any:literal)*) => {$(
         #[derive(Clone, Copy)]
         struct $name;
         impl Read for $name {
             const STORAGE: Storage = Storage::$storage;
             const AFFINE: bool = $affine;
             const SILU: bool = $silu;
+            const ANY: bool = $any;
         }
     )*};
 }
 readers! {
-    Plain32 F32 false false
-    Norm32 F32 true false
-    NormSilu32 F32 true true
-    Norm16 F16 true false
-    NormSilu16 F16 true true
+    Plain32 F32 false false false
+    Norm32 F32 true false false
+    NormSilu32 F32 true true false
+    Norm16 F16 true false false
+    NormSilu16 F16 true true false
+    Any32 F32 true false true
+    Any16 F16 true false true
 }
 
 /// One image of a source, which many workers may read at once.
 #[derive(Clone, Copy)]
 pub(crate) struct View<'a> {
     storage: Storage,
-    silu: bool,
-    edge: Edge,
+    activation: Option<Activation>,
+    mode: PaddingMode,
     /// `[height][width][stride]`
     data: Region<'a>,
+    /// `[height][width][2]`: what each position's true values are multiplied with and what is added to them.
+    positions: Option<Region<'a>>,
+    /// `[stride]`: what makes stored values true; empty where there are no `positions`.
+    unit: &'a [f32],
     /// `[stride]` each; both empty for none.
     scale: &'a [f32],
     shift: &'a [f32],
@@ -85,10 +131,13 @@ impl<'a> Source<'a> {
             Some(affine) => (channels(&affine.scale), channels(&affine.shift)),
             None => (&[][..], &[][..]),
         };
+        let positions = self.affine.and_then(|affine| affine.positions.as_ref());
         View {
             storage: self.x.storage,
-            silu: self.silu,
-            edge: self.edge,
+            activation: self.activation,
+            mode: self.mode,
+            positions: positions.map(|p| p.of_image(image, self.x.height * self.x.width)),
+            unit: if positions.is_some() { &self.x.unit } else { &[] },
             data: self.x.buffer.region().nth(image, self.x.image_bytes()),
             scale,
             shift,
@@ -105,7 +154,7 @@ const AHEAD: usize = 10;
 /// A window of an image, ready for a convolution: which pixels, and which channels of them.
 #[derive(Clone, Copy)]
 pub(crate) struct Window {
-    /// First row and column; may lie outside the image, where the source's [`Edge`] says what is read.
+    /// First row and column; may lie outside the image, where the source's [`PaddingMode`] says what is read.
     pub(crate) top: isize,
     pub(crate) left: isize,
     pub(crate) rows: usize,
@@ -131,14 +180,22 @@ impl Op for Stage<'_> {
     fn run<S: Simd>(self, simd: S) {
         let Self { view, window, to } = self;
         // SAFETY: only `View::stage` makes one, whose caller promises what `stage_with` wants; each reader is the one for
-        // this storage, and takes scale and shift only where there are some (f16 always has them).
+        // this storage, and takes scale and shift only where there are some: f16 and whatever is activated always have them.
         unsafe {
-            match (view.storage, view.scale.is_empty(), view.silu) {
-                (Storage::F32, true, _) => view.stage_with::<S, Plain32>(simd, window, to),
-                (Storage::F32, false, false) => view.stage_with::<S, Norm32>(simd, window, to),
-                (Storage::F32, false, true) => view.stage_with::<S, NormSilu32>(simd, window, to),
-                (Storage::F16, _, false) => view.stage_with::<S, Norm16>(simd, window, to),
-                (Storage::F16, _, true) => view.stage_with::<S, NormSilu16>(simd, window, to),
+            let (plain, silu) = match view.activation {
+                _ if view.positions.is_some() => (false, false),
+                None => (true, false),
+                Some(Activation::Silu) => (false, true),
+                Some(_) => (false, false),
+            };
+            match (view.storage, view.scale.is_empty()) {
+                (Storage::F32, true) if plain => view.stage_with::<S, Plain32>(simd, window, to),
+                (Storage::F32, _) if plain => view.stage_with::<S, Norm32>(simd, window, to),
+                (Storage::F32, _) if silu => view.stage_with::<S, NormSilu32>(simd, window, to),
+                (Storage::F32, _) => view.stage_with::<S, Any32>(simd, window, to),
+                (Storage::F16, _) if plain => view.stage_with::<S, Norm16>(simd, window, to),
+                (Storage::F16, _) if silu => view.stage_with::<S, NormSilu16>(simd, window, to),
+                (Storage::F16, _) => view.stage_with::<S, Any16>(simd, window, to),
             }
         }
     }
@@ -175,7 +232,7 @@ impl View<'_> {
         };
         let pixel_size = self.stride * R::STORAGE.size();
         for row in 0..window.rows {
-            let y = self.edge.brought_in(window.top + row as isize, height);
+            let y = self.mode.brought_in(window.top + row as isize, height);
             // What follows this row: the next one, or the same window's next channels, or the window to the right.
             let this = address(row, 0);
             let next = if row + 1 < window.rows {
@@ -186,7 +243,7 @@ impl View<'_> {
                 address(0, window.columns)
             };
             for column in 0..window.columns {
-                let x = self.edge.brought_in(window.left + column as isize, width);
+                let x = self.mode.brought_in(window.left + column as isize, width);
                 let inside = y >= 0 && y < height && x >= 0 && x < width;
                 // A window takes a few lines out of each pixel, which the hardware does not foresee.
                 let ahead = match (column + AHEAD).checked_sub(window.columns) {
@@ -228,13 +285,22 @@ impl View<'_> {
                 Storage::F32 => simd.load(self.data.values().cast_const().add(index)),
                 Storage::F16 => simd.load_f16(self.data.ptr().cast_const().cast::<u16>().add(index)),
             };
+            if R::ANY
+                && let Some(positions) = self.positions
+            {
+                // Two factors for each pixel of the image, and a unit for each channel.
+                let factors = positions.values().cast_const().add(pixel * 2);
+                v = simd.mul(v, simd.load(self.unit.as_ptr().add(c)));
+                v = simd.fma(v, simd.splat(*factors), simd.splat(*factors.add(1)));
+            }
             if R::AFFINE {
                 v = simd.fma(v, simd.load(self.scale.as_ptr().add(c)), simd.load(self.shift.as_ptr().add(c)));
             }
-            if R::SILU {
-                v = simd.silu(v);
+            match self.activation {
+                _ if R::SILU => simd.silu(v),
+                Some(activation) if R::ANY => activation.of(simd, v),
+                _ => v,
             }
-            v
         }
     }
 }

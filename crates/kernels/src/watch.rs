@@ -22,8 +22,11 @@ impl From<OutOfMemory> for Stopped {
     }
 }
 
-/// Asks, while a kernel runs, whether it should go on: about forty times a second and once at its end, on the thread that
-/// called the kernel.
+/// Multiplications between two questions: some hundredths of a second of two cores.
+const WORK: usize = 2_500_000_000;
+
+/// Asks, while a kernel runs, whether it should go on, each time that another part of its work has begun and once at its end, on
+/// the thread that called the kernel. How often, and with which shares, does not depend on the time that it takes.
 pub struct Watched<'a> {
     /// Takes the share of the work that is done, from 0 to 1; the kernel ends soon after `false`.
     go_on: Option<&'a mut dyn FnMut(f64) -> bool>,
@@ -58,12 +61,14 @@ impl<'a> Watched<'a> {
         self.stop.clone()
     }
 
-    /// Runs `count` tasks as [`Pool::run`] does. They are the part `share` of the kernel's work.
+    /// Runs `count` tasks of about `work` multiplications each as [`Pool::run`] does. They are the part `share` of the kernel's
+    /// work.
     pub(crate) fn run(
         &mut self,
         pool: &Pool,
         share: Range<f64>,
         count: usize,
+        work: usize,
         task: impl Fn(usize, usize) + Sync,
     ) -> Result<(), Stopped> {
         let Some(go_on) = &mut self.go_on else {
@@ -71,11 +76,19 @@ impl<'a> Watched<'a> {
             return Ok(());
         };
         let stop = &self.stop.0;
+        let together = (WORK / work.max(1)).max(1);
+        // How many tasks the last question was about.
+        let mut asked = 0;
         let went_on = pool.run_asking(count, task, &mut |begun| {
-            let done = begun as f64 / count.max(1) as f64;
-            let go_on = go_on(share.start + done * (share.end - share.start));
-            stop.fetch_or(!go_on, Ordering::Relaxed);
-            go_on
+            while asked < count && (begun == count || begun > asked + together) {
+                asked = count.min(asked + together);
+                let done = asked as f64 / count as f64;
+                if !go_on(share.start + done * (share.end - share.start)) {
+                    stop.store(true, Ordering::Relaxed);
+                    return false;
+                }
+            }
+            true
         });
         if went_on { Ok(()) } else { Err(Stopped::Cancelled) }
     }
@@ -84,7 +97,6 @@ impl<'a> Watched<'a> {
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
-    use std::time::{Duration, Instant};
 
     use super::*;
 
@@ -99,24 +111,24 @@ mod tests {
         };
         let mut watched = Watched::new(&mut go_on);
         let task = |_, index: usize| ran.lock().expect("no panic").push(index);
-        assert_eq!(watched.run(&pool, 0.0..0.5, 100, task), Ok(()));
-        assert_eq!(watched.run(&pool, 0.5..1.0, 100, |_, index| task(0, 100 + index)), Ok(()));
+        assert_eq!(watched.run(&pool, 0.0..0.5, 100, 1, task), Ok(()));
+        assert_eq!(watched.run(&pool, 0.5..1.0, 100, WORK / 40, |_, index| task(0, 100 + index)), Ok(()));
         let mut ran = ran.into_inner().expect("no panic");
         ran.sort_unstable();
         assert_eq!(ran, (0..200).collect::<Vec<_>>());
-        assert!(shares.is_sorted() && shares.contains(&0.5) && shares.last() == Some(&1.0), "{shares:?}");
+        // Small tasks are not asked about one by one.
+        assert_eq!(shares, [0.5, 0.7, 0.9, 1.0]);
     }
 
     #[test]
     fn a_stop_is_seen_between_tasks_and_within_them() {
         let pool = Pool::new(2).expect("threads");
         let ran = AtomicBool::new(false);
-        let begin = Instant::now();
-        let mut go_on = |_| begin.elapsed() < Duration::from_millis(50);
+        let mut go_on = |_| false;
         let mut watched = Watched::new(&mut go_on);
         let stop = watched.stop();
-        // Neither task ends by itself, and the third must not begin.
-        let stopped = watched.run(&pool, 0.0..1.0, 3, |_, index| {
+        // Neither of the first tasks ends by itself, and the third must not begin.
+        let stopped = watched.run(&pool, 0.0..1.0, 3, WORK, |_, index| {
             ran.fetch_or(index == 2, Ordering::Relaxed);
             while !stop.is_set() {
                 std::thread::yield_now();
@@ -131,8 +143,7 @@ mod tests {
         let pool = Pool::new(2).expect("threads");
         let mut go_on = |_| true;
         let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            Watched::new(&mut go_on)
-                .run(&pool, 0.0..1.0, 4, |_, index| assert_ne!(index, 1, "the task's panic"))
+            Watched::new(&mut go_on).run(&pool, 0.0..1.0, 4, 1, |_, index| assert_ne!(index, 1, "the panic"))
         }));
         assert!(caught.is_err());
     }

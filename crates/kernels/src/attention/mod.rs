@@ -1,4 +1,4 @@
-//! Single-head self-attention over the positions of an image, in blocks with a running softmax.
+//! Self-attention over the positions of an image, in blocks with a running softmax.
 //!
 //! The matrix of scores never exists: a worker takes a block of queries, goes over the keys block by block, and
 //! keeps for each query the largest score so far, the sum of exponentials, and the weighted sum of values, rescaled
@@ -8,6 +8,7 @@
 //! away again; that of the values passes through it unchanged, as its weights sum to one, and joins the output's.
 
 mod block;
+mod tile_scratch;
 mod tiles;
 mod vectors;
 
@@ -16,11 +17,11 @@ use std::ops::Range;
 use crate::context::Context;
 use crate::conv::{check_weights, unit_for};
 use crate::features::{Features, Storage};
-use crate::norm::{Affine, GroupNorm};
+use crate::norm::{Affine, Norm};
 use crate::plan;
 use crate::simd::amx::Amx;
 use crate::sink::Sink;
-use crate::source::{Edge, Source, View};
+use crate::source::{PaddingMode, Source, View};
 use crate::watch::{Stopped, Watched};
 use crate::weights::WeightView;
 use tiles::Tiles;
@@ -29,8 +30,10 @@ use vectors::Vectors;
 /// The weights of an attention block: linear layers `[C, C]` with biases `[C]` or empty.
 #[derive(Clone, Copy)]
 pub struct Attention<'a> {
-    /// Normalises the input of all three projections.
-    pub norm: &'a GroupNorm,
+    /// Normalises the input of all three projections, if there is one.
+    pub norm: Option<Norm<'a>>,
+    /// Heads, which divide the channels: each mixes its own channels of the values by scores of its own.
+    pub heads: usize,
     /// Query weights.
     pub to_q: (WeightView<'a>, &'a [f32]),
     /// Key weights.
@@ -51,12 +54,12 @@ struct Image<'a> {
     /// Positions that see each other; they see those before them too.
     area: usize,
     bias_q: &'a [f32],
-    /// 1 / sqrt(C)
+    /// 1 / sqrt(C / heads)
     factor: f32,
 }
 
 impl Attention<'_> {
-    /// `x + to_out(softmax(q kᵀ / sqrt(C)) v)`, each image on its own, in the memory of `x`.
+    /// `x + to_out(softmax(q kᵀ / sqrt(C / heads)) v)`, each image on its own, in the memory of `x`.
     ///
     /// # Errors
     /// When there is not enough memory, or `watched` is told to stop.
@@ -86,13 +89,18 @@ impl Attention<'_> {
             check_weights(weight, &[channels, channels], bias);
         }
         assert_eq!(x.storage, context.storage, "the storage of the input, whose memory the output takes");
-        let affine = Affine::group_norm(&x, self.norm);
+        let heads = self.heads;
+        assert!(heads > 0 && channels.is_multiple_of(heads), "{heads} heads of {channels} channels");
+        let affine = match self.norm {
+            Some(norm) => Affine::norm(context, &x, norm)?,
+            None => Affine::units(&x),
+        };
         let (bias_q, bias_out) = self.biases(channels, x.stride);
         let unit = self.unit(context, &x, &affine, &bias_out);
         let inverse_unit: Vec<f32> = unit.iter().map(|u| 1.0 / u).collect();
         let mut all_stats = Vec::with_capacity(x.batch);
-        let source = Source { x: &x, affine: Some(&affine), silu: false, edge: Edge::Zero };
-        let amx = Amx::new().filter(|_| plan::tiles_are_exact(context, &x, &affine));
+        let source = Source { x: &x, affine: Some(&affine), activation: None, mode: PaddingMode::Zeros };
+        let amx = Amx::new().filter(|_| heads == 1 && plan::tiles_are_exact(context, &x, &affine));
         let mut tiles = amx.map(|amx| Tiles::new(amx, context, self, &x)).transpose()?;
         let mut vectors = None;
         for image in 0..x.batch {
@@ -103,7 +111,7 @@ impl Attention<'_> {
                 sink: Sink::new(x.target(), image, &bias_out, Some(&x.unit), &inverse_unit),
                 area,
                 bias_q: &bias_q,
-                factor: 1.0 / (channels as f32).sqrt(),
+                factor: 1.0 / ((channels / heads) as f32).sqrt(),
             };
             let in_tiles = match &tiles {
                 Some(tiles) => tiles.image(context, &job, watched)?,

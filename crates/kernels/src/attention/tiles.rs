@@ -10,20 +10,21 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use super::tile_scratch::Scratch;
 use super::{Attention, Image};
-use crate::arena::{Buffer, OutOfMemory, Region};
+use crate::arena::{Buffer, OutOfMemory};
+use crate::column::WriteColumn;
 use crate::context::Context;
-use crate::direct::WriteColumn;
 use crate::features::{ChannelStats, Features};
 use crate::simd::Simd;
 use crate::simd::amx::{Amx, COLUMNS, DEPTH, Product, ROWS, STEP, TileOp};
 use crate::sink::{Partials, PartialsWriter};
-use crate::tiles::{RUN, line_size, pack_panel, panel_size, place, row_size, stage_row};
+use crate::tiles::{RUN, pack_panel, panel_size, place, row_size, stage_row};
 use crate::watch::{Stop, Stopped, Watched};
 
 /// Positions of a block, and of a block of keys.
-const BLOCK: usize = 128;
-const KEYS: usize = 256;
+pub(super) const BLOCK: usize = 128;
+pub(super) const KEYS: usize = 256;
 /// What may be left out of a score.
 const TOLERANCE: f32 = 1e-3;
 // One panel of output channels is one chunk of the next product's depth.
@@ -97,7 +98,7 @@ impl Tiles {
             largest: &largest,
         };
         let begin = image.share.start;
-        watched.run(&context.pool, begin..begin, blocks, |worker, block| {
+        watched.run(&context.pool, begin..begin, blocks, BLOCK * stride * stride, |worker, block| {
             self.amx.run(KeysAndValues(work(worker, block)));
         })?;
         let [query, key] = [0, 1].map(|i| f32::from_bits(largest[i].load(Ordering::Relaxed)));
@@ -105,9 +106,15 @@ impl Tiles {
         if left_out.is_nan() || left_out > TOLERANCE {
             return Ok(None);
         }
-        watched.run(&context.pool, image.share.clone(), blocks, |worker, block| {
-            self.amx.run(Queries(work(worker, block)));
-        })?;
+        watched.run(
+            &context.pool,
+            image.share.clone(),
+            blocks,
+            2 * BLOCK * self.tokens * stride,
+            |worker, block| {
+                self.amx.run(Queries(work(worker, block)));
+            },
+        )?;
         Ok(Some(partials.merge(0..blocks)))
     }
 
@@ -126,68 +133,6 @@ impl Tiles {
     fn values(&self, panel: usize, first: usize) -> *mut u8 {
         let per_panel = self.tokens.next_multiple_of(BLOCK) / DEPTH;
         self.values.ptr().wrapping_add((panel * per_panel + first / DEPTH) * STEP)
-    }
-}
-
-/// A worker's memory.
-#[derive(Clone, Copy)]
-struct Scratch {
-    /// Rows that are taken apart: the input, later the normalised sums; the queries; the weights of a block of keys.
-    staged: *mut u8,
-    queries: *mut u8,
-    softmax: *mut u8,
-    line: *mut f32,
-    /// `[panel][BLOCK][32]`: the weighted sums of values; scores of a block of keys; a panel's results.
-    sums: *mut f32,
-    scores: *mut f32,
-    results: *mut f32,
-    /// For each position its largest score, the sum of exponentials, and what the sums so far are to be multiplied with.
-    state: [*mut f32; 3],
-    /// For each position a vector of sums of its key's squares.
-    squares: *mut f32,
-}
-
-impl Scratch {
-    fn parts(chunks: usize) -> [usize; 11] {
-        [
-            BLOCK * row_size(chunks),
-            BLOCK * row_size(chunks),
-            BLOCK * row_size(KEYS / DEPTH),
-            line_size(BLOCK, chunks) * 4,
-            chunks * BLOCK * COLUMNS * 4,
-            KEYS / COLUMNS * BLOCK * COLUMNS * 4,
-            BLOCK * COLUMNS * 4,
-            BLOCK * 4,
-            BLOCK * 4,
-            BLOCK * 4,
-            BLOCK * 64,
-        ]
-    }
-
-    fn size(chunks: usize) -> usize {
-        Self::parts(chunks).iter().sum()
-    }
-
-    /// Cuts the region, which has [`Scratch::size`] bytes.
-    fn new(region: Region<'_>, chunks: usize) -> Self {
-        let mut next = region.part(0, Self::size(chunks)).ptr();
-        let [staged, queries, softmax, line, sums, scores, results, a, b, c, squares] = Self::parts(chunks)
-            .map(|size| {
-                let this = next;
-                next = next.wrapping_add(size);
-                this
-            });
-        Self {
-            staged,
-            queries,
-            softmax,
-            line: line.cast(),
-            sums: sums.cast(),
-            scores: scores.cast(),
-            results: results.cast(),
-            state: [a.cast(), b.cast(), c.cast()],
-            squares: squares.cast(),
-        }
     }
 }
 

@@ -4,9 +4,10 @@
 //! columns 32 output channels. For each row of a filter all channels are gone through, 32 at a time, and for these the
 //! row's taps, which read nearly the same pixels.
 
-use super::{Phase, WriteColumn, phases, taps_reach};
+use super::{Phase, Plane, phases, taps_reach};
 use crate::arena::Region;
-use crate::conv::{Conv2d, Job, Ready};
+use crate::column::WriteColumn;
+use crate::conv::{Job, Ready};
 use crate::simd::Simd;
 use crate::simd::amx::{Amx, COLUMNS, DEPTH, Product, TileOp};
 use crate::sink::{Partials, PartialsWriter, Sink};
@@ -20,17 +21,12 @@ const RUNS: usize = 2;
 /// Fewer tasks than this for each worker are cut further, into groups of channels: each stages the patch anew.
 const FEW_TASKS: usize = 4;
 
-/// Runs `job`; `upsample` is 1, or 2 for a nearest upsampling of the input before a 3×3 convolution.
-pub(crate) fn run(
-    job: &mut Job<'_>,
-    conv: &Conv2d<'_>,
-    upsample: usize,
-    watched: &mut Watched<'_>,
-) -> Result<Ready, Stopped> {
-    let Some(amx) = Amx::new() else { return super::run(job, conv, upsample, watched) };
+/// Runs `job`, without groups.
+pub(crate) fn run(job: &mut Job<'_>, plane: Plane, watched: &mut Watched<'_>) -> Result<Ready, Stopped> {
+    let Some(amx) = Amx::new() else { return super::run(job, plane, watched) };
     let context = job.context;
     let (x, y) = (job.source.x, job.y);
-    let phases = phases(conv.kernel, upsample);
+    let phases = phases(plane);
     let chunks = x.stride.div_ceil(DEPTH);
     let panels = y.stride.div_ceil(COLUMNS);
     let panel_size = panel_size(chunks, phases[0].taps.len());
@@ -40,25 +36,27 @@ pub(crate) fn run(
     context.pool.run(phases.len() * panels, |_, index| {
         // SAFETY: the panel is this task's alone.
         let out = unsafe { packed.nth(index, panel_size).bytes_mut() };
-        let shape = [conv.out_channels, conv.in_channels, conv.kernel * conv.kernel];
+        let kernel = &job.kernel;
+        let shape = [kernel.out_channels, kernel.in_channels, kernel.taps];
         let phase = &phases[index / panels];
         let taps: Vec<&[usize]> = phase.taps.iter().map(|t| t.sources.as_slice()).collect();
-        pack_panel(conv.weight, shape, index % panels * COLUMNS, &taps, phase.in_row(), out);
+        pack_panel(kernel.weight, shape, index % panels * COLUMNS, &taps, phase.in_row(), out);
     });
 
     // A phase's own grid of outputs: step 1, or 2 behind an upsampling.
+    let Plane { stride, padding, upsample, .. } = plane;
     let grid = [y.height / upsample, y.width / upsample];
     let reach = taps_reach(&phases);
     let runs = grid[1].div_ceil(RUN).min(RUNS);
     let geometry = Geometry {
-        stride: conv.stride,
-        padding: [conv.padding[0], conv.padding[2]],
+        stride,
+        padding,
         reach,
         upsample,
         grid,
         chunks,
         runs,
-        columns: (runs * RUN - 1) * conv.stride + reach,
+        columns: (runs * RUN - 1) * stride[1] + reach[1],
     };
     let patches = [grid[0].div_ceil(HEIGHT), grid[1].div_ceil(runs * RUN)];
     let in_image = patches[0] * patches[1];
@@ -73,7 +71,9 @@ pub(crate) fn run(
     let writer = partials.writer();
     let sinks: Vec<Sink<'_>> = (0..x.batch).map(|image| job.sink(image)).collect();
     let source = job.source;
-    watched.run(&context.pool, 0.0..1.0, x.batch * in_image * groups, |worker, index| {
+    let taps = phases[0].taps.len();
+    let work = phases.len() * HEIGHT * runs * RUN * taps * x.stride * in_group * COLUMNS;
+    watched.run(&context.pool, 0.0..1.0, x.batch * in_image * groups, work, |worker, index| {
         let (part, group) = (index / groups, index % groups);
         let (image, patch) = (part / in_image, part % in_image);
         amx.run(Patch {
@@ -99,9 +99,9 @@ pub(crate) fn run(
 
 #[derive(Clone, Copy)]
 struct Geometry {
-    stride: usize,
+    stride: [usize; 2],
     padding: [usize; 2],
-    reach: usize,
+    reach: [usize; 2],
     upsample: usize,
     /// Output rows and columns of a phase.
     grid: [usize; 2],
@@ -116,7 +116,7 @@ struct Geometry {
 impl Geometry {
     /// Bytes of a staged patch.
     fn staged(&self) -> usize {
-        ((HEIGHT - 1) * self.stride + self.reach) * self.columns * row_size(self.chunks)
+        ((HEIGHT - 1) * self.stride[0] + self.reach[0]) * self.columns * row_size(self.chunks)
     }
 
     /// Bytes of all scratch: the staged patch, a row before it is taken apart, the results of two rows.
@@ -170,12 +170,12 @@ impl Patch<'_> {
     #[inline(always)]
     unsafe fn stage(&self, amx: Amx) {
         let g = self.geometry;
-        let rows = (self.size()[0] - 1) * g.stride + g.reach;
+        let rows = (self.size()[0] - 1) * g.stride[0] + g.reach[0];
         let staged = self.scratch.ptr();
         let line = staged.wrapping_add(g.staged()).cast::<f32>();
         for row in 0..rows {
-            let top = (self.top * g.stride + row) as isize - g.padding[0] as isize;
-            let left = (self.left * g.stride) as isize - g.padding[1] as isize;
+            let top = (self.top * g.stride[0] + row) as isize - g.padding[0] as isize;
+            let left = (self.left * g.stride[1]) as isize - g.padding[1] as isize;
             let to = staged.wrapping_add(row * g.columns * row_size(g.chunks));
             // SAFETY: the line behind the patch and every staged pixel lie in the scratch.
             unsafe { stage_row(amx, &self.view, [top, left], g.columns, line, to) };
@@ -196,7 +196,8 @@ impl Patch<'_> {
         let runs = width.div_ceil(RUN);
         // Where a run of the patch reads for the first tap.
         let pixel = |run: usize| {
-            let (row, column) = (run / runs * g.stride + taps[0].y, run % runs * RUN * g.stride + taps[0].x);
+            let (row, column) =
+                (run / runs * g.stride[0] + taps[0].y, run % runs * RUN * g.stride[1] + taps[0].x);
             (row * g.columns + column) * row_size(g.chunks)
         };
         // SAFETY: runs lie in the staged patch, whose columns reach to the end of the last run; results behind it.
@@ -221,7 +222,7 @@ impl Patch<'_> {
                         let product = Product::new(
                             starts,
                             [g.chunks, in_row],
-                            [g.stride * row_size(g.chunks), row_size(g.chunks)],
+                            [g.stride[1] * row_size(g.chunks), row_size(g.chunks)],
                             pixel(other) as isize - pixel(first) as isize,
                         );
                         let to = results.add(run * RUN * COLUMNS);

@@ -6,7 +6,7 @@ use super::scheme::{MAX, Scheme};
 use super::{STAGED, STAGED_CHANNELS};
 use crate::arena::Region;
 use crate::gemm::{Tile, prefetched};
-use crate::simd::{LINE, Op, Simd};
+use crate::simd::{LINE, Simd};
 use crate::sink::{PartialsWriter, Sink};
 use crate::source::{View, Window};
 
@@ -33,101 +33,6 @@ pub(super) struct Block<'a, C: Scheme> {
     pub(super) part: usize,
 }
 
-impl<C: Scheme> Op for Block<'_, C> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
-        let _ = self.scheme;
-        simd.apart(InputStep { block: &self, windows: 0..self.windows() });
-        for chunk in self.chunks.clone() {
-            self.chunk(simd, chunk);
-        }
-    }
-}
-
-/// [`Block::input`] in a function of its own: for images and clips there is one copy for each scheme.
-pub(super) struct InputStep<'a, 'b, C: Scheme> {
-    pub(super) block: &'a Block<'b, C>,
-    pub(super) windows: std::ops::Range<usize>,
-}
-
-impl<C: Scheme> Op for InputStep<'_, '_, C> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
-        // SAFETY: whoever makes a block gives it scratch and V as `layout` says, and lets no other task write these
-        // windows' rows of V.
-        unsafe { self.block.input(simd, self.windows) }
-    }
-}
-
-/// [`Block::product`], likewise.
-struct ProductStep<'a, 'b, C: Scheme> {
-    block: &'a Block<'b, C>,
-    chunk: usize,
-    phase: Phase,
-}
-
-impl<C: Scheme> Op for ProductStep<'_, '_, C> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
-        // SAFETY: as for `InputStep`; V was written before, and U holds the panels of the block's chunks.
-        unsafe { self.block.product(simd, self.chunk, self.phase) }
-    }
-}
-
-/// [`Block::output`], likewise.
-pub(super) struct OutputStep<'a, 'b, C: Scheme> {
-    pub(super) block: &'a Block<'b, C>,
-    pub(super) chunk: usize,
-    pub(super) phase: Phase,
-}
-
-impl<C: Scheme> Op for OutputStep<'_, '_, C> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
-        // SAFETY: as for `InputStep`; M was written before, and no other task writes this chunk's channels of the range's
-        // tiles.
-        unsafe { self.block.output(simd, self.chunk, self.phase) }
-    }
-}
-
-/// Step 1 for one window of a shared block.
-pub(super) struct Input<'a, C: Scheme> {
-    pub(super) block: Block<'a, C>,
-    pub(super) window: usize,
-}
-
-impl<C: Scheme> Op for Input<'_, C> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
-        simd.apart(InputStep { block: &self.block, windows: self.window..self.window + 1 });
-    }
-}
-
-/// Steps 2 and 3 for one chunk of a shared block's run.
-pub(super) struct Output<'a, C: Scheme> {
-    pub(super) block: Block<'a, C>,
-    pub(super) chunk: usize,
-}
-
-impl<C: Scheme> Op for Output<'_, C> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
-        self.block.chunk(simd, self.chunk);
-    }
-}
-
 impl<C: Scheme> Block<'_, C> {
     /// How many windows the inputs are staged in.
     pub(super) fn windows(&self) -> usize {
@@ -140,7 +45,7 @@ impl<C: Scheme> Block<'_, C> {
     /// The scratch and `V` hold what `layout` says, in f32 values, for the block's tiles rounded up to MR; nobody else uses
     /// the scratch, or these windows' rows of V, meanwhile.
     #[inline(always)]
-    unsafe fn input<S: Simd>(&self, simd: S, windows: std::ops::Range<usize>) {
+    pub(super) unsafe fn input<S: Simd>(&self, simd: S, windows: std::ops::Range<usize>) {
         let block = self.tiles;
         let staged = self.scratch.values();
         // Made once: clearing it for every tile would be a fifth of the transform.
@@ -230,22 +135,13 @@ impl<C: Scheme> Block<'_, C> {
         self.u.values().wrapping_add(before * panel_size).cast_const()
     }
 
-    /// Steps 2 and 3 for one chunk.
-    #[inline(always)]
-    fn chunk<S: Simd>(&self, simd: S, chunk: usize) {
-        for phase in Phase::all::<C>() {
-            simd.apart(ProductStep { block: self, chunk, phase });
-            simd.apart(OutputStep { block: self, chunk, phase });
-        }
-    }
-
     /// Step 2.
     ///
     /// # Safety
     /// The scratch holds what `layout` says, and nobody else uses it meanwhile; V is written for the tiles of the range, and has
     /// room up to the next multiple of MR; U holds the chunk's panels from `first_panel` on, `depth * NR` values each.
     #[inline(always)]
-    unsafe fn product<S: Simd>(&self, simd: S, chunk: usize, phase: Phase) {
+    pub(super) unsafe fn product<S: Simd>(&self, simd: S, chunk: usize, phase: Phase) {
         let (_, count) = self.chunk_panels(chunk, S::NR);
         let tiles = self.range.len();
         let depth = self.layout.depth;
@@ -296,7 +192,7 @@ impl<C: Scheme> Block<'_, C> {
     /// The scratch holds what `layout` says, and nobody else uses it meanwhile; M is written for the tiles of the range; the
     /// sink's image is the one that the block's tiles are of, and nobody else writes the chunk's channels of their pixels.
     #[inline(always)]
-    unsafe fn output<S: Simd>(&self, simd: S, chunk: usize, phase: Phase) {
+    pub(super) unsafe fn output<S: Simd>(&self, simd: S, chunk: usize, phase: Phase) {
         let (first_panel, count) = self.chunk_panels(chunk, S::NR);
         // The image's rows and columns that this phase writes: every one, or every second.
         let step = if phases::<C>() == 4 { 2 } else { 1 };

@@ -16,23 +16,25 @@
 //! Rounding error, relative to `sqrt(Σ w² Σ x²)` over a filter's support: see [`crate::plan`].
 
 mod block;
-mod causal;
 mod filter;
 mod layout;
+mod over_time;
 mod phases;
 mod scheme;
+mod steps;
 mod tile_filters;
 mod tiles;
 
 use crate::conv::{Job, Ready};
 use crate::sink::{Partials, Sink};
 use crate::watch::{Stopped, Watched};
-use block::{Block, Input, Output};
-pub(crate) use causal::run as run_causal;
+use block::Block;
 use filter::{Filters, TransformPanel};
 use layout::{Grid, Layout};
+pub(crate) use over_time::run as run_over_time;
 use phases::{Phase, phases, products};
 pub(crate) use scheme::{F4x3, F5x2, F6x3, F7x2, Near4x3, Near5x2, Scheme};
+use steps::{Input, Output};
 pub(crate) use tiles::run as run_in_tiles;
 
 /// Output channels of one product: `M` of a block stays in the second-level cache.
@@ -104,7 +106,7 @@ pub(crate) fn run<C: Scheme>(
     let source = job.source;
 
     let filters = Filters {
-        weight: job.weight,
+        weight: job.kernel.weight,
         out_channels: job.y.channels,
         in_channels: x.channels,
         depth,
@@ -160,20 +162,28 @@ pub(crate) fn run<C: Scheme>(
         };
         if !shared {
             let share = share(0)..share(x.batch * blocks);
-            watched.run(&context.pool, share, x.batch * blocks, |worker, part| {
+            let work = grid.most() * products * depth * columns / all_chunks * chunks.len();
+            watched.run(&context.pool, share, x.batch * blocks, work, |worker, part| {
                 context.isa.run(block(worker, part, 0));
             })?;
             continue;
         }
         for part in 0..x.batch * blocks {
             let begin = share(part);
-            watched.run(&context.pool, begin..begin, block(0, part, 0).windows(), |worker, window| {
+            watched.run(&context.pool, begin..begin, block(0, part, 0).windows(), 1, |worker, window| {
                 context.isa.run(Input { block: block(worker, part, 0), window });
             })?;
-            watched.run(&context.pool, begin..share(part + 1), chunks.len() * runs, |worker, index| {
-                let (chunk, run) = (chunks.start + index / runs, index % runs);
-                context.isa.run(Output { block: block(worker, part, run), chunk });
-            })?;
+            let work = in_run * products * depth * chunk;
+            watched.run(
+                &context.pool,
+                begin..share(part + 1),
+                chunks.len() * runs,
+                work,
+                |worker, index| {
+                    let (chunk, run) = (chunks.start + index / runs, index % runs);
+                    context.isa.run(Output { block: block(worker, part, run), chunk });
+                },
+            )?;
         }
     }
     let parts = blocks * runs * phases;

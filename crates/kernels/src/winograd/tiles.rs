@@ -70,7 +70,7 @@ pub(crate) fn run<C: Scheme>(
         let (phase, panel) = (index / panels, index % panels);
         amx.run(Panel {
             scheme,
-            weight: job.weight,
+            weight: job.kernel.weight,
             channels: [y.channels, x.channels],
             first: panel * COLUMNS,
             phase: Phase::nth(phase),
@@ -87,7 +87,9 @@ pub(crate) fn run<C: Scheme>(
     let writer = partials.writer();
     let sinks: Vec<Sink<'_>> = (0..x.batch).map(|image| job.sink(image)).collect();
     let source = job.source;
-    watched.run(&context.pool, 0.0..1.0, x.batch * in_image * groups, |worker, index| {
+    let made = phases::<C>() * C::N * C::R * geometry.rows * geometry.runs * RUN;
+    let work = made * x.stride * in_group * COLUMNS;
+    watched.run(&context.pool, 0.0..1.0, x.batch * in_image * groups, work, |worker, index| {
         let (part, group) = (index / groups, index % groups);
         let (image, patch) = (part / in_image, part % in_image);
         let [top, left] = [patch / patches[1] * geometry.rows, patch % patches[1] * geometry.runs];

@@ -1,7 +1,8 @@
 //! Convolutions.
 
 use kernels::{
-    Context, Conv2d, DType, Features, GroupNorm, Numerics, Pre, Storage, Watched, WeightView, reference,
+    Activation, Context, Conv2d, DType, Features, GroupNorm, Numerics, Pre, Storage, Watched, WeightView,
+    reference,
 };
 use reference::Image;
 use remote_vae_kernels as kernels;
@@ -70,6 +71,7 @@ fn convolutions_match_the_reference() {
             kernel: case.kernel,
             stride: case.stride,
             padding: case.padding,
+            ..Conv2d::default()
         };
         let image = Image::new(shape, &x);
         let norm = (cin % 16 == 0).then(|| GroupNorm {
@@ -99,7 +101,7 @@ fn convolutions_match_the_reference() {
                 let residual_features =
                     Features::from_nchw(&context.arena, plain.shape, &residual).expect("memory");
                 let residual_features = residual_features.stored(&context).expect("memory");
-                let pre = Pre { norm: Some(norm), silu: true };
+                let pre = Pre { norm: Some(norm.into()), activation: Some(Activation::Silu) };
                 let input = features().stored(&context).expect("memory");
                 let y = conv
                     .run(&context, &input, pre, Some(residual_features), &mut Watched::unwatched())

@@ -40,6 +40,7 @@ fn convolutions_refuse_geometry_that_would_wrap() {
         kernel: 3,
         stride: 1,
         padding: [0; 4],
+        ..Conv2d::default()
     };
     let refused = |conv: Conv2d<'_>, [height, width]: [usize; 2]| {
         let x = features(&context, [1, 16, height, width]);
@@ -83,6 +84,7 @@ fn residuals_of_another_shape_or_storage_are_refused() {
         kernel: 3,
         stride: 1,
         padding: [1; 4],
+        ..Conv2d::default()
     };
     let x = features(&context, [1, 16, 4, 4]);
     let with = |context: &Context, residual| {
@@ -124,7 +126,8 @@ fn norms_and_attention_refuse_weights_of_other_channels() {
         bias: vec![0.0; channels],
     };
     let refused = |norm: &GroupNorm, to_q| {
-        let attention = Attention { norm, to_q, to_k: square, to_v: square, to_out: square };
+        let attention =
+            Attention { norm: Some(norm.into()), heads: 1, to_q, to_k: square, to_v: square, to_out: square };
         let x = features(&context, [1, 16, 3, 3]);
         refusal(|| attention.run(&context, x, &mut Watched::unwatched()))
     };

@@ -53,6 +53,7 @@ fn the_planned_algorithm_keeps_its_promise() {
         kernel: 3,
         stride: 1,
         padding: [1; 4],
+        ..Conv2d::default()
     };
     let mut chosen = Vec::new();
     for (offset, spot) in

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use kernels::{Context, Features, OutOfMemory, Pool, Pre, Stopped, Watched};
 pub use kernels::{Isa, Numerics, Storage};
 
-use super::{Activation, Choice, Conv2dSpec, Engine, GroupNormSpec, Limits, Step};
+use super::{Activation, Choice, Conv2dSpec, Engine, GroupNormSpec, Limits, Step, Watch};
 use crate::{EngineError, HostTensor, Weight};
 
 /// How the engine works; the defaults are what nearly everybody wants.
@@ -113,6 +113,7 @@ impl Conv2d {
             kernel: self.spec.kernel,
             stride: self.spec.stride,
             padding: self.spec.padding,
+            ..kernels::Conv2d::default()
         }
     }
 
@@ -120,11 +121,12 @@ impl Conv2d {
     fn run<T>(
         &self,
         engine: &CpuEngine,
-        run: impl FnOnce(kernels::Conv2d<'_>) -> Result<T, Stopped>,
+        watch: &mut Watch<'_>,
+        run: impl FnOnce(kernels::Conv2d<'_>, &mut Watched<'_>) -> Result<T, Stopped>,
     ) -> Result<T, EngineError> {
-        let result = run(self.kernel());
+        let result = watched(watch, |watched| run(self.kernel(), watched));
         engine.done_with(&self.weight);
-        Ok(result?)
+        result
     }
 }
 
@@ -141,7 +143,8 @@ impl Linear {
 impl Attention {
     fn kernel(&self) -> kernels::Attention<'_> {
         kernels::Attention {
-            norm: &self.norm,
+            norm: Some((&self.norm).into()),
+            heads: 1,
             to_q: self.to_q.kernel(),
             to_k: self.to_k.kernel(),
             to_v: self.to_v.kernel(),
@@ -158,7 +161,8 @@ impl Attention {
 }
 
 fn pre(norm: &kernels::GroupNorm, activation: Activation) -> Pre<'_> {
-    Pre { norm: Some(norm), silu: activation == Activation::Silu }
+    let silu = (activation == Activation::Silu).then_some(kernels::Activation::Silu);
+    Pre { norm: Some(norm.into()), activation: silu }
 }
 
 impl Engine for CpuEngine {
@@ -294,12 +298,12 @@ impl Engine for CpuEngine {
         Ok(HostTensor::new(tensor.shape().to_vec(), tensor.to_nchw()))
     }
 
-    fn run_conv2d(&self, x: Features, conv: &Conv2d) -> Result<Features, EngineError> {
-        conv.run(self, |kernel| {
+    fn run_conv2d(&self, x: Features, conv: &Conv2d, watch: &mut Watch<'_>) -> Result<Features, EngineError> {
+        conv.run(self, watch, |kernel, watched| {
             if conv.spec.kernel == 1 && conv.spec.stride == 1 && conv.spec.padding == [0; 4] {
-                kernel.run_pointwise(&self.0, x, &mut Watched::unwatched())
+                kernel.run_pointwise(&self.0, x, watched)
             } else {
-                kernel.run(&self.0, &x, Pre::default(), None, &mut Watched::unwatched())
+                kernel.run(&self.0, &x, Pre::default(), None, watched)
             }
         })
     }
@@ -311,19 +315,38 @@ impl Engine for CpuEngine {
         activation: Activation,
         conv: &Conv2d,
         residual: Option<Features>,
+        watch: &mut Watch<'_>,
     ) -> Result<Features, EngineError> {
-        conv.run(self, |kernel| {
-            kernel.run(&self.0, x, pre(norm, activation), residual, &mut Watched::unwatched())
+        conv.run(self, watch, |kernel, watched| {
+            kernel.run(&self.0, x, pre(norm, activation), residual, watched)
         })
     }
 
-    fn run_upsample2x_conv2d(&self, x: Features, conv: &Conv2d) -> Result<Features, EngineError> {
-        conv.run(self, |kernel| kernel.run_upsampled(&self.0, &x, &mut Watched::unwatched()))
+    fn run_upsample2x_conv2d(
+        &self,
+        x: Features,
+        conv: &Conv2d,
+        watch: &mut Watch<'_>,
+    ) -> Result<Features, EngineError> {
+        conv.run(self, watch, |kernel, watched| kernel.run_upsampled(&self.0, &x, watched))
     }
 
-    fn run_attention(&self, x: Features, attention: &Attention) -> Result<Features, EngineError> {
-        let result = attention.kernel().run(&self.0, x, &mut Watched::unwatched());
+    fn run_attention(
+        &self,
+        x: Features,
+        attention: &Attention,
+        watch: &mut Watch<'_>,
+    ) -> Result<Features, EngineError> {
+        let result = watched(watch, |watched| attention.kernel().run(&self.0, x, watched));
         attention.release_pages(self);
-        Ok(result?)
+        result
     }
+}
+
+/// Runs a kernel that asks `watch` whether to go on.
+fn watched<T>(
+    watch: &mut Watch<'_>,
+    run: impl FnOnce(&mut Watched<'_>) -> Result<T, Stopped>,
+) -> Result<T, EngineError> {
+    Ok(run(&mut Watched::new(&mut |share| watch(share).is_ok()))?)
 }

@@ -94,7 +94,12 @@ pub trait Engine: Send + 'static {
     fn download(&self, tensor: &Self::Tensor) -> Result<HostTensor, EngineError>;
 
     /// `conv(x)`.
-    fn run_conv2d(&self, x: Self::Tensor, conv: &Self::Conv2d) -> Result<Self::Tensor, EngineError>;
+    fn run_conv2d(
+        &self,
+        x: Self::Tensor,
+        conv: &Self::Conv2d,
+        watch: &mut Watch<'_>,
+    ) -> Result<Self::Tensor, EngineError>;
     /// `conv(activation(norm(x)))`, plus `residual` when there is one. The half of a `ResnetBlock2D`.
     fn run_norm_act_conv2d(
         &self,
@@ -103,12 +108,14 @@ pub trait Engine: Send + 'static {
         activation: Activation,
         conv: &Self::Conv2d,
         residual: Option<Self::Tensor>,
+        watch: &mut Watch<'_>,
     ) -> Result<Self::Tensor, EngineError>;
     /// `conv(nearest_upsample_2x(x))`: diffusers' `Upsample2D`.
     fn run_upsample2x_conv2d(
         &self,
         x: Self::Tensor,
         conv: &Self::Conv2d,
+        watch: &mut Watch<'_>,
     ) -> Result<Self::Tensor, EngineError>;
     /// `x + to_out(softmax(q kᵀ / sqrt(C)) v)` with `q`, `k`, `v` from `norm(x)`, over all `H * W` positions of
     /// each image: diffusers' `Attention` with one head and a residual connection.
@@ -116,5 +123,6 @@ pub trait Engine: Send + 'static {
         &self,
         x: Self::Tensor,
         attention: &Self::Attention,
+        watch: &mut Watch<'_>,
     ) -> Result<Self::Tensor, EngineError>;
 }

@@ -5,7 +5,7 @@
 
 mod video;
 
-use super::{Activation, Choice, Conv2dSpec, Engine, GroupNormSpec, Limits, Step};
+use super::{Activation, Choice, Conv2dSpec, Engine, GroupNormSpec, Limits, Step, Watch};
 use crate::{EngineError, HostTensor, Weight};
 
 /// An engine of plain loops.
@@ -150,7 +150,7 @@ impl Engine for Reference {
         Ok(HostTensor::new(vec![x.batch, x.channels, x.height, x.width], x.data.clone()))
     }
 
-    fn run_conv2d(&self, x: Tensor, conv: &Conv2d) -> Result<Tensor, EngineError> {
+    fn run_conv2d(&self, x: Tensor, conv: &Conv2d, _: &mut Watch<'_>) -> Result<Tensor, EngineError> {
         Ok(convolve(&x, conv))
     }
 
@@ -161,6 +161,7 @@ impl Engine for Reference {
         activation: Activation,
         conv: &Conv2d,
         residual: Option<Tensor>,
+        _: &mut Watch<'_>,
     ) -> Result<Tensor, EngineError> {
         let mut x = normalise(x, norm);
         activate(&mut x.data, activation);
@@ -171,7 +172,12 @@ impl Engine for Reference {
         Ok(y)
     }
 
-    fn run_upsample2x_conv2d(&self, x: Tensor, conv: &Conv2d) -> Result<Tensor, EngineError> {
+    fn run_upsample2x_conv2d(
+        &self,
+        x: Tensor,
+        conv: &Conv2d,
+        _: &mut Watch<'_>,
+    ) -> Result<Tensor, EngineError> {
         let (height, width) = (2 * x.height, 2 * x.width);
         let upsampled = x.with_planes(x.channels, (height, width), |image, channel| {
             let plane = x.plane(image, channel);
@@ -180,7 +186,12 @@ impl Engine for Reference {
         Ok(convolve(&upsampled, conv))
     }
 
-    fn run_attention(&self, x: Tensor, attention: &Attention) -> Result<Tensor, EngineError> {
+    fn run_attention(
+        &self,
+        x: Tensor,
+        attention: &Attention,
+        _: &mut Watch<'_>,
+    ) -> Result<Tensor, EngineError> {
         let positions = x.height * x.width;
         let mut y = attend(&normalise(&x, &attention.norm), attention, |_| positions);
         add(&mut y, &x);

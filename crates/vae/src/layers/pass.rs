@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use super::{Attention, Conv2d, Cost};
-use crate::engine::{Activation, Choice, Engine, Step};
-use crate::{LayerRun, Observer, VaeError};
+use crate::engine::{Activation, Choice, Engine, Step, Watch};
+use crate::{Cancelled, EngineError, LayerRun, Observer, VaeError};
 
 /// One run through a model.
 pub(crate) struct Pass<'a, E> {
@@ -16,13 +16,15 @@ pub(crate) struct Pass<'a, E> {
     images: usize,
     done: usize,
     total: usize,
+    /// What the observer was told last.
+    told: usize,
 }
 
 impl<'a, E: Engine> Pass<'a, E> {
     /// A run that costs `total` in all. The observer may cancel it before it starts.
     pub(crate) fn new(engine: &'a E, observer: &'a mut dyn Observer, total: usize) -> Result<Self, VaeError> {
         observer.progress(0, total)?;
-        Ok(Self { engine, observer, positions: 0, images: 0, done: 0, total })
+        Ok(Self { engine, observer, positions: 0, images: 0, done: 0, total, told: 0 })
     }
 
     /// What runs it.
@@ -38,7 +40,7 @@ impl<'a, E: Engine> Pass<'a, E> {
     /// `conv(x)`.
     pub(crate) fn conv2d(&mut self, x: E::Tensor, conv: &Conv2d<E>) -> Result<E::Tensor, VaeError> {
         let before = self.before(&x, Step::Conv2d(&conv.weights));
-        let y = self.engine.run_conv2d(x, &conv.weights)?;
+        let y = self.step(conv.cost, |engine, watch| engine.run_conv2d(x, &conv.weights, watch))?;
         self.report(before, &conv.name, conv.cost, &y);
         self.advance(conv.cost)?;
         Ok(y)
@@ -53,7 +55,9 @@ impl<'a, E: Engine> Pass<'a, E> {
         residual: Option<E::Tensor>,
     ) -> Result<E::Tensor, VaeError> {
         let before = self.before(x, Step::NormActConv2d(norm, Activation::Silu, &conv.weights));
-        let y = self.engine.run_norm_act_conv2d(x, norm, Activation::Silu, &conv.weights, residual)?;
+        let y = self.step(conv.cost, |engine, watch| {
+            engine.run_norm_act_conv2d(x, norm, Activation::Silu, &conv.weights, residual, watch)
+        })?;
         self.report(before, &conv.name, conv.cost, &y);
         self.advance(conv.cost)?;
         Ok(y)
@@ -66,7 +70,8 @@ impl<'a, E: Engine> Pass<'a, E> {
         conv: &Conv2d<E>,
     ) -> Result<E::Tensor, VaeError> {
         let before = self.before(&x, Step::Upsample2xConv2d(&conv.weights));
-        let y = self.engine.run_upsample2x_conv2d(x, &conv.weights)?;
+        let y =
+            self.step(conv.cost, |engine, watch| engine.run_upsample2x_conv2d(x, &conv.weights, watch))?;
         self.report(before, &conv.name, conv.cost, &y);
         self.advance(conv.cost)?;
         Ok(y)
@@ -79,7 +84,8 @@ impl<'a, E: Engine> Pass<'a, E> {
         attention: &Attention<E>,
     ) -> Result<E::Tensor, VaeError> {
         let before = self.before(&x, Step::Attention(&attention.weights));
-        let y = self.engine.run_attention(x, &attention.weights)?;
+        let y =
+            self.step(attention.cost, |engine, watch| engine.run_attention(x, &attention.weights, watch))?;
         self.report(before, &attention.name, attention.cost, &y);
         self.advance(attention.cost)?;
         Ok(y)
@@ -114,9 +120,33 @@ impl<'a, E: Engine> Pass<'a, E> {
         cost.of_image(self.positions).saturating_mul(self.images)
     }
 
+    /// Runs one step of the engine, and reports how far it is while it runs.
+    fn step(
+        &mut self,
+        cost: Cost,
+        run: impl FnOnce(&E, &mut Watch<'_>) -> Result<E::Tensor, EngineError>,
+    ) -> Result<E::Tensor, VaeError> {
+        let (before, cost) = (self.done, self.work(cost));
+        let y = run(self.engine, &mut |share: f64| {
+            let done = (cost as f64 * share.clamp(0.0, 1.0)) as usize;
+            // The end is told when the layer has been reported.
+            if done >= cost { Ok(()) } else { self.tell(before.saturating_add(done)) }
+        })?;
+        Ok(y)
+    }
+
     fn advance(&mut self, cost: Cost) -> Result<(), VaeError> {
         self.done = self.done.saturating_add(self.work(cost));
-        Ok(self.observer.progress(self.done, self.total)?)
+        Ok(self.tell(self.done)?)
+    }
+
+    /// Tells the observer of new progress, and learns whether to go on.
+    fn tell(&mut self, done: usize) -> Result<(), Cancelled> {
+        if done <= self.told {
+            return Ok(());
+        }
+        self.told = done;
+        self.observer.progress(done, self.total)
     }
 }
 

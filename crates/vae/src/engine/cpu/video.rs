@@ -1,8 +1,8 @@
 //! The steps over clips.
 
-use kernels::{Clip, Pre, Stopped, Watched};
+use kernels::{Clip, Pre};
 
-use super::{Attention, CpuEngine};
+use super::{Attention, CpuEngine, pre, watched};
 use crate::engine::{Activation, CausalConv3dSpec, Upsampling, VideoEngine, Watch};
 use crate::{EngineError, HostTensor, Weight};
 
@@ -34,14 +34,6 @@ impl CausalConv3d {
         engine.done_with(&self.weight);
         result
     }
-}
-
-/// Runs a kernel that asks `watch` whether to go on.
-fn watched<T>(
-    watch: &mut Watch<'_>,
-    run: impl FnOnce(&mut Watched<'_>) -> Result<T, Stopped>,
-) -> Result<T, EngineError> {
-    Ok(run(&mut Watched::new(&mut |share| watch(share).is_ok()))?)
 }
 
 impl VideoEngine for CpuEngine {
@@ -93,9 +85,7 @@ impl VideoEngine for CpuEngine {
             bias: &conv.bias,
             in_channels: conv.spec.in_channels,
             out_channels: conv.spec.out_channels,
-            kernel: 1,
-            stride: 1,
-            padding: [0; 4],
+            ..kernels::Conv2d::default()
         };
         let y = watched(watch, |watched| kernel.run_pointwise_on_clip(&self.0, x, watched));
         self.done_with(&conv.weight);
@@ -111,8 +101,7 @@ impl VideoEngine for CpuEngine {
         residual: Option<Clip>,
         watch: &mut Watch<'_>,
     ) -> Result<Clip, EngineError> {
-        let pre = Pre { norm: Some(norm), silu: activation == Activation::Silu };
-        conv.run(self, x, pre, kernels::Upsampling::default(), residual, watch)
+        conv.run(self, x, pre(norm, activation), kernels::Upsampling::default(), residual, watch)
     }
 
     fn run_upsample_causal_conv3d(

@@ -1,4 +1,4 @@
-//! Causal 3-D convolutions, directly: the register tiles run over the taps of all frames that an output frame sees.
+//! Convolutions over time, directly: the register tiles run over the taps of all frames that an output frame sees.
 //!
 //! A worker takes a patch of the frame and goes through the clip with it. The staged inputs of the last frames are kept
 //! in a ring, so that each is read once.
@@ -11,25 +11,25 @@ use crate::watch::Stop;
 /// Taps of one output: nine in each of three frames.
 const MOST_TAPS: usize = 9 * MOST;
 
-/// Runs `job`, whose images are the frames of one clip; `upsample` is 1, or 2 for a nearest upsampling in the plane, and
-/// `stride` the step between outputs in the plane. Returns the statistics of the whole clip.
+/// Runs `job`, whose images are the frames of one clip. Returns the statistics of the whole clip.
 pub(crate) fn run(
     job: &Job<'_>,
     schedule: &Schedule,
-    upsample: usize,
-    stride: usize,
+    plane: Plane,
     watched: &mut Watched<'_>,
 ) -> Result<ChannelStats, Stopped> {
     let context = job.context;
     let (mr, nr) = context.isa.tile_shape();
     let (x, y) = (job.source.x, job.y);
     let panels = y.stride.div_ceil(nr);
-    let phases = phases(3, upsample);
+    let phases = phases(plane);
     let taps = phases[0].taps.len();
     let filters = schedule.filters.len();
 
     // [phase][panel][filter][tap][in][nr]: the filters that an output frame needs follow each other.
-    let filter_size = taps * x.channels * nr;
+    let reads = Reads::new(&job.kernel, nr);
+    let in_plane: usize = plane.kernel.iter().product();
+    let filter_size = taps * reads.depth * nr;
     let packed = context.arena.take(phases.len() * panels * filters * filter_size * 4)?;
     let packed = packed.region();
     context.pool.run(phases.len() * panels * filters, |_, index| {
@@ -40,17 +40,17 @@ pub(crate) fn run(
             .taps
             .iter()
             .map(|tap| {
-                let in_frame = |t: usize| tap.sources.iter().map(move |&source| t * 9 + source);
+                let in_frame = |t: usize| tap.sources.iter().map(move |&source| t * in_plane + source);
                 schedule.filters[filter].indices().flat_map(in_frame).collect()
             })
             .collect();
         let sources: Vec<&[usize]> = sources.iter().map(Vec::as_slice).collect();
-        let shape = [y.channels, x.channels, 27];
-        pack_panel(job.weight, shape, panel % panels * nr, nr, x.channels, &sources, out);
+        let panel = panel % panels;
+        pack_panel(&job.kernel, panel * nr, nr, [reads.first(panel), reads.depth], &sources, out);
     });
 
-    let grid = [y.height / upsample, y.width / upsample];
-    let geometry = Geometry::new(x, &phases, stride, [1, 1], upsample, grid, mr);
+    let grid = [y.height / plane.upsample, y.width / plane.upsample];
+    let geometry = Geometry::new(x, &phases, plane, grid, mr);
     let staged = geometry.staged();
     let slots = x.batch.min(MOST);
     let results = PATCH_WIDTH.next_multiple_of(mr) * nr;
@@ -63,8 +63,10 @@ pub(crate) fn run(
     let writer = partials.writer();
     let sinks: Vec<Sink<'_>> = (0..frames).map(|frame| job.sink(frame)).collect();
     let views: Vec<View<'_>> = (0..x.batch).map(|frame| job.source.view(frame)).collect();
+    let products: usize = schedule.outputs.iter().map(|output| output.frames().len()).sum();
+    let work = products * phases.len() * taps * PATCH_HEIGHT * PATCH_WIDTH * reads.depth * panels * nr;
     let stop = watched.stop();
-    watched.run(&context.pool, 0.0..1.0, patches, |worker, index| {
+    watched.run(&context.pool, 0.0..1.0, patches, work, |worker, index| {
         context.isa.run(Clip {
             schedule,
             stop: &stop,
@@ -76,6 +78,7 @@ pub(crate) fn run(
                 sink: sinks[0],
                 geometry,
                 phases: &phases,
+                reads: &reads,
                 packed,
                 panels,
                 scratch: scratch[worker].region(),
@@ -150,7 +153,7 @@ impl Clip<'_> {
         let phase = &patch.phases[index];
         let [height, width] = patch.size();
         let filters = self.schedule.filters.len();
-        let filter_size = phase.taps.len() * g.channels * S::NR;
+        let filter_size = phase.taps.len() * patch.reads.depth * S::NR;
         let base = patch.scratch.values();
         let mut segments = [std::ptr::null::<f32>(); MOST_TAPS];
         let segments = &mut segments[..output.frames().len() * phase.taps.len()];
@@ -158,6 +161,7 @@ impl Clip<'_> {
             let begin = panel * S::NR;
             let end = (begin + S::NR).min(patch.sink.stride);
             let filter = (index * patch.panels + panel) * filters + output.first;
+            let first = patch.reads.first(panel);
             for row in 0..height {
                 // SAFETY: everything staged lies in the scratch; a register tile past the last column reads columns
                 // that were staged for it, and writes into rows that the scratch has room for.
@@ -168,14 +172,15 @@ impl Clip<'_> {
                         for &frame in output.frames() {
                             let staged = base.add(frame % self.slots * patch.staged);
                             for (tap, segment) in phase.taps.iter().zip(&mut segment) {
-                                let at = (row * g.stride + tap.y) * g.columns + column * g.stride + tap.x;
-                                *segment = staged.add(at * g.depth).cast_const();
+                                let at =
+                                    (row * g.stride[0] + tap.y) * g.columns + column * g.stride[1] + tap.x;
+                                *segment = staged.add(at * g.depth + first).cast_const();
                             }
                         }
                         simd.tile(&Tile {
                             segments,
-                            lda: g.stride * g.depth,
-                            k: g.channels,
+                            lda: g.stride[1] * g.depth,
+                            k: patch.reads.depth,
                             b: patch.packed.values().add(filter * filter_size).cast_const(),
                             c: results.add(column * S::NR),
                             ldc: S::NR,

@@ -1,15 +1,16 @@
-//! Causal 3-D convolutions: Winograd's filtering in the plane, summed up over time before it is transformed back.
+//! 3-D convolutions: Winograd's filtering in the plane, summed up over time before it is transformed back.
 //!
 //! A worker takes a block of tiles, as for images, and goes through the clip with it frame by frame. The transformed
 //! inputs `V` of the last frames are kept in a ring, so that each frame is read and transformed once, and the products
 //! with two or three of them are summed up in the registers of one product. Which frames and filters belong together
 //! is the [`Schedule`]'s to say. The scratch does not grow with the length of the clip.
 
-use super::block::{Block, InputStep, OutputStep};
+use super::block::Block;
 use super::filter::{Filters, TransformPanel};
 use super::layout::{Grid, Layout};
 use super::phases::{Phase, phases, products};
 use super::scheme::Scheme;
+use super::steps::{InputStep, OutputStep};
 use super::{CHUNK, TILES};
 use crate::arena::{Buffer, OutOfMemory};
 use crate::conv::Job;
@@ -64,8 +65,10 @@ pub(crate) fn run<C: Scheme>(
     let sinks: Vec<Sink<'_>> = (0..frames).map(|frame| job.sink(frame)).collect();
     let views: Vec<View<'_>> = (0..x.batch).map(|frame| job.source.view(frame)).collect();
     let u = filters.region();
+    let seen: usize = schedule.outputs.iter().map(|output| output.frames().len()).sum();
+    let work = seen * products::<C>() * grid.most() * depth * columns / groups;
     let stop = watched.stop();
-    watched.run(&context.pool, 0.0..1.0, blocks * groups, |worker, index| {
+    watched.run(&context.pool, 0.0..1.0, blocks * groups, work, |worker, index| {
         let (block, group) = (index / groups, index % groups);
         context.isa.run(Clip {
             scheme,
@@ -120,7 +123,7 @@ fn transformed_filters<C: Scheme>(
         context.isa.run(TransformPanel {
             scheme,
             filters: Filters {
-                weight: job.weight,
+                weight: job.kernel.weight,
                 out_channels: job.y.channels,
                 in_channels: job.source.x.channels,
                 depth,
