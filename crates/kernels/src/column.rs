@@ -28,7 +28,9 @@ impl Op for WriteColumn<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Self { sink, results, ld, count, first, step, c, partials, part, seen } = self;
+        let Self { results, ld, count, first, step, c, part, seen, .. } = self;
+        // Copies, which the compiler knows that no store changes.
+        let (sink, partials) = (*self.sink, *self.partials);
         // SAFETY: whoever made this keeps its contract.
         unsafe {
             let (mut sum, mut abs_max) = (simd.zero(), simd.zero());

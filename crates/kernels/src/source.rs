@@ -178,7 +178,8 @@ impl Op for Stage<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Self { view, window, to } = self;
+        // A copy, which the compiler knows that no store changes.
+        let (view, window, to) = (*self.view, self.window, self.to);
         // SAFETY: only `View::stage` makes one, whose caller promises what `stage_with` wants; each reader is the one for
         // this storage, and takes scale and shift only where there are some: f16 and whatever is activated always have them.
         unsafe {

@@ -11,6 +11,7 @@ use crate::sink::{PartialsWriter, Sink};
 use crate::source::{View, Window};
 
 /// Some tiles of an image, and what is done with them.
+#[derive(Clone)]
 pub(super) struct Block<'a, C: Scheme> {
     pub(super) scheme: C,
     pub(super) view: View<'a>,

@@ -19,7 +19,8 @@ impl<C: Scheme> Op for Block<'_, C> {
     }
 }
 
-/// [`Block::input`] in a function of its own: for images and clips there is one copy for each scheme.
+/// [`Block::input`] in a function of its own: for images and clips there is one copy for each scheme. It works on a copy of the
+/// block, which the compiler knows that no store changes.
 pub(super) struct InputStep<'a, 'b, C: Scheme> {
     pub(super) block: &'a Block<'b, C>,
     pub(super) windows: std::ops::Range<usize>,
@@ -32,7 +33,7 @@ impl<C: Scheme> Op for InputStep<'_, '_, C> {
     fn run<S: Simd>(self, simd: S) {
         // SAFETY: whoever makes a block gives it scratch and V as `layout` says, and lets no other task write these
         // windows' rows of V.
-        unsafe { self.block.input(simd, self.windows) }
+        unsafe { self.block.clone().input(simd, self.windows) }
     }
 }
 
@@ -49,7 +50,7 @@ impl<C: Scheme> Op for ProductStep<'_, '_, C> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         // SAFETY: as for `InputStep`; V was written before, and U holds the panels of the block's chunks.
-        unsafe { self.block.product(simd, self.chunk, self.phase) }
+        unsafe { self.block.clone().product(simd, self.chunk, self.phase) }
     }
 }
 
@@ -67,7 +68,7 @@ impl<C: Scheme> Op for OutputStep<'_, '_, C> {
     fn run<S: Simd>(self, simd: S) {
         // SAFETY: as for `InputStep`; M was written before, and no other task writes this chunk's channels of the range's
         // tiles.
-        unsafe { self.block.output(simd, self.chunk, self.phase) }
+        unsafe { self.block.clone().output(simd, self.chunk, self.phase) }
     }
 }
 
