@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput};
 use remote_vae_kernels::{
-    Attention, Context, Conv2d, DType, Features, GroupNorm, Numerics, Pre, Storage, WeightView,
+    Activation, Attention, Context, Conv2d, DType, Features, GroupNorm, Numerics, Pre, Storage, Watched,
+    WeightView,
 };
 
 /// The largest difference from strict arithmetic, in deviations of the output, of f32 and of f16 storage.
@@ -124,8 +125,14 @@ impl Bench<'_> {
         let bias = vec![0.1; channels];
         let linear = |i: usize| (WeightView::new(DType::F32, &weights[i]), bias.as_slice());
         let norm = norm(channels);
-        let attention =
-            Attention { norm: &norm, to_q: linear(0), to_k: linear(1), to_v: linear(2), to_out: linear(3) };
+        let attention = Attention {
+            norm: Some((&norm).into()),
+            heads: 1,
+            to_q: linear(0),
+            to_k: linear(1),
+            to_v: linear(2),
+            to_out: linear(3),
+        };
         let data = values(channels * side * side, 9);
         let positions = side * side;
         let operations = 2 * positions * channels * (4 * channels + 2 * positions);
@@ -134,7 +141,7 @@ impl Bench<'_> {
                 let x =
                     Features::from_nchw(&context.arena, [1, channels, side, side], &data).expect("memory");
                 let start = Instant::now();
-                let y = attention.run(&context, x).expect("memory");
+                let y = attention.run(&context, x, &mut Watched::unwatched()).expect("memory");
                 let time = start.elapsed();
                 drop(y);
                 time
@@ -223,18 +230,19 @@ impl Layer {
             kernel,
             stride: if self.call == Call::Strided { 2 } else { 1 },
             padding: if self.call == Call::Strided { [0, 1, 0, 1] } else { [kernel / 2; 4] },
+            ..Conv2d::default()
         };
         let input = self.call.input(self.side);
         let shape = [1, self.in_channels, input, input];
         let x = Features::from_nchw(&context.arena, shape, &self.data).expect("memory");
         let x = x.stored(context).expect("memory");
-        let pre = Pre { norm: Some(&self.norm), silu: true };
+        let pre = Pre { norm: Some((&self.norm).into()), activation: Some(Activation::Silu) };
         let start = Instant::now();
         let y = match self.call {
-            Call::NormSilu => conv.run(context, &x, pre, None),
-            Call::Strided => conv.run(context, &x, Pre::default(), None),
-            Call::Upsampled => conv.run_upsampled(context, &x),
-            Call::Pointwise => conv.run_pointwise(context, x),
+            Call::NormSilu => conv.run(context, &x, pre, None, &mut Watched::unwatched()),
+            Call::Strided => conv.run(context, &x, Pre::default(), None, &mut Watched::unwatched()),
+            Call::Upsampled => conv.run_upsampled(context, &x, &mut Watched::unwatched()),
+            Call::Pointwise => conv.run_pointwise(context, x, &mut Watched::unwatched()),
         };
         (start.elapsed(), y.expect("memory"))
     }

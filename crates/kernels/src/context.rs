@@ -1,8 +1,8 @@
 //! What every kernel runs with.
 
-use crate::arena::Arena;
+use crate::arena::{Arena, Buffer, OutOfMemory};
 use crate::features::Storage;
-use crate::pool::{Pool, Shared};
+use crate::pool::Pool;
 use crate::simd::Isa;
 
 /// How exact convolutions have to be.
@@ -51,13 +51,18 @@ impl Context {
         const PAGE: usize = 4096;
         const PART: usize = 8 << 20;
         let Ok(buffer) = self.arena.take(bytes) else { return };
-        let pages = Shared::new(buffer.ptr().cast());
+        let pages = buffer.region();
         self.pool.run(bytes.div_ceil(PART), |_, part| {
             for at in (part * PART..bytes.min((part + 1) * PART)).step_by(PAGE) {
-                // SAFETY: the buffer was taken with that many bytes, and each task touches its own part.
-                unsafe { pages.get().cast::<u8>().add(at).write_volatile(0) };
+                // SAFETY: one byte of the buffer, which only this task touches.
+                unsafe { pages.part(at, 1).ptr().write_volatile(0) };
             }
         });
+    }
+
+    /// Memory of `bytes` bytes for each worker.
+    pub(crate) fn scratch(&self, bytes: usize) -> Result<Vec<Buffer>, OutOfMemory> {
+        (0..self.pool.threads()).map(|_| self.arena.take(bytes)).collect()
     }
 
     /// The same, for a rehearsal: kernels take and return the memory that they would need and choose their algorithms, as

@@ -4,20 +4,20 @@
 //! `[rows][columns][in]` in its scratch, and runs register tiles over it: rows of the product are pixels, its depth
 //! is every tap's channels in turn. No image is ever unfolded.
 
-mod causal;
+mod over_time;
 mod tiles;
 
-use crate::arena::OutOfMemory;
-use crate::conv::{Conv2d, Job, Ready};
+use crate::arena::Region;
+use crate::column::WriteColumn;
+use crate::conv::{Job, Kernel, Ready};
 use crate::features::Features;
 use crate::gemm::{NO_PREFETCH, Tile};
-use crate::pool::Shared;
 use crate::simd::{Op, Simd};
 use crate::sink::{Partials, PartialsWriter, Sink};
 use crate::source::{View, Window};
-use crate::weights::WeightView;
+use crate::watch::{Stopped, Watched};
 
-pub(crate) use causal::run as run_causal;
+pub(crate) use over_time::run as run_over_time;
 pub(crate) use tiles::run as run_in_tiles;
 
 /// Output rows and columns of a patch: its staged inputs stay in the second-level cache for 128 channels. With stride 2
@@ -48,44 +48,47 @@ impl Phase {
     }
 }
 
-/// Runs `job`; `upsample` is 1, or 2 for a nearest upsampling of the input before a 3×3 convolution.
-pub(crate) fn run(job: &mut Job<'_>, conv: &Conv2d<'_>, upsample: usize) -> Result<Ready, OutOfMemory> {
+/// A convolution in the plane: rows, then columns.
+#[derive(Clone, Copy)]
+pub(crate) struct Plane {
+    /// 1 or 3 each.
+    pub(crate) kernel: [usize; 2],
+    /// 1 or 2 each.
+    pub(crate) stride: [usize; 2],
+    /// Above and to the left.
+    pub(crate) padding: [usize; 2],
+    /// 1, or 2 for a nearest upsampling of the input before a 3×3 convolution.
+    pub(crate) upsample: usize,
+}
+
+/// Runs `job`.
+pub(crate) fn run(job: &mut Job<'_>, plane: Plane, watched: &mut Watched<'_>) -> Result<Ready, Stopped> {
     let context = job.context;
     let (mr, nr) = context.isa.tile_shape();
     let x = job.source.x;
     let y = job.y;
+    let upsample = plane.upsample;
     let panels = y.stride.div_ceil(nr);
-    let phases = phases(conv.kernel, upsample);
+    let phases = phases(plane);
     let taps = phases[0].taps.len();
-    let [pad_top, _, pad_left, _] = conv.padding;
+    let reads = Reads::new(&job.kernel, nr);
 
-    let panel_size = taps * x.channels * nr;
+    let panel_size = taps * reads.depth * nr;
     let packed = context.arena.take(phases.len() * panels * panel_size * 4)?;
-    let packed_ptr = Shared::new(packed.ptr().cast::<f32>());
+    let packed = packed.region();
     context.pool.run(phases.len() * panels, |_, index| {
-        // SAFETY: the buffer has room for every panel, and each task writes its own.
-        let out =
-            unsafe { std::slice::from_raw_parts_mut(packed_ptr.get().add(index * panel_size), panel_size) };
+        // SAFETY: the panel is this task's alone.
+        let out = unsafe { packed.nth(index, panel_size * 4).values_mut() };
         let taps: Vec<&[usize]> = phases[index / panels].taps.iter().map(|t| t.sources.as_slice()).collect();
-        pack_panel(
-            conv.weight,
-            [conv.out_channels, conv.in_channels, conv.kernel * conv.kernel],
-            index % panels * nr,
-            nr,
-            conv.in_channels,
-            &taps,
-            out,
-        );
+        let (panel, reads) = (index % panels, &reads);
+        pack_panel(&job.kernel, panel * nr, nr, [reads.first(panel), reads.depth], &taps, out);
     });
 
     // A phase's own grid of outputs: step 1, or 2 behind an upsampling.
     let grid = [y.height / upsample, y.width / upsample];
-    let geometry = Geometry::new(x, &phases, conv.stride, [pad_top, pad_left], upsample, grid, mr);
+    let geometry = Geometry::new(x, &phases, plane, grid, mr);
     let staged = geometry.staged();
-    let scratch = (0..context.pool.threads())
-        .map(|_| context.arena.take((staged + PATCH_WIDTH.next_multiple_of(mr) * nr) * 4))
-        .collect::<Result<Vec<_>, _>>()?;
-    let scratch: Vec<Shared> = scratch.iter().map(|b| Shared::new(b.ptr().cast())).collect();
+    let scratch = context.scratch((staged + PATCH_WIDTH.next_multiple_of(mr) * nr) * 4)?;
 
     let patches_x = grid[1].div_ceil(PATCH_WIDTH);
     let patches = grid[0].div_ceil(PATCH_HEIGHT) * patches_x;
@@ -94,38 +97,40 @@ pub(crate) fn run(job: &mut Job<'_>, conv: &Conv2d<'_>, upsample: usize) -> Resu
     let writer = partials.writer();
     let sinks: Vec<Sink<'_>> = (0..x.batch).map(|image| job.sink(image)).collect();
     let source = job.source;
-    context.pool.run(x.batch * patches, |worker, index| {
+    let work = phases.len() * PATCH_HEIGHT * PATCH_WIDTH * taps * reads.depth * panels * nr;
+    watched.run(&context.pool, 0.0..1.0, x.batch * patches, work, |worker, index| {
         let (image, patch) = (index / patches, index % patches);
         context.isa.run(Patch {
             view: source.view(image),
             sink: sinks[image],
             geometry,
             phases: &phases,
-            packed: packed_ptr,
+            reads: &reads,
+            packed,
             panels,
-            scratch: scratch[worker],
+            scratch: scratch[worker].region(),
             staged,
             top: patch / patches_x * PATCH_HEIGHT,
             left: patch % patches_x * PATCH_WIDTH,
             partials: writer,
             part: index * phases.len(),
         });
-    });
+    })?;
     let stats =
         (0..x.batch).map(|i| partials.merge(i * parts_per_image..(i + 1) * parts_per_image)).collect();
     Ok(Ready { stats })
 }
 
-/// How many inputs wide and high the taps of an output are.
-fn taps_reach(phases: &[Phase]) -> usize {
-    phases.iter().flat_map(|p| &p.taps).map(|t| t.y.max(t.x) + 1).max().unwrap_or(1)
+/// How many inputs high and wide the taps of an output are.
+fn taps_reach(phases: &[Phase]) -> [usize; 2] {
+    let taps = || phases.iter().flat_map(|p| &p.taps);
+    [taps().map(|t| t.y + 1).max().unwrap_or(1), taps().map(|t| t.x + 1).max().unwrap_or(1)]
 }
 
-fn phases(kernel: usize, upsample: usize) -> Vec<Phase> {
+fn phases(Plane { kernel: [height, width], upsample, .. }: Plane) -> Vec<Phase> {
     if upsample == 1 {
-        let taps =
-            (0..kernel * kernel).map(|t| Tap { y: t / kernel, x: t % kernel, sources: vec![t] }).collect();
-        return vec![Phase { taps, y: 0, x: 0 }];
+        let tap = |t: usize| Tap { y: t / width, x: t % width, sources: vec![t] };
+        return vec![Phase { taps: (0..height * width).map(tap).collect(), y: 0, x: 0 }];
     }
     // Which filter taps see the same input: even outputs see inputs i - 1, i, i and odd ones i, i, i + 1.
     let seen: [[&[usize]; 2]; 2] = [[&[0], &[1, 2]], [&[0, 1], &[2]]];
@@ -140,24 +145,52 @@ fn phases(kernel: usize, upsample: usize) -> Vec<Phase> {
     vec![phase(0, 0), phase(0, 1), phase(1, 0), phase(1, 1)]
 }
 
-/// Packs output channels `first..first + nr` of `[out, in, taps]` weights as `[tap][depth][nr]`, summing up the
-/// given source taps, with zeros where there is no channel.
+/// Which input channels the panels of output channels read: all, or those of their groups.
+pub(crate) struct Reads {
+    /// The first of each panel.
+    firsts: Vec<usize>,
+    /// How many: as many for each panel, the most that one needs.
+    pub(crate) depth: usize,
+}
+
+impl Reads {
+    pub(crate) fn new(kernel: &Kernel<'_>, nr: usize) -> Self {
+        let panel = |first: usize| {
+            let last = (first + nr).min(kernel.out_channels) - 1;
+            (kernel.first_seen(first), kernel.first_seen(last) + kernel.seen())
+        };
+        let panels: Vec<_> = (0..kernel.out_channels).step_by(nr).map(panel).collect();
+        let depth = panels.iter().map(|(begin, end)| end - begin).max().unwrap_or(1);
+        // The last panels may begin before what they need.
+        let firsts = panels.iter().map(|(begin, _)| (*begin).min(kernel.in_channels - depth)).collect();
+        Self { firsts, depth }
+    }
+
+    /// The first input channel of a panel; one that has only padding reads anything.
+    #[inline(always)]
+    pub(crate) fn first(&self, panel: usize) -> usize {
+        self.firsts.get(panel).copied().unwrap_or(0)
+    }
+}
+
+/// Packs output channels `first..first + nr` of a kernel as `[tap][depth][nr]`, for `depth` input channels from `begin` on,
+/// summing up the given source taps, with zeros where there is no channel.
 pub(crate) fn pack_panel(
-    weight: WeightView<'_>,
-    [out_channels, in_channels, weight_taps]: [usize; 3],
+    kernel: &Kernel<'_>,
     first: usize,
     nr: usize,
-    depth: usize,
+    [begin, depth]: [usize; 2],
     taps: &[&[usize]],
     out: &mut [f32],
 ) {
     out.fill(0.0);
-    let mut row = vec![0.0; in_channels * weight_taps];
-    for lane in 0..nr.min(out_channels.saturating_sub(first)) {
-        weight.read((first + lane) * row.len(), &mut row);
+    let mut row = vec![0.0; kernel.seen() * kernel.taps];
+    for lane in 0..nr.min(kernel.out_channels.saturating_sub(first)) {
+        kernel.weight.read((first + lane) * row.len(), &mut row);
+        let before = kernel.first_seen(first + lane) - begin;
         for (tap, sources) in taps.iter().enumerate() {
-            for (c, values) in row.chunks_exact(weight_taps).enumerate() {
-                out[(tap * depth + c) * nr + lane] = sources.iter().map(|&s| values[s]).sum();
+            for (c, values) in row.chunks_exact(kernel.taps).enumerate() {
+                out[(tap * depth + before + c) * nr + lane] = sources.iter().map(|&s| values[s]).sum();
             }
         }
     }
@@ -165,12 +198,11 @@ pub(crate) fn pack_panel(
 
 #[derive(Clone, Copy)]
 struct Geometry {
-    /// Channels of the input, and the same padded, as they are staged.
-    channels: usize,
+    /// Channels of the input, padded, as they are staged.
     depth: usize,
-    stride: usize,
+    stride: [usize; 2],
     padding: [usize; 2],
-    reach: usize,
+    reach: [usize; 2],
     upsample: usize,
     /// Output rows and columns of a phase.
     grid: [usize; 2],
@@ -180,28 +212,20 @@ struct Geometry {
 }
 
 impl Geometry {
-    /// `padding` above and to the left, `grid` of a phase, `mr` rows of a register tile.
-    fn new(
-        x: &Features,
-        phases: &[Phase],
-        stride: usize,
-        padding: [usize; 2],
-        upsample: usize,
-        grid: [usize; 2],
-        mr: usize,
-    ) -> Self {
+    /// `grid` of a phase, `mr` rows of a register tile.
+    fn new(x: &Features, phases: &[Phase], plane: Plane, grid: [usize; 2], mr: usize) -> Self {
+        let Plane { stride, padding, upsample, .. } = plane;
         let reach = taps_reach(phases);
         Self {
-            channels: x.channels,
             depth: x.stride,
             stride,
             padding,
             reach,
             upsample,
             grid,
-            rows: (PATCH_HEIGHT - 1) * stride + reach,
+            rows: (PATCH_HEIGHT - 1) * stride[0] + reach[0],
             // The last register tile of a row may read past the patch's last column.
-            columns: (PATCH_WIDTH.next_multiple_of(mr) - 1) * stride + reach,
+            columns: (PATCH_WIDTH.next_multiple_of(mr) - 1) * stride[1] + reach[1],
         }
     }
 
@@ -212,18 +236,20 @@ impl Geometry {
 }
 
 struct Patch<'a> {
-    view: View,
+    view: View<'a>,
     sink: Sink<'a>,
     geometry: Geometry,
     phases: &'a [Phase],
-    packed: Shared,
+    reads: &'a Reads,
+    /// `[phase][panel][tap][channel][nr]`
+    packed: Region<'a>,
     panels: usize,
-    scratch: Shared,
+    scratch: Region<'a>,
     /// Staged values; the register tiles' results lie behind them.
     staged: usize,
     top: usize,
     left: usize,
-    partials: PartialsWriter,
+    partials: PartialsWriter<'a>,
     part: usize,
 }
 
@@ -258,16 +284,16 @@ impl Patch<'_> {
     unsafe fn stage<S: Simd>(&self, simd: S) {
         let g = self.geometry;
         let window = Window {
-            top: (self.top * g.stride) as isize - g.padding[0] as isize,
-            left: (self.left * g.stride) as isize - g.padding[1] as isize,
-            rows: (self.size()[0] - 1) * g.stride + g.reach,
+            top: (self.top * g.stride[0]) as isize - g.padding[0] as isize,
+            left: (self.left * g.stride[1]) as isize - g.padding[1] as isize,
+            rows: (self.size()[0] - 1) * g.stride[0] + g.reach[0],
             columns: g.columns,
             first: 0,
             channels: g.depth,
             pitch: g.depth,
         };
         // SAFETY: the scratch has room for every row of the largest patch, and depth is the image's stride.
-        unsafe { self.view.stage(simd, window, self.scratch.get()) };
+        unsafe { self.view.stage(simd, window, self.scratch.values()) };
     }
 
     /// Computes and writes one phase of the patch.
@@ -279,27 +305,33 @@ impl Patch<'_> {
         let g = self.geometry;
         let phase = &self.phases[index];
         let [height, width] = self.size();
-        let panel_size = phase.taps.len() * g.channels * S::NR;
+        let depth = self.reads.depth;
+        let panel_size = phase.taps.len() * depth * S::NR;
         let mut segments = [std::ptr::null::<f32>(); 9];
         let segments = &mut segments[..phase.taps.len()];
         for panel in 0..self.panels {
             let begin = panel * S::NR;
             let end = (begin + S::NR).min(self.sink.stride);
+            let first = self.reads.first(panel);
             for row in 0..height {
                 // SAFETY: everything staged lies in the scratch; a register tile past the last column reads
                 // columns that were staged for it, and writes into rows that the scratch has room for.
                 unsafe {
-                    let results = self.scratch.get().add(self.staged);
+                    let results = self.scratch.values().add(self.staged);
                     for column in (0..width).step_by(S::MR) {
                         for (segment, tap) in segments.iter_mut().zip(&phase.taps) {
-                            let at = (row * g.stride + tap.y) * g.columns + column * g.stride + tap.x;
-                            *segment = self.scratch.get().add(at * g.depth).cast_const();
+                            let at = (row * g.stride[0] + tap.y) * g.columns + column * g.stride[1] + tap.x;
+                            *segment = self.scratch.values().add(at * g.depth + first).cast_const();
                         }
                         simd.tile(&Tile {
                             segments,
-                            lda: g.stride * g.depth,
-                            k: g.channels,
-                            b: self.packed.get().add((index * self.panels + panel) * panel_size).cast_const(),
+                            lda: g.stride[1] * g.depth,
+                            k: depth,
+                            b: self
+                                .packed
+                                .values()
+                                .add((index * self.panels + panel) * panel_size)
+                                .cast_const(),
                             c: results.add(column * S::NR),
                             ldc: S::NR,
                             rows: S::MR,
@@ -311,57 +343,22 @@ impl Patch<'_> {
                         + self.left * g.upsample
                         + phase.x;
                     for c in (begin..end).step_by(S::LANES) {
-                        write_column(
-                            simd,
-                            &self.sink,
-                            results.add(c - begin),
-                            S::NR,
-                            width,
-                            |i| line + i * g.upsample,
+                        simd.apart(WriteColumn {
+                            sink: &self.sink,
+                            results: results.add(c - begin),
+                            ld: S::NR,
+                            count: width,
+                            first: line,
+                            step: g.upsample,
                             c,
-                            (&self.partials, self.part + index, (row * width) as u32),
-                        );
+                            partials: &self.partials,
+                            part: self.part + index,
+                            seen: (row * width) as u32,
+                        });
                     }
                 }
             }
         }
-        // SAFETY: this task's own part.
-        unsafe { self.partials.set_count(self.part + index, (height * width) as u32) };
-    }
-}
-
-/// Writes `count` results, `ld` values apart, to the channels from `c` on of `pixel(i)`, with their statistics.
-///
-/// # Safety
-/// `results` is readable and writable at `i * ld..i * ld + LANES`; pixels, channels and part are this task's own.
-#[inline(always)]
-#[allow(clippy::too_many_arguments, reason = "an inlined step of two kernels")]
-pub(crate) unsafe fn write_column<S: Simd>(
-    simd: S,
-    sink: &Sink<'_>,
-    results: *mut f32,
-    ld: usize,
-    count: usize,
-    pixel: impl Fn(usize) -> usize,
-    c: usize,
-    (partials, part, seen): (&PartialsWriter, usize, u32),
-) {
-    // SAFETY: by the caller's promise.
-    unsafe {
-        let (mut sum, mut abs_max) = (simd.zero(), simd.zero());
-        for i in 0..count {
-            let p = results.add(i * ld);
-            let v = sink.put(simd, pixel(i), c, simd.load(p));
-            simd.store(p, v);
-            sum = simd.add(sum, v);
-            abs_max = simd.max(abs_max, simd.abs(v));
-        }
-        let mean = simd.mul(sum, simd.splat(1.0 / count as f32));
-        let mut m2 = simd.zero();
-        for i in 0..count {
-            let d = simd.sub(simd.load(results.add(i * ld)), mean);
-            m2 = simd.fma(d, d, m2);
-        }
-        partials.merge(simd, part, c, seen, count as u32, [mean, m2, abs_max]);
+        self.partials.set_count(self.part + index, (height * width) as u32);
     }
 }

@@ -1,6 +1,6 @@
 //! Feature maps: batches of images with many channels, channels last.
 
-use crate::arena::{Arena, Buffer, OutOfMemory};
+use crate::arena::{Arena, Buffer, OutOfMemory, Region};
 use crate::context::Context;
 use crate::conv::unit_for;
 
@@ -74,6 +74,32 @@ pub struct Features {
 /// Channels are padded to a multiple of the widest vector.
 pub(crate) const PAD: usize = 16;
 
+/// Memory that a kernel writes images to, and how they lie in it: of feature maps, or of what feature maps that are used up
+/// become in place.
+#[derive(Clone, Copy)]
+pub(crate) struct Target<'a> {
+    /// `[batch][height][width][stride]`
+    pub(crate) memory: Region<'a>,
+    pub(crate) height: usize,
+    pub(crate) width: usize,
+    pub(crate) stride: usize,
+    pub(crate) storage: Storage,
+}
+
+impl Target<'_> {
+    /// Bytes of one image.
+    pub(crate) fn image_bytes(&self) -> usize {
+        self.height * self.width * self.stride * self.storage.size()
+    }
+}
+
+/// The product of sizes, which must be at least 1 each, or nothing if it is more than there are addresses.
+pub(crate) fn product(sizes: &[usize]) -> Option<usize> {
+    assert!(sizes.iter().all(|&size| size > 0), "feature maps of {sizes:?}: every size must be at least 1");
+    let bytes = sizes.iter().try_fold(1usize, |product, &size| product.checked_mul(size));
+    bytes.filter(|&bytes| bytes <= isize::MAX as usize)
+}
+
 impl Features {
     /// An empty batch: its values are unspecified until written.
     pub(crate) fn new(
@@ -83,8 +109,10 @@ impl Features {
         unit: Vec<f32>,
     ) -> Result<Self, OutOfMemory> {
         let [batch, height, width, channels] = shape;
-        let stride = channels.next_multiple_of(PAD);
-        let buffer = arena.take(batch * height * width * stride * storage.size())?;
+        let too_many = OutOfMemory(usize::MAX);
+        let stride = channels.checked_next_multiple_of(PAD).ok_or(too_many)?;
+        let buffer = arena.take(product(&[batch, height, width, stride, storage.size()]).ok_or(too_many)?)?;
+        assert_eq!(unit.len(), stride, "a unit for each channel");
         Ok(Self { batch, height, width, channels, stride, storage, unit, stats: Vec::new(), buffer })
     }
 
@@ -92,10 +120,13 @@ impl Features {
     ///
     /// # Errors
     /// When there is not enough memory.
+    ///
+    /// # Panics
+    /// When the shape is not that of as many values as there are, or has none.
     pub fn from_nchw(arena: &Arena, shape: [usize; 4], data: &[f32]) -> Result<Self, OutOfMemory> {
         let [batch, channels, height, width] = shape;
-        assert_eq!(batch * channels * height * width, data.len());
-        let stride = channels.next_multiple_of(PAD);
+        assert_eq!(product(&shape), Some(data.len()), "{} values for the shape {shape:?}", data.len());
+        let stride = channels.checked_next_multiple_of(PAD).ok_or(OutOfMemory(usize::MAX))?;
         let mut features =
             Self::new(arena, [batch, height, width, channels], Storage::F32, vec![1.0; stride])?;
         let pixels = height * width;
@@ -104,13 +135,8 @@ impl Features {
             return Ok(features);
         }
         for image in 0..batch {
-            // SAFETY: the buffer was taken with batch * pixels * stride f32, is page-aligned, and is ours alone.
-            let out = unsafe {
-                std::slice::from_raw_parts_mut(
-                    features.buffer.ptr().cast::<f32>().add(image * pixels * stride),
-                    pixels * stride,
-                )
-            };
+            // SAFETY: nobody else knows of the buffer yet, and it begins with a page; images are whole f32.
+            let out = unsafe { features.buffer.region().nth(image, features.image_bytes()).values_mut() };
             let planes = &data[image * channels * pixels..(image + 1) * channels * pixels];
             for (pixel, out) in out.chunks_exact_mut(stride).enumerate() {
                 for (c, out) in out.iter_mut().enumerate() {
@@ -152,12 +178,13 @@ impl Features {
 
     /// The stored value at `index`, not yet multiplied by its unit.
     fn get(&self, index: usize) -> f32 {
-        assert!(index < self.batch * self.height * self.width * self.stride);
-        // SAFETY: the buffer holds that many values of the storage type, all initialised.
+        let value = self.buffer.region().nth(index, self.storage.size());
+        // SAFETY: the region is one value of this storage at a multiple of its size, initialised as all of a buffer is; no
+        // kernel writes while the feature maps are borrowed.
         unsafe {
             match self.storage {
-                Storage::F32 => *self.buffer.ptr().cast::<f32>().add(index),
-                Storage::F16 => half::f16::from_bits(*self.buffer.ptr().cast::<u16>().add(index)).to_f32(),
+                Storage::F32 => *value.values(),
+                Storage::F16 => half::f16::from_bits(*value.ptr().cast::<u16>()).to_f32(),
             }
         }
     }
@@ -195,13 +222,12 @@ impl Features {
         for index in 0..self.batch * self.height * self.width * self.stride {
             let c = index % self.stride;
             let value = self.get(index) * self.unit[c] / out.unit[c];
-            // SAFETY: the buffer was taken for that many values of its storage type, and is ours alone.
+            let to = out.buffer.region().nth(index, out.storage.size());
+            // SAFETY: the region is one value of this storage at a multiple of its size, of a buffer that nobody else knows of.
             unsafe {
                 match out.storage {
-                    Storage::F32 => *out.buffer.ptr().cast::<f32>().add(index) = value,
-                    Storage::F16 => {
-                        *out.buffer.ptr().cast::<u16>().add(index) = half::f16::from_f32(value).to_bits();
-                    }
+                    Storage::F32 => *to.values() = value,
+                    Storage::F16 => *to.ptr().cast::<u16>() = half::f16::from_f32(value).to_bits(),
                 }
             }
         }
@@ -212,5 +238,11 @@ impl Features {
     /// Bytes of one image.
     pub(crate) fn image_bytes(&self) -> usize {
         self.height * self.width * self.stride * self.storage.size()
+    }
+
+    /// Its memory, to write to.
+    pub(crate) fn target(&self) -> Target<'_> {
+        let Self { height, width, stride, storage, .. } = *self;
+        Target { memory: self.buffer.region(), height, width, stride, storage }
     }
 }

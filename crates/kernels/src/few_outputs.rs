@@ -4,14 +4,14 @@
 //! once: one product gives, for each input pixel, what it adds to each of the nine outputs around it, and those are then
 //! summed up. Nine taps of three outputs fill 27 of 32 columns.
 
-use crate::arena::OutOfMemory;
-use crate::conv::{Conv2d, Job, Ready};
-use crate::direct::write_column;
+use crate::arena::Region;
+use crate::column::WriteColumn;
+use crate::conv::{Job, Ready};
 use crate::gemm::{NO_PREFETCH, Tile};
-use crate::pool::Shared;
 use crate::simd::{Op, Simd};
 use crate::sink::{Partials, PartialsWriter, Sink};
 use crate::source::{View, Window};
+use crate::watch::{Stopped, Watched};
 
 /// The most output channels: with more, taps side by side gain little.
 pub(crate) const MOST: usize = 4;
@@ -22,10 +22,11 @@ const PATCH: [usize; 2] = [8, 48];
 const PIXELS: usize = (PATCH[0] + 2) * (PATCH[1] + 2);
 
 /// Runs `job`, a 3×3 convolution with stride 1 that keeps the size, for at most [`MOST`] output channels.
-pub(crate) fn run(job: &mut Job<'_>, conv: &Conv2d<'_>) -> Result<Ready, OutOfMemory> {
+pub(crate) fn run(job: &mut Job<'_>, watched: &mut Watched<'_>) -> Result<Ready, Stopped> {
     let context = job.context;
     let (mr, nr) = context.isa.tile_shape();
     let (x, y) = (job.source.x, job.y);
+    let conv = job.kernel;
     let (depth, outputs) = (x.stride, conv.out_channels);
     let panels = (TAPS * outputs).div_ceil(nr);
 
@@ -45,10 +46,7 @@ pub(crate) fn run(job: &mut Job<'_>, conv: &Conv2d<'_>) -> Result<Ready, OutOfMe
     let rows = PIXELS.next_multiple_of(mr);
     let layout =
         Layout { depth, products: rows * depth, ld: panels * nr, results: rows * (depth + panels * nr) };
-    let scratch = (0..context.pool.threads())
-        .map(|_| context.arena.take((layout.results + PATCH[1] * y.stride) * 4))
-        .collect::<Result<Vec<_>, _>>()?;
-    let scratch: Vec<Shared> = scratch.iter().map(|b| Shared::new(b.ptr().cast())).collect();
+    let scratch = context.scratch((layout.results + PATCH[1] * y.stride) * 4)?;
 
     let across = y.width.div_ceil(PATCH[1]);
     let patches = y.height.div_ceil(PATCH[0]) * across;
@@ -56,7 +54,8 @@ pub(crate) fn run(job: &mut Job<'_>, conv: &Conv2d<'_>) -> Result<Ready, OutOfMe
     let writer = partials.writer();
     let sinks: Vec<Sink<'_>> = (0..x.batch).map(|image| job.sink(image)).collect();
     let source = job.source;
-    context.pool.run(x.batch * patches, |worker, index| {
+    let work = PIXELS * depth * panels * nr;
+    watched.run(&context.pool, 0.0..1.0, x.batch * patches, work, |worker, index| {
         let (image, patch) = (index / patches, index % patches);
         let (top, left) = (patch / across * PATCH[0], patch % across * PATCH[1]);
         context.isa.run(Patch {
@@ -66,7 +65,7 @@ pub(crate) fn run(job: &mut Job<'_>, conv: &Conv2d<'_>) -> Result<Ready, OutOfMe
             panels,
             outputs,
             layout,
-            scratch: scratch[worker],
+            scratch: scratch[worker].region(),
             top,
             left,
             height: PATCH[0].min(y.height - top),
@@ -74,7 +73,7 @@ pub(crate) fn run(job: &mut Job<'_>, conv: &Conv2d<'_>) -> Result<Ready, OutOfMe
             partials: writer,
             part: index,
         });
-    });
+    })?;
     let stats = (0..x.batch).map(|image| partials.merge(image * patches..(image + 1) * patches)).collect();
     Ok(Ready { stats })
 }
@@ -91,18 +90,18 @@ struct Layout {
 }
 
 struct Patch<'a> {
-    view: View,
+    view: View<'a>,
     sink: Sink<'a>,
     packed: &'a [f32],
     panels: usize,
     outputs: usize,
     layout: Layout,
-    scratch: Shared,
+    scratch: Region<'a>,
     top: usize,
     left: usize,
     height: usize,
     width: usize,
-    partials: PartialsWriter,
+    partials: PartialsWriter<'a>,
     part: usize,
 }
 
@@ -123,7 +122,7 @@ impl Op for Patch<'_> {
             channels: depth,
             pitch: depth,
         };
-        let staged = self.scratch.get();
+        let staged = self.scratch.values();
         // SAFETY: the scratch has room for the largest patch's inputs and products, rounded up to register tiles; `packed`
         // holds all panels; pixels, channels and part are this task's own.
         unsafe {
@@ -161,16 +160,18 @@ impl Op for Patch<'_> {
                 }
                 let line = (self.top + y) * self.sink.width + self.left;
                 for c in (0..stride).step_by(S::LANES) {
-                    write_column(
-                        simd,
-                        &self.sink,
-                        results.add(c),
-                        stride,
-                        self.width,
-                        |i| line + i,
+                    simd.apart(WriteColumn {
+                        sink: &self.sink,
+                        results: results.add(c),
+                        ld: stride,
+                        count: self.width,
+                        first: line,
+                        step: 1,
                         c,
-                        (&self.partials, self.part, (y * self.width) as u32),
-                    );
+                        partials: &self.partials,
+                        part: self.part,
+                        seen: (y * self.width) as u32,
+                    });
                 }
             }
             self.partials.set_count(self.part, (self.height * self.width) as u32);

@@ -1,9 +1,15 @@
-//! Group normalisation as a multiplication and an addition for each channel.
+//! Normalisation as a multiplication and an addition for each channel, or for each position and channel.
 //!
-//! The statistics were gathered while the image was written (see [`crate::sink`]), so a norm never reads it: it
-//! becomes `x * scale[c] + shift[c]`, applied by whoever reads the image next.
+//! The statistics that a group norm needs were gathered while the image was written (see [`crate::sink`]), so it never reads
+//! it: it becomes `x * scale[c] + shift[c]`, applied by whoever reads the image next. A norm over the channels of each position
+//! reads the image once before, for two factors a position.
 
-use crate::features::Features;
+mod position;
+
+use crate::arena::OutOfMemory;
+use crate::context::Context;
+use crate::features::{ChannelStats, Features};
+pub(crate) use position::Positions;
 
 /// Group normalisation weights.
 #[derive(Clone, Debug)]
@@ -18,8 +24,60 @@ pub struct GroupNorm {
     pub bias: Vec<f32>,
 }
 
-/// `stored value * scale + shift` for each image and channel, `[batch][stride]`.
+/// Normalisation over the channels of each position.
 #[derive(Clone, Debug)]
+pub struct ChannelNorm {
+    /// What becomes of the values of a position.
+    pub kind: ChannelNormKind,
+    /// One a channel, or empty for ones.
+    pub weight: Vec<f32>,
+    /// One a channel, or empty for zeros.
+    pub bias: Vec<f32>,
+}
+
+/// How the values `x` of a position are normalised, before weight and bias.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum ChannelNormKind {
+    /// `x / max(‖x‖₂, eps) * sqrt(C)`: diffusers' `WanRMS_norm`, and its copies in other families.
+    Length {
+        /// The least length.
+        eps: f64,
+    },
+    /// `x / sqrt(mean(x²) + eps)`: PyTorch's `RMSNorm`, and diffusers' `PerChannelRMSNorm` of LTX-Video.
+    RootMeanSquare {
+        /// Added to the mean of the squares.
+        eps: f64,
+    },
+    /// `(x - mean) / sqrt(variance + eps)`: PyTorch's `LayerNorm` over the channels.
+    Layer {
+        /// Added to the variance.
+        eps: f64,
+    },
+}
+
+/// A normalisation of the input.
+#[derive(Clone, Copy)]
+pub enum Norm<'a> {
+    /// Over groups of channels of an image or a clip.
+    Group(&'a GroupNorm),
+    /// Over the channels of each position.
+    Channel(&'a ChannelNorm),
+}
+
+impl<'a> From<&'a GroupNorm> for Norm<'a> {
+    fn from(norm: &'a GroupNorm) -> Self {
+        Self::Group(norm)
+    }
+}
+
+impl<'a> From<&'a ChannelNorm> for Norm<'a> {
+    fn from(norm: &'a ChannelNorm) -> Self {
+        Self::Channel(norm)
+    }
+}
+
+/// `value * scale + shift` for each image and channel, `[batch][stride]`, of stored values or of what `positions` makes of
+/// them.
 pub(crate) struct Affine {
     pub(crate) scale: Vec<f32>,
     pub(crate) shift: Vec<f32>,
@@ -27,6 +85,8 @@ pub(crate) struct Affine {
     pub(crate) bound: Vec<f32>,
     /// Whether it normalises; otherwise it only turns stored values into true ones.
     pub(crate) normed: bool,
+    /// What becomes of the true values of each position before.
+    pub(crate) positions: Option<Positions>,
 }
 
 impl Affine {
@@ -38,11 +98,12 @@ impl Affine {
                 *b = b.max(m);
             }
         }
-        Self { scale: x.unit.repeat(x.batch), shift: vec![0.0; x.batch * x.stride], bound, normed: false }
+        let scale = x.unit.repeat(x.batch);
+        Self { scale, shift: vec![0.0; x.batch * x.stride], bound, normed: false, positions: None }
     }
 
     /// The same for each of `images` images as for the first.
-    pub(crate) fn for_each_of(mut self, images: usize) -> Self {
+    fn for_each_of(mut self, images: usize) -> Self {
         for values in [&mut self.scale, &mut self.shift] {
             values.truncate(values.len() / images);
             *values = values.repeat(images);
@@ -50,13 +111,32 @@ impl Affine {
         self
     }
 
+    /// A normalisation of `x`.
+    ///
+    /// # Errors
+    /// When there is not enough memory for the factors of all positions.
+    pub(crate) fn norm(context: &Context, x: &Features, norm: Norm<'_>) -> Result<Self, OutOfMemory> {
+        match norm {
+            Norm::Group(norm) => Ok(Self::group_norm(x, norm)),
+            Norm::Channel(norm) => Self::channel_norm(context, x, norm),
+        }
+    }
+
     /// Group normalisation of `x`: `(x - mean) / sqrt(var + eps) * weight + bias`, variance over `H * W * C / groups`
-    /// values without Bessel's correction, as PyTorch's `GroupNorm`.
-    pub(crate) fn group_norm(x: &Features, norm: &GroupNorm) -> Self {
+    /// values without Bessel's correction, as PyTorch's `GroupNorm`. A clip's frames, which have statistics in common, are
+    /// normalised together.
+    fn group_norm(x: &Features, norm: &GroupNorm) -> Self {
         let (mut scale, mut shift) = (vec![0.0; x.batch * x.stride], vec![0.0; x.batch * x.stride]);
         let mut bound = vec![0.0f32; x.stride];
+        let GroupNorm { groups, weight, bias, .. } = norm;
+        assert!(
+            *groups > 0 && x.channels.is_multiple_of(*groups),
+            "{groups} groups of {} channels",
+            x.channels
+        );
+        let parameters = [weight.len(), bias.len()];
+        assert_eq!(parameters, [x.channels; 2], "a weight and a bias of the norm for each channel");
         let per_group = x.channels / norm.groups;
-        // A clip's frames have statistics in common.
         let pixels = (x.batch * x.height * x.width / x.stats.len()) as f64;
         for (image, stats) in x.stats.iter().enumerate() {
             for group in 0..norm.groups {
@@ -78,6 +158,34 @@ impl Affine {
                 }
             }
         }
-        Self { scale, shift, bound, normed: true }
+        let affine = Self { scale, shift, bound, normed: true, positions: None };
+        if x.stats.len() == x.batch { affine } else { affine.for_each_of(x.batch) }
+    }
+
+    /// Normalisation of each position of `x`.
+    fn channel_norm(context: &Context, x: &Features, norm: &ChannelNorm) -> Result<Self, OutOfMemory> {
+        for parameters in [&norm.weight, &norm.bias] {
+            let fits = parameters.is_empty() || parameters.len() == x.channels;
+            assert!(fits, "{} weights or biases of a norm of {} channels", parameters.len(), x.channels);
+        }
+        let padded = |values: &[f32], default: f32| {
+            let mut values = if values.is_empty() { vec![default; x.channels] } else { values.to_vec() };
+            values.resize(x.stride, 0.0);
+            values
+        };
+        let (scale, shift) = (padded(&norm.weight, 1.0), padded(&norm.bias, 0.0));
+        let positions = Positions::new(context, x, norm.kind)?;
+        let largest = |c: usize| positions.stats.iter().fold(0.0f32, |most, s| most.max(s.abs_max[c]));
+        let bound = (0..x.stride).map(|c| largest(c) * scale[c].abs() + shift[c].abs()).collect();
+        let [scale, shift] = [scale, shift].map(|values| values.repeat(x.batch));
+        Ok(Self { scale, shift, bound, normed: true, positions: Some(positions) })
+    }
+
+    /// The statistics of what scale and shift are applied to, and what it has to be multiplied with to be one of them.
+    pub(crate) fn input<'a>(&'a self, x: &'a Features, c: usize) -> (&'a [ChannelStats], f32) {
+        match &self.positions {
+            Some(positions) => (&positions.stats, 1.0),
+            None => (&x.stats, x.unit[c]),
+        }
     }
 }

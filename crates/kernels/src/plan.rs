@@ -60,6 +60,13 @@ pub struct Plan {
     pub reason: &'static str,
 }
 
+impl Plan {
+    /// Of a convolution that will not run.
+    pub(crate) fn without_memory() -> Self {
+        Self { algorithm: Algorithm::Direct, reason: "there is not enough memory to look at the input" }
+    }
+}
+
 /// Fewer channels than this leave most of a register tile idle in the Winograd domain, where only the transforms
 /// would be left.
 const FEW_CHANNELS: usize = 16;
@@ -85,13 +92,12 @@ pub(crate) struct Kinds {
     pub(crate) tiles: bool,
 }
 
-/// Chooses for an input whose statistics are each of `positions` values a channel: an image, or a clip.
+/// Chooses for an input: images, or the frames of a clip, which have statistics in common.
 pub(crate) fn choose(
     context: &Context,
     conv: &Kernel<'_>,
     kinds: Kinds,
     x: &Features,
-    positions: usize,
     affine: Option<&Affine>,
 ) -> Plan {
     let plan = |algorithm, reason| Plan { algorithm, reason };
@@ -101,12 +107,18 @@ pub(crate) fn choose(
     if conv.out_channels < FEW_CHANNELS || conv.in_channels < FEW_CHANNELS {
         return plan(Algorithm::Direct, "too few channels to gain from fewer multiplications");
     }
+    if conv.groups > 1 {
+        return plan(
+            Algorithm::Direct,
+            "groups of channels: each sees too few to gain from fewer multiplications",
+        );
+    }
     let tiles = kinds.tiles && has_tiles(context);
     if !kinds.winograd && !tiles {
         return plan(Algorithm::Direct, "Winograd's filtering is for 3×3 kernels with stride 1");
     }
     let most = if tiles { COEFFICIENT_WINOGRAD_TILES } else { COEFFICIENT_6 };
-    let peak = peak(x, positions, affine, most, || squared_norms(context, conv));
+    let peak = peak(x, affine, most, || squared_norms(context, conv));
     if tiles && kinds.winograd && COEFFICIENT_WINOGRAD_TILES * peak <= TOLERANCE {
         return plan(Algorithm::WinogradTiles, "two bf16 for each value are exact enough, and the fastest");
     }
@@ -144,9 +156,7 @@ fn has_tiles(context: &Context) -> bool {
 /// Whether projections of all channels of `x`, normalised, are exact enough in bf16 tiles.
 pub(crate) fn tiles_are_exact(context: &Context, x: &Features, affine: &Affine) -> bool {
     let alike = || vec![1.0; x.channels];
-    has_tiles(context)
-        && COEFFICIENT_TILES * peak(x, x.height * x.width, Some(affine), COEFFICIENT_TILES, alike)
-            <= TOLERANCE
+    has_tiles(context) && COEFFICIENT_TILES * peak(x, Some(affine), COEFFICIENT_TILES, alike) <= TOLERANCE
 }
 
 /// `sqrt(Σ n_c max_c² / Σ n_c var_c)` of the input as the convolution sees it, for the worst image.
@@ -155,18 +165,14 @@ pub(crate) fn tiles_are_exact(context: &Context, x: &Features, affine: &Affine) 
 /// are far from the limit whatever their weights are, which saves reading them.
 ///
 /// SiLU is left out: it makes nothing larger, and takes from the deviation at most about as much as from the peak.
-fn peak(
-    x: &Features,
-    positions: usize,
-    affine: Option<&Affine>,
-    coefficient: f64,
-    norms: impl FnOnce() -> Vec<f64>,
-) -> f64 {
-    let pixels = positions as f64;
+fn peak(x: &Features, affine: Option<&Affine>, coefficient: f64, norms: impl FnOnce() -> Vec<f64>) -> f64 {
+    let statistics = affine.map_or(x.stats.as_slice(), |affine| affine.input(x, 0).0);
+    // Values of each channel that each of them is of.
+    let pixels = (x.batch * x.height * x.width / statistics.len()) as f64;
     let normed = affine.filter(|a| a.normed);
     let ratio = |norms: &dyn Fn(usize) -> f64| {
         let mut worst = 0.0f64;
-        for (image, stats) in x.stats.iter().enumerate() {
+        for (image, stats) in statistics.iter().enumerate() {
             let (mut largest, mut variance) = (0.0, 0.0);
             for c in 0..x.channels {
                 let deviation = (stats.m2[c] / pixels).sqrt();
@@ -174,7 +180,7 @@ fn peak(
                 let (max, deviation) = match normed {
                     Some(affine) => {
                         let at = image * x.stride + c;
-                        let scale = f64::from(affine.scale[at] / x.unit[c]);
+                        let scale = f64::from(affine.scale[at] / affine.input(x, c).1);
                         let shift = f64::from(affine.shift[at]);
                         // The value furthest from zero has one sign or the other; the mean says which is likelier.
                         let sign = if stats.mean[c] < 0.0 { -1.0 } else { 1.0 };

@@ -3,19 +3,20 @@
 //! In place, pixel `p`'s output lies where an earlier pixel's input lay. Blocks of pixels are therefore done in
 //! levels: a level only overwrites inputs of levels before it, and within a level all workers are free.
 
-use crate::arena::OutOfMemory;
+use crate::arena::Region;
+use crate::column::WriteColumn;
 use crate::context::Context;
-use crate::conv::Conv2d;
-use crate::direct::{pack_panel, write_column};
-use crate::features::Features;
+use crate::conv::Kernel;
+use crate::direct::pack_panel;
+use crate::features::{Features, Storage, Target};
 use crate::gemm::{NO_PREFETCH, Tile};
 use crate::norm::Affine;
-use crate::pool::Shared;
 use crate::simd::amx::{Amx, COLUMNS, DEPTH, Product, ROWS, TileOp};
 use crate::simd::{Op, Simd};
 use crate::sink::{Partials, PartialsWriter, Sink};
-use crate::source::{Edge, Source, View, Window};
+use crate::source::{PaddingMode, Source, View, Window};
 use crate::tiles::{self, RUN, line_size, panel_size, row_size, stage_row};
+use crate::watch::{Stopped, Watched};
 
 /// Pixels of a block.
 const PIXELS: usize = 96;
@@ -33,38 +34,36 @@ struct Block {
 /// Runs a 1×1 convolution, in bf16 tiles if there is an `amx`; `bias` and `unit` are the output's, padded.
 pub(crate) fn run(
     context: &Context,
-    conv: &Conv2d<'_>,
+    conv: &Kernel<'_>,
     amx: Option<Amx>,
     x: Features,
     bias: &[f32],
     unit: Vec<f32>,
-) -> Result<Features, OutOfMemory> {
+    watched: &mut Watched<'_>,
+) -> Result<Features, Stopped> {
     let (mr, nr) = if amx.is_some() { (ROWS, COLUMNS) } else { context.isa.tile_shape() };
     let out_stride = unit.len();
     let (depth, panels) = (x.stride, out_stride.div_ceil(nr));
     let chunks = depth.div_ceil(DEPTH);
-    let size = if amx.is_some() { panel_size(chunks, 1) / 4 } else { depth * nr };
-    let packed = context.arena.take(panels * size * 4)?;
-    let packed_ptr = Shared::new(packed.ptr().cast::<f32>());
+    let size = if amx.is_some() { panel_size(chunks, 1) } else { depth * nr * 4 };
+    let packed = context.arena.take(panels * size)?;
+    let packed = packed.region();
     context.pool.run(panels, |_, panel| {
         let shape = [conv.out_channels, conv.in_channels, 1];
-        // SAFETY: the buffer has room for every panel, and each task writes its own.
-        let out = unsafe { std::slice::from_raw_parts_mut(packed_ptr.get().add(panel * size), size) };
-        if amx.is_some() {
-            // SAFETY: the same bytes.
-            let out = unsafe { std::slice::from_raw_parts_mut(out.as_mut_ptr().cast(), size * 4) };
-            tiles::pack_panel(conv.weight, shape, panel * nr, &[&[0]], 1, out);
-        } else {
-            pack_panel(conv.weight, shape, panel * nr, nr, depth, &[&[0]], out);
+        let out = packed.nth(panel, size);
+        // SAFETY: the panel is this task's alone.
+        unsafe {
+            if amx.is_some() {
+                tiles::pack_panel(conv.weight, shape, panel * nr, &[&[0]], 1, out.bytes_mut());
+            } else {
+                pack_panel(conv, panel * nr, nr, [0, depth], &[&[0]], out.values_mut());
+            }
         }
     });
     let rows = PIXELS.next_multiple_of(mr);
     let staged =
         if amx.is_some() { rows * row_size(chunks) / 4 + line_size(PIXELS, chunks) } else { rows * depth };
-    let scratch = (0..context.pool.threads())
-        .map(|_| context.arena.take((staged + rows * nr) * 4))
-        .collect::<Result<Vec<_>, _>>()?;
-    let scratch: Vec<Shared> = scratch.iter().map(|b| Shared::new(b.ptr().cast())).collect();
+    let scratch = context.scratch((staged + rows * nr) * 4)?;
 
     let pixels = x.height * x.width;
     let per_image = pixels.div_ceil(PIXELS);
@@ -80,32 +79,27 @@ pub(crate) fn run(
         .collect();
 
     let in_place = out_stride <= x.stride && x.storage == context.storage;
-    let units = (x.storage == crate::features::Storage::F16).then(|| Affine::units(&x));
-    let shape = [x.batch, x.height, x.width, conv.out_channels];
+    let units = (x.storage == Storage::F16).then(|| Affine::units(&x));
     let inverse_unit: Vec<f32> = unit.iter().map(|u| 1.0 / u).collect();
     let mut partials = Partials::new(blocks.len(), out_stride);
     let writer = partials.writer();
-    let (y, old) = if in_place {
-        // Two names for one memory: `old` is only read, as far as a level has not overwritten it.
-        let alias = Features {
-            batch: x.batch,
-            height: x.height,
-            width: x.width,
-            channels: conv.out_channels,
-            stride: out_stride,
-            storage: x.storage,
-            unit,
-            stats: Vec::new(),
-            buffer: crate::arena::Buffer::alias(&x.buffer),
-        };
-        (alias, x)
+    let fresh = if in_place {
+        None
     } else {
-        (Features::new(&context.arena, shape, context.storage, unit)?, x)
+        let shape = [x.batch, x.height, x.width, conv.out_channels];
+        Some(Features::new(&context.arena, shape, context.storage, unit.clone())?)
     };
-    let source = Source { x: &old, affine: units.as_ref(), silu: false, edge: Edge::Zero };
+    // In place the input is only read as far as no level has overwritten it.
+    let target = match &fresh {
+        Some(y) => y.target(),
+        None => Target { stride: out_stride, ..x.target() },
+    };
+    let source = Source { x: &x, affine: units.as_ref(), activation: None, mode: PaddingMode::Zeros };
+    // In place, images of the output lie closer together than those of the input, from the same byte on.
     let sinks: Vec<Sink<'_>> =
-        (0..shape[0]).map(|image| Sink::new(&y, image, bias, None, &inverse_unit)).collect();
+        (0..x.batch).map(|image| Sink::new(target, image, bias, None, &inverse_unit)).collect();
 
+    let work = PIXELS * depth * out_stride;
     let mut begin = 0;
     while begin < blocks.len() {
         let end = if in_place {
@@ -116,7 +110,8 @@ pub(crate) fn run(
         } else {
             blocks.len()
         };
-        context.pool.run(end - begin, |worker, index| {
+        let share = [begin, end].map(|block| block as f64 / blocks.len() as f64);
+        watched.run(&context.pool, share[0]..share[1], end - begin, work, |worker, index| {
             let block = blocks[begin + index];
             let work = Work {
                 view: source.view(block.image).flat(),
@@ -124,8 +119,8 @@ pub(crate) fn run(
                 block,
                 depth,
                 panels,
-                packed: packed_ptr,
-                scratch: scratch[worker],
+                packed,
+                scratch: scratch[worker].region(),
                 rows,
                 partials: writer,
                 part: begin + index,
@@ -134,30 +129,30 @@ pub(crate) fn run(
                 Some(amx) => amx.run(InTiles(work)),
                 None => context.isa.run(work),
             }
-        });
+        })?;
         begin = end;
     }
-    let stats = (0..shape[0]).map(|i| partials.merge(i * per_image..(i + 1) * per_image)).collect();
-    drop(sinks);
-    let mut y = y;
-    y.stats = stats;
-    if in_place {
-        y.buffer = old.buffer;
-        y.buffer.shrink(y.batch * y.image_bytes());
-    }
-    Ok(y)
+    let stats = (0..x.batch).map(|i| partials.merge(i * per_image..(i + 1) * per_image)).collect();
+    Ok(match fresh {
+        Some(y) => Features { stats, ..y },
+        None => {
+            let mut y = Features { channels: conv.out_channels, stride: out_stride, unit, stats, ..x };
+            y.buffer.shrink(y.batch * y.image_bytes());
+            y
+        }
+    })
 }
 
 struct Work<'a> {
-    view: View,
+    view: View<'a>,
     sink: Sink<'a>,
     block: Block,
     depth: usize,
     panels: usize,
-    packed: Shared,
-    scratch: Shared,
+    packed: Region<'a>,
+    scratch: Region<'a>,
     rows: usize,
-    partials: PartialsWriter,
+    partials: PartialsWriter<'a>,
     part: usize,
 }
 
@@ -171,7 +166,7 @@ impl Op for Work<'_> {
         // SAFETY: the scratch holds `rows * (depth + NR)` values; the block's pixels lie inside the image, and
         // the whole block is staged before any of its outputs is written.
         unsafe {
-            let staged = w.scratch.get();
+            let staged = w.scratch.values();
             let results = staged.add(w.rows * w.depth);
             let window = Window {
                 top: 0,
@@ -189,7 +184,7 @@ impl Op for Work<'_> {
                         segments: &[staged.add(row * w.depth).cast_const()],
                         lda: w.depth,
                         k: w.depth,
-                        b: w.packed.get().add(panel * w.depth * S::NR).cast_const(),
+                        b: w.packed.values().add(panel * w.depth * S::NR).cast_const(),
                         c: results.add(row * S::NR),
                         ldc: S::NR,
                         rows: S::MR,
@@ -216,12 +211,12 @@ impl TileOp for InTiles<'_> {
         // SAFETY: the scratch holds the block's rows, taken apart, a line and the results; the block's pixels lie inside
         // the image, and the whole block is staged before any of its outputs is written.
         unsafe {
-            let staged = w.scratch.get().cast::<u8>();
+            let staged = w.scratch.ptr();
             let line = staged.add(w.rows * row_size(chunks)).cast::<f32>();
             let results = line.add(line_size(PIXELS, chunks));
             stage_row(amx, &w.view, [0, first as isize], count, line, staged);
             for panel in 0..w.panels {
-                let b = w.packed.get().cast::<u8>().add(panel * panel_size(chunks, 1)).cast_const();
+                let b = w.packed.ptr().add(panel * panel_size(chunks, 1)).cast_const();
                 for (number, row) in (0..count).step_by(ROWS).enumerate() {
                     let starts = [staged.add(row * row_size(chunks)).cast_const()];
                     let second = (RUN * row_size(chunks)) as isize;
@@ -244,20 +239,18 @@ impl Work<'_> {
     unsafe fn write<S: Simd>(&self, simd: S, begin: usize, columns: usize, results: *mut f32) {
         let Block { first, count, .. } = self.block;
         for c in (begin..(begin + columns).min(self.sink.stride)).step_by(S::LANES) {
-            let results = results.wrapping_add(c - begin);
-            // SAFETY: by the caller's promise.
-            unsafe {
-                write_column(
-                    simd,
-                    &self.sink,
-                    results,
-                    columns,
-                    count,
-                    |i| first + i,
-                    c,
-                    (&self.partials, self.part, 0),
-                );
-            }
+            simd.apart(WriteColumn {
+                sink: &self.sink,
+                results: results.wrapping_add(c - begin),
+                ld: columns,
+                count,
+                first,
+                step: 1,
+                c,
+                partials: &self.partials,
+                part: self.part,
+                seen: 0,
+            });
         }
     }
 }

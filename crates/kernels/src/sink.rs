@@ -1,6 +1,9 @@
 //! Writing feature maps: bias and residual added, statistics gathered, stored as f32 or f16.
 
-use crate::features::{ChannelStats, Features, Storage};
+use std::marker::PhantomData;
+
+use crate::arena::Region;
+use crate::features::{ChannelStats, Storage, Target};
 use crate::simd::{LINE, Simd};
 
 /// What is known of one channel in a part of an image: how many values, their mean, the sum of squared differences
@@ -21,11 +24,13 @@ impl Partials {
     }
 
     /// For workers that each write their own parts and channels.
-    pub(crate) fn writer(&mut self) -> PartialsWriter {
+    pub(crate) fn writer(&mut self) -> PartialsWriter<'_> {
         PartialsWriter {
             values: self.values.as_mut_ptr(),
             counts: self.counts.as_mut_ptr(),
+            parts: self.counts.len(),
             stride: self.stride,
+            partials: PhantomData,
         }
     }
 
@@ -56,23 +61,28 @@ impl Partials {
 
 /// Lets workers write their parts.
 #[derive(Clone, Copy)]
-pub(crate) struct PartialsWriter {
+pub(crate) struct PartialsWriter<'a> {
+    /// `[parts][3][stride]`
     values: *mut f32,
+    /// `[parts]`
     counts: *mut u32,
+    parts: usize,
     stride: usize,
+    partials: PhantomData<&'a mut Partials>,
 }
 
-// SAFETY: each worker writes only the parts and channels of its own task.
-unsafe impl Send for PartialsWriter {}
+// SAFETY: the addresses are of memory that is borrowed for as long as this lives; whoever writes says which parts and
+// channels are its own.
+unsafe impl Send for PartialsWriter<'_> {}
 // SAFETY: as above.
-unsafe impl Sync for PartialsWriter {}
+unsafe impl Sync for PartialsWriter<'_> {}
 
-impl PartialsWriter {
+impl PartialsWriter<'_> {
     /// Merges `count` values with this mean, m2 and largest magnitude into a part's channels from `c` on.
     /// `seen` values were merged before.
     ///
     /// # Safety
-    /// `part` and `c + LANES` lie inside, and no other worker writes these channels of this part.
+    /// `c + LANES <= stride`, and no other worker writes these channels of this part meanwhile.
     #[inline(always)]
     pub(crate) unsafe fn merge<S: Simd>(
         &self,
@@ -83,7 +93,9 @@ impl PartialsWriter {
         count: u32,
         [mean, m2, abs_max]: [S::V; 3],
     ) {
-        // SAFETY: inside by the caller's promise.
+        assert!(part < self.parts);
+        // SAFETY: `values` holds three rows of `stride` values for each part, and `part` is one of them; the vector ends
+        // inside its row by the caller's promise, who alone writes it.
         unsafe {
             let p = self.values.add(part * 3 * self.stride + c);
             let (pm, pq, pa) = (p, p.add(self.stride), p.add(2 * self.stride));
@@ -104,13 +116,12 @@ impl PartialsWriter {
         }
     }
 
-    /// States how many pixels a part has.
-    ///
-    /// # Safety
-    /// `part` lies inside; all workers on this part write the same number.
+    /// States how many pixels a part has: the same number by all workers on this part.
     #[inline(always)]
-    pub(crate) unsafe fn set_count(&self, part: usize, count: u32) {
-        // SAFETY: inside by the caller's promise. Racing writes of one value are made atomic to be no race.
+    pub(crate) fn set_count(&self, part: usize, count: u32) {
+        assert!(part < self.parts);
+        // SAFETY: `counts` holds one aligned number for each part, and `part` is one of them. They are only touched with
+        // atomic operations while there is a writer, so that racing writes are no data race.
         unsafe {
             std::sync::atomic::AtomicU32::from_ptr(self.counts.add(part))
                 .store(count, std::sync::atomic::Ordering::Relaxed);
@@ -118,10 +129,11 @@ impl PartialsWriter {
     }
 }
 
-/// Where results go.
+/// Where results go: one image.
 #[derive(Clone, Copy)]
 pub(crate) struct Sink<'a> {
-    data: *mut u8,
+    /// `[height][width][stride]`
+    data: Region<'a>,
     storage: Storage,
     pub(crate) stride: usize,
     pub(crate) width: usize,
@@ -132,31 +144,25 @@ pub(crate) struct Sink<'a> {
     inverse_unit: &'a [f32],
 }
 
-// SAFETY: workers write disjoint pixels and channels.
-unsafe impl Send for Sink<'_> {}
-// SAFETY: as above.
-unsafe impl Sync for Sink<'_> {}
-
 impl<'a> Sink<'a> {
     /// Writes into image `image` of `y`. With `residual_unit`, what the memory holds is added, and has these units.
     pub(crate) fn new(
-        y: &Features,
+        y: Target<'a>,
         image: usize,
         bias: &'a [f32],
         residual_unit: Option<&'a [f32]>,
         inverse_unit: &'a [f32],
     ) -> Self {
-        assert!(image < y.batch && bias.len() >= y.stride && inverse_unit.len() >= y.stride);
+        assert!(bias.len() >= y.stride && inverse_unit.len() >= y.stride);
         assert!(residual_unit.is_none_or(|unit| unit.len() >= y.stride));
-        // SAFETY: the buffer holds `batch` images of that size.
-        let data = unsafe { y.buffer.ptr().add(image * y.image_bytes()) };
+        let data = y.memory.nth(image, y.image_bytes());
         Self { data, storage: y.storage, stride: y.stride, width: y.width, bias, residual_unit, inverse_unit }
     }
 
     /// Brings the line of channel `c` of `pixel` into the cache.
     #[inline(always)]
     pub(crate) fn prefetch<S: Simd>(&self, simd: S, pixel: usize, c: usize) {
-        simd.prefetch(self.data.wrapping_add((pixel * self.stride + c) * self.storage.size()).cast());
+        simd.prefetch(self.data.ptr().wrapping_add((pixel * self.stride + c) * self.storage.size()).cast());
     }
 
     /// Whether a vector of `S` is a whole line of the cache that nothing needs to be read of: it can be written past the
@@ -169,14 +175,15 @@ impl<'a> Sink<'a> {
     /// As [`Sink::put`], past the caches. [`Simd::publish`] must follow.
     ///
     /// # Safety
-    /// As for `put`, and the sink [takes whole lines](Sink::takes_whole_lines).
+    /// As for `put`; the sink [takes whole lines](Sink::takes_whole_lines), and `c` is a multiple of `LANES`.
     #[inline(always)]
     pub(crate) unsafe fn put_past<S: Simd>(&self, simd: S, pixel: usize, c: usize, v: S::V) -> S::V {
-        // SAFETY: inside by the caller's promise; bias holds `stride` values (checked in `new`). Buffers begin with a page
-        // and pixels and vectors with a line, as strides are multiples of `PAD`.
+        // SAFETY: the vector lies inside the image by the caller's promise, who alone touches it; bias holds `stride` values
+        // (checked in `new`). The address is aligned to a vector: buffers begin with a page, and pixels and `c` with a line,
+        // as strides are multiples of `PAD`.
         unsafe {
             let v = simd.add(v, simd.load(self.bias.as_ptr().add(c)));
-            simd.store_past(self.data.cast::<f32>().add(pixel * self.stride + c), v);
+            simd.store_past(self.data.values().add(pixel * self.stride + c), v);
             v
         }
     }
@@ -184,23 +191,24 @@ impl<'a> Sink<'a> {
     /// Adds bias and residual to `v`, stores it as the channels from `c` on of `pixel`, and returns the sum.
     ///
     /// # Safety
-    /// `pixel` and `c + LANES <= stride` lie inside the image, and no other worker touches them.
+    /// `pixel` is one of the image's, `c + LANES <= stride`, and nobody else touches these channels of it meanwhile.
     #[inline(always)]
     pub(crate) unsafe fn put<S: Simd>(&self, simd: S, pixel: usize, c: usize, v: S::V) -> S::V {
-        // SAFETY: inside by the caller's promise; bias and units hold `stride` values (checked in `new`).
+        // SAFETY: `data` holds `stride` values of the storage for each pixel of the image, so the vector lies inside by the
+        // caller's promise, who alone touches it; bias and units hold `stride` values (checked in `new`).
         unsafe {
             let index = pixel * self.stride + c;
             let mut v = simd.add(v, simd.load(self.bias.as_ptr().add(c)));
             match self.storage {
                 Storage::F32 => {
-                    let p = self.data.cast::<f32>().add(index);
+                    let p = self.data.values().add(index);
                     if self.residual_unit.is_some() {
                         v = simd.add(v, simd.load(p));
                     }
                     simd.store(p, v);
                 }
                 Storage::F16 => {
-                    let p = self.data.cast::<u16>().add(index);
+                    let p = self.data.ptr().cast::<u16>().add(index);
                     if let Some(unit) = self.residual_unit {
                         v = simd.fma(simd.load_f16(p), simd.load(unit.as_ptr().add(c)), v);
                     }

@@ -30,7 +30,7 @@ pub(crate) fn line_size(columns: usize, chunks: usize) -> usize {
 #[inline(always)]
 pub(crate) unsafe fn stage_row(
     amx: Amx,
-    view: &View,
+    view: &View<'_>,
     [top, left]: [isize; 2],
     columns: usize,
     line: *mut f32,

@@ -2,17 +2,14 @@
 
 use std::ops::Range;
 
-#[cfg(target_os = "linux")]
-use memmap2::Advice;
-use memmap2::{MmapMut, MmapOptions, UncheckedAdvice};
-
+use super::slab::Slab;
 use super::{GRAIN, RESERVE};
 
 /// What an arena has.
 #[derive(Default)]
 pub(super) struct Books {
     /// The reserved addresses; none before the first buffer.
-    pub(super) slab: Option<MmapMut>,
+    pub(super) slab: Option<Slab>,
     /// What of them is free, in order, neighbours merged if they are alike.
     pub(super) free: Vec<Hole>,
     /// Bytes handed out, the most that ever were, and bytes that have pages.
@@ -39,17 +36,13 @@ impl Books {
         if self.slab.is_none() {
             let mut size = RESERVE;
             let slab = loop {
-                // No page is promised, so that any size will do where the system does not count promises.
-                match MmapOptions::new().len(size).no_reserve_swap().map_anon() {
-                    Ok(slab) => break slab,
-                    Err(_) => size = (size / 2 >= GRAIN).then_some(size / 2)?,
+                match Slab::new(size) {
+                    Some(slab) => break slab,
+                    None => size = (size / 2 >= GRAIN).then_some(size / 2)?,
                 }
             };
-            // Fewer faults and fewer misses of the address cache; where there are no huge pages nothing is lost.
-            #[cfg(target_os = "linux")]
-            let _ = slab.advise(Advice::HugePage);
             // Whole grains, so that a huge page never belongs to two buffers.
-            let begin = slab.as_ptr().addr().next_multiple_of(GRAIN) - slab.as_ptr().addr();
+            let begin = slab.ptr().addr().next_multiple_of(GRAIN) - slab.ptr().addr();
             let end = begin + (size - begin) / GRAIN * GRAIN;
             self.free = vec![Hole { at: begin..end, resident: false }];
             self.slab = Some(slab);
@@ -57,8 +50,8 @@ impl Books {
         Some(())
     }
 
-    pub(super) fn address(&mut self, offset: usize) -> Option<*mut u8> {
-        Some(self.slab.as_mut()?.as_mut_ptr().wrapping_add(offset))
+    pub(super) fn address(&self, offset: usize) -> Option<*mut u8> {
+        Some(self.slab.as_ref()?.ptr().wrapping_add(offset))
     }
 
     /// Where `bytes` should go: at the beginning or the end of some free run, with the fewest fresh pages; among equals
@@ -147,9 +140,9 @@ impl Books {
             let hole = self.free[index].at.clone();
             let size = hole.len().min(bytes.div_ceil(GRAIN).saturating_mul(GRAIN));
             let given = hole.end - size..hole.end;
-            // SAFETY: these pages belong to nobody: whoever gets them next expects unspecified content.
-            // A failure only costs memory, so it is not reported.
-            let _ = unsafe { slab.unchecked_advise_range(UncheckedAdvice::DontNeed, given.start, size) };
+            // SAFETY: the range is part of a hole, so it belongs to no buffer: whoever gets it next expects unspecified
+            // content.
+            unsafe { slab.release(given.start, size) };
             self.free[index].at.end = given.start;
             self.free.insert(index + 1, Hole { at: given, resident: false });
             self.resident -= size;

@@ -10,17 +10,19 @@
 //! lies between its end and the next buffer is looked at when it is dropped: a kernel that writes past the end panics.
 
 mod books;
+mod region;
+mod slab;
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use books::Books;
-use memmap2::MmapOptions;
+pub(crate) use region::Region;
 
-/// Buffers are multiples of this, the size of a huge page.
-const GRAIN: usize = 2 << 20;
+/// Buffers are multiples of this, the size of a huge page. Miri's memory is small.
+const GRAIN: usize = if cfg!(miri) { 4 << 10 } else { 2 << 20 };
 /// Addresses to reserve; fewer where the system refuses.
-const RESERVE: usize = 1 << 40;
+const RESERVE: usize = if cfg!(miri) { 32 << 20 } else { 1 << 40 };
 /// Above this many fresh bytes the system is asked whether it can ever have them.
 const ASK: usize = 64 << 20;
 
@@ -34,15 +36,15 @@ const POISON: u8 = 0xff;
 /// Page-aligned memory of unspecified but initialised content. Returns to its arena when dropped.
 pub struct Buffer {
     address: *mut u8,
-    /// Bytes that were asked for; none for an alias.
+    /// Bytes that were asked for.
     asked: usize,
-    /// Where it lies in the slab; empty for an alias.
+    /// Where it lies in the slab.
     at: Range<usize>,
     arena: Arena,
 }
 
-// SAFETY: the address is of memory that the buffer owns or, for an alias, that its maker keeps alive; access through
-// it is the kernels' business, which say at each place why it is theirs.
+// SAFETY: the address is of memory that this buffer alone was given until it is dropped, of a slab that its arena keeps;
+// reads and writes go through a `Region`, and say at each place which of its bytes are theirs.
 unsafe impl Send for Buffer {}
 // SAFETY: as above.
 unsafe impl Sync for Buffer {}
@@ -73,7 +75,7 @@ impl Arena {
         let mut books = self.lock();
         books.reserve().ok_or(refused)?;
         let at = books.place(bytes).ok_or(refused)?;
-        if !books.rehearsal && books.fresh(&at) >= ASK && MmapOptions::new().len(bytes).map_anon().is_err() {
+        if !books.rehearsal && books.fresh(&at) >= ASK && !slab::could_have(bytes) {
             return Err(refused);
         }
         books.hand_out(at.clone());
@@ -82,7 +84,7 @@ impl Arena {
         let rehearsal = books.rehearsal;
         drop(books);
         if cfg!(debug_assertions) && !rehearsal {
-            // SAFETY: the range was just handed out, to this buffer alone.
+            // SAFETY: `bytes` bytes from `address` on are the range of the slab that was just handed out to this buffer.
             unsafe { address.write_bytes(POISON, bytes) };
         }
         Ok(Buffer { address, asked, at, arena: self.clone() })
@@ -127,11 +129,6 @@ impl Arena {
 }
 
 impl Buffer {
-    /// A second name for the same memory, which must not outlive `original`.
-    pub(crate) fn alias(original: &Buffer) -> Self {
-        Self { address: original.address, asked: 0, at: 0..0, arena: original.arena.clone() }
-    }
-
     /// Whether nobody may touch it.
     pub(crate) fn is_rehearsal(&self) -> bool {
         self.arena.is_rehearsal()

@@ -1,16 +1,18 @@
 //! The two passes over a block of positions: its keys and values; its queries and everything else.
 
-use super::vectors::KEYS;
-use crate::direct::write_column;
+use super::vectors::{KEYS, Sizes};
+use crate::arena::Region;
+use crate::column::WriteColumn;
 use crate::gemm::{NO_PREFETCH, Tile};
-use crate::pool::Shared;
 use crate::simd::{Op, Simd};
 use crate::sink::{PartialsWriter, Sink};
 use crate::source::{View, Window};
+use crate::watch::Stop;
 
 /// A block of positions.
 pub(super) struct Work<'a> {
-    pub(super) view: View,
+    pub(super) stop: &'a Stop,
+    pub(super) view: View<'a>,
     pub(super) sink: Sink<'a>,
     pub(super) first: usize,
     pub(super) count: usize,
@@ -23,17 +25,22 @@ pub(super) struct Work<'a> {
     pub(super) queries: usize,
     /// Channels, padded.
     pub(super) stride: usize,
+    /// Channels of a head, and how many heads there are.
+    pub(super) head: usize,
+    pub(super) heads: usize,
+    /// Panels of the query's and the output's channels, and of the values of one head.
     pub(super) panels: usize,
+    pub(super) head_panels: usize,
     pub(super) key_rows: usize,
     pub(super) key_weights: &'a [f32],
     /// Panels of the query's, the value's and the output's weights.
-    pub(super) packed: Shared,
+    pub(super) packed: Region<'a>,
     pub(super) bias_q: &'a [f32],
     pub(super) factor: f32,
-    pub(super) keys: Shared,
-    pub(super) values: Shared,
-    pub(super) scratch: Shared,
-    pub(super) partials: PartialsWriter,
+    pub(super) keys: Region<'a>,
+    pub(super) values: Region<'a>,
+    pub(super) scratch: Region<'a>,
+    pub(super) partials: PartialsWriter<'a>,
     pub(super) part: usize,
 }
 
@@ -44,11 +51,11 @@ pub(super) struct Queries<'a>(pub(super) Work<'a>);
 
 impl Work<'_> {
     /// Where the scratch's matrices begin: staged input and sums (`[queries][columns]`), queries, scores, results of
-    /// one panel, and for each query its largest score and its sum.
+    /// one panel, and for each head and query its largest score and its sum.
     #[inline(always)]
     fn scratch(&self, nr: usize) -> [*mut f32; 5] {
-        let square = self.queries * self.panels * nr;
-        let p = self.scratch.get();
+        let square = self.queries * self.panels.max(self.heads * self.head_panels) * nr;
+        let p = self.scratch.values();
         let sizes = [0, square, 2 * square, 2 * square + self.queries * KEYS];
         // SAFETY: the scratch was taken for just these matrices.
         unsafe {
@@ -62,9 +69,16 @@ impl Work<'_> {
         }
     }
 
+    /// From a row of staged input, queries or sums to the next.
     #[inline(always)]
     fn columns<S: Simd>(&self) -> usize {
-        self.panels * S::NR
+        self.panels.max(self.heads * self.head_panels) * S::NR
+    }
+
+    /// Channels of all heads' values, each head's padded to whole panels: the depth of the output's layer.
+    #[inline(always)]
+    fn mixed<S: Simd>(&self) -> usize {
+        self.heads * self.head_panels * S::NR
     }
 
     /// Stages the normalised input, rows `columns` values apart; rows past the image are zero.
@@ -89,8 +103,8 @@ impl Work<'_> {
     /// The packed weights of panel `panel` of the query's (0), the value's (1) or the output's (2) layer.
     #[inline(always)]
     fn weights<S: Simd>(&self, which: usize, panel: usize) -> *const f32 {
-        // SAFETY: the buffer holds three layers of panels.
-        unsafe { self.packed.get().add((which * self.panels + panel) * self.stride * S::NR).cast_const() }
+        let sizes = Sizes::new(self.stride, self.mixed::<S>(), S::NR);
+        self.packed.values().wrapping_add(sizes.at(which, panel, self.panels)).cast_const()
     }
 }
 
@@ -107,11 +121,11 @@ impl Op for KeysAndValues<'_> {
         // `values` and `key_rows`, inside the outputs, where rows past the end are this block's alone.
         unsafe {
             w.stage(simd, staged);
-            for panel in 0..w.panels {
+            for panel in 0..w.heads * w.head_panels {
                 for row in (0..w.count).step_by(S::MR) {
                     // The tile's rows past the block would fall on the next block's, so they go elsewhere.
                     let whole = row + S::MR <= w.count || w.first + w.count == w.tokens;
-                    let target = w.values.get().add((panel * w.padded + w.first + row) * S::NR);
+                    let target = w.values.values().add((panel * w.padded + w.first + row) * S::NR);
                     let spare = transposed;
                     simd.tile(&Tile {
                         segments: &[staged.add(row * columns).cast_const()],
@@ -142,7 +156,7 @@ impl Op for KeysAndValues<'_> {
                         lda: w.stride,
                         k: w.stride,
                         b: transposed.cast_const(),
-                        c: w.keys.get().add((panel * w.key_rows + row) * S::NR),
+                        c: w.keys.values().add((panel * w.key_rows + row) * S::NR),
                         ldc: S::NR,
                         rows: S::MR,
                         accumulate: false,
@@ -163,7 +177,7 @@ impl Op for Queries<'_> {
         let columns = w.columns::<S>();
         // The sums take the place of the staged input once the queries are made.
         let [sums, queries, scores, results, state] = w.scratch(S::NR);
-        let (largest, total) = (state, state.wrapping_add(w.queries));
+        let (largest, total) = (state, state.wrapping_add(w.queries * w.heads));
         // SAFETY: scratch, keys and values were taken for these layouts; the block's pixels are its own, and
         // `queries` is a multiple of MR.
         unsafe {
@@ -192,21 +206,30 @@ impl Op for Queries<'_> {
                 for c in (0..columns).step_by(S::LANES) {
                     simd.store(sums.add(i * columns + c), simd.zero());
                 }
+            }
+            for i in 0..w.queries * w.heads {
                 *largest.add(i) = f32::NEG_INFINITY;
                 *total.add(i) = 0.0;
             }
             // How many positions the one at `i` of this block sees.
             let seen = |i: usize| ((w.first + i) / w.area + 1) * w.area;
             let most = seen(w.count - 1);
-            for first in (0..most).step_by(KEYS) {
+            let keys = (0..most).step_by(KEYS);
+            for (first, head) in keys.flat_map(|first| (0..w.heads).map(move |head| (first, head))) {
+                if w.stop.is_set() {
+                    return;
+                }
                 let count = KEYS.min(most - first);
+                // Whole rows for a single head: what follows its channels is zero, and the depth a multiple of eight.
+                let depth = if w.heads == 1 { w.stride } else { w.head };
                 for panel in 0..count.div_ceil(S::NR) {
+                    let keys = (first / S::NR + panel) * w.key_rows + head * w.head;
                     for row in (0..w.count).step_by(S::MR) {
                         simd.tile(&Tile {
-                            segments: &[queries.add(row * columns).cast_const()],
+                            segments: &[queries.add(row * columns + head * w.head).cast_const()],
                             lda: columns,
-                            k: w.stride,
-                            b: w.keys.get().add((first / S::NR + panel) * w.key_rows * S::NR).cast_const(),
+                            k: depth,
+                            b: w.keys.values().add(keys * S::NR).cast_const(),
                             c: scores.add(row * KEYS + panel * S::NR),
                             ldc: KEYS,
                             rows: S::MR,
@@ -215,6 +238,8 @@ impl Op for Queries<'_> {
                         });
                     }
                 }
+                let (largest, total) = (largest.add(head * w.queries), total.add(head * w.queries));
+                let own = head * w.head_panels * S::NR..(head + 1) * w.head_panels * S::NR;
                 for i in 0..w.count {
                     let row = std::slice::from_raw_parts_mut(scores.add(i * KEYS), KEYS);
                     let seen = seen(i).saturating_sub(first).min(count);
@@ -228,19 +253,19 @@ impl Op for Queries<'_> {
                     if now > before {
                         *largest.add(i) = now;
                         let shrink = simd.splat((before - now).exp());
-                        for c in (0..columns).step_by(S::LANES) {
+                        for c in own.clone().step_by(S::LANES) {
                             let p = sums.add(i * columns + c);
                             simd.store(p, simd.mul(simd.load(p), shrink));
                         }
                     }
                 }
-                for panel in 0..w.panels {
+                for panel in head * w.head_panels..(head + 1) * w.head_panels {
                     for row in (0..w.count).step_by(S::MR) {
                         simd.tile(&Tile {
                             segments: &[scores.add(row * KEYS).cast_const()],
                             lda: KEYS,
                             k: count,
-                            b: w.values.get().add((panel * w.padded + first) * S::NR).cast_const(),
+                            b: w.values.values().add((panel * w.padded + first) * S::NR).cast_const(),
                             c: sums.add(row * columns + panel * S::NR),
                             ldc: columns,
                             rows: S::MR,
@@ -250,9 +275,10 @@ impl Op for Queries<'_> {
                     }
                 }
             }
-            for i in 0..w.count {
-                let inverse = simd.splat(1.0 / *total.add(i));
-                for c in (0..columns).step_by(S::LANES) {
+            for (i, head) in (0..w.count).flat_map(|i| (0..w.heads).map(move |head| (i, head))) {
+                let inverse = simd.splat(1.0 / *total.add(head * w.queries + i));
+                for c in (head * w.head_panels * S::NR..(head + 1) * w.head_panels * S::NR).step_by(S::LANES)
+                {
                     let p = sums.add(i * columns + c);
                     simd.store(p, simd.mul(simd.load(p), inverse));
                 }
@@ -262,7 +288,7 @@ impl Op for Queries<'_> {
                     simd.tile(&Tile {
                         segments: &[sums.add(row * columns).cast_const()],
                         lda: columns,
-                        k: w.stride,
+                        k: w.mixed::<S>(),
                         b: w.weights::<S>(2, panel),
                         c: results.add(row * S::NR),
                         ldc: S::NR,
@@ -273,16 +299,18 @@ impl Op for Queries<'_> {
                 }
                 let begin = panel * S::NR;
                 for c in (begin..(begin + S::NR).min(w.stride)).step_by(S::LANES) {
-                    write_column(
-                        simd,
-                        &w.sink,
-                        results.add(c - begin),
-                        S::NR,
-                        w.count,
-                        |i| w.first + i,
+                    simd.apart(WriteColumn {
+                        sink: &w.sink,
+                        results: results.add(c - begin),
+                        ld: S::NR,
+                        count: w.count,
+                        first: w.first,
+                        step: 1,
                         c,
-                        (&w.partials, w.part, 0),
-                    );
+                        partials: &w.partials,
+                        part: w.part,
+                        seen: 0,
+                    });
                 }
             }
             w.partials.set_count(w.part, w.count as u32);

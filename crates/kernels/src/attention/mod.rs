@@ -1,4 +1,4 @@
-//! Single-head self-attention over the positions of an image, in blocks with a running softmax.
+//! Self-attention over the positions of an image, in blocks with a running softmax.
 //!
 //! The matrix of scores never exists: a worker takes a block of queries, goes over the keys block by block, and
 //! keeps for each query the largest score so far, the sum of exponentials, and the weighted sum of values, rescaled
@@ -8,18 +8,20 @@
 //! away again; that of the values passes through it unchanged, as its weights sum to one, and joins the output's.
 
 mod block;
+mod tile_scratch;
 mod tiles;
 mod vectors;
 
-use crate::arena::{Buffer, OutOfMemory};
+use std::ops::Range;
+
 use crate::context::Context;
-use crate::conv::unit_for;
+use crate::conv::{check_weights, unit_for};
 use crate::features::{Features, Storage};
-use crate::norm::{Affine, GroupNorm};
+use crate::norm::{Affine, Norm};
 use crate::plan;
 use crate::simd::amx::Amx;
 use crate::sink::Sink;
-use crate::source::{Edge, Source, View};
+use crate::source::{PaddingMode, Source, View};
 use crate::watch::{Stopped, Watched};
 use crate::weights::WeightView;
 use tiles::Tiles;
@@ -28,8 +30,10 @@ use vectors::Vectors;
 /// The weights of an attention block: linear layers `[C, C]` with biases `[C]` or empty.
 #[derive(Clone, Copy)]
 pub struct Attention<'a> {
-    /// Normalises the input of all three projections.
-    pub norm: &'a GroupNorm,
+    /// Normalises the input of all three projections, if there is one.
+    pub norm: Option<Norm<'a>>,
+    /// Heads, which divide the channels: each mixes its own channels of the values by scores of its own.
+    pub heads: usize,
     /// Query weights.
     pub to_q: (WeightView<'a>, &'a [f32]),
     /// Key weights.
@@ -43,27 +47,33 @@ pub struct Attention<'a> {
 /// One image: what is read, where results go, and what all ways of computing them share.
 struct Image<'a> {
     /// All positions as one row.
-    view: View,
+    view: View<'a>,
     sink: Sink<'a>,
+    /// Which part of all work it is.
+    share: Range<f64>,
     /// Positions that see each other; they see those before them too.
     area: usize,
     bias_q: &'a [f32],
-    /// 1 / sqrt(C)
+    /// 1 / sqrt(C / heads)
     factor: f32,
 }
 
 impl Attention<'_> {
-    /// `x + to_out(softmax(q kᵀ / sqrt(C)) v)`, each image on its own, in the memory of `x`.
+    /// `x + to_out(softmax(q kᵀ / sqrt(C / heads)) v)`, each image on its own, in the memory of `x`.
     ///
     /// # Errors
-    /// When there is not enough memory.
-    pub fn run(&self, context: &Context, x: Features) -> Result<Features, OutOfMemory> {
+    /// When there is not enough memory, or `watched` is told to stop.
+    ///
+    /// # Panics
+    /// When shapes do not fit together.
+    pub fn run(
+        &self,
+        context: &Context,
+        x: Features,
+        watched: &mut Watched<'_>,
+    ) -> Result<Features, Stopped> {
         let tokens = x.height * x.width;
-        match self.run_seeing(context, x, tokens, &mut Watched::new(&mut |_| true)) {
-            Ok(y) => Ok(y),
-            Err(Stopped::OutOfMemory(error)) => Err(error),
-            Err(Stopped::Cancelled) => unreachable!("nobody stops it"),
-        }
+        self.run_seeing(context, x, tokens, watched)
     }
 
     /// [`Attention::run`] where each position sees those of its own `area` positions and of all areas before it.
@@ -75,32 +85,33 @@ impl Attention<'_> {
         watched: &mut Watched<'_>,
     ) -> Result<Features, Stopped> {
         let channels = x.channels;
-        let affine = Affine::group_norm(&x, self.norm);
+        for (weight, bias) in [self.to_q, self.to_k, self.to_v, self.to_out] {
+            check_weights(weight, &[channels, channels], bias);
+        }
+        assert_eq!(x.storage, context.storage, "the storage of the input, whose memory the output takes");
+        let heads = self.heads;
+        assert!(heads > 0 && channels.is_multiple_of(heads), "{heads} heads of {channels} channels");
+        let affine = match self.norm {
+            Some(norm) => Affine::norm(context, &x, norm)?,
+            None => Affine::units(&x),
+        };
         let (bias_q, bias_out) = self.biases(channels, x.stride);
         let unit = self.unit(context, &x, &affine, &bias_out);
         let inverse_unit: Vec<f32> = unit.iter().map(|u| 1.0 / u).collect();
-        let mut y = Features {
-            batch: x.batch,
-            height: x.height,
-            width: x.width,
-            channels,
-            stride: x.stride,
-            storage: x.storage,
-            unit,
-            stats: Vec::new(),
-            buffer: Buffer::alias(&x.buffer),
-        };
-        let source = Source { x: &x, affine: Some(&affine), silu: false, edge: Edge::Zero };
-        let amx = Amx::new().filter(|_| plan::tiles_are_exact(context, &x, &affine));
+        let mut all_stats = Vec::with_capacity(x.batch);
+        let source = Source { x: &x, affine: Some(&affine), activation: None, mode: PaddingMode::Zeros };
+        let amx = Amx::new().filter(|_| heads == 1 && plan::tiles_are_exact(context, &x, &affine));
         let mut tiles = amx.map(|amx| Tiles::new(amx, context, self, &x)).transpose()?;
         let mut vectors = None;
         for image in 0..x.batch {
+            let share = [image, image + 1].map(|images| images as f64 / x.batch as f64);
             let job = Image {
+                share: share[0]..share[1],
                 view: source.view(image).flat(),
-                sink: Sink::new(&y, image, &bias_out, Some(&x.unit), &inverse_unit),
+                sink: Sink::new(x.target(), image, &bias_out, Some(&x.unit), &inverse_unit),
                 area,
                 bias_q: &bias_q,
-                factor: 1.0 / (channels as f32).sqrt(),
+                factor: 1.0 / ((channels / heads) as f32).sqrt(),
             };
             let in_tiles = match &tiles {
                 Some(tiles) => tiles.image(context, &job, watched)?,
@@ -117,10 +128,9 @@ impl Attention<'_> {
                     vectors.image(context, &job, watched)?
                 }
             };
-            y.stats.push(stats);
+            all_stats.push(stats);
         }
-        y.buffer = x.buffer;
-        Ok(y)
+        Ok(Features { unit, stats: all_stats, ..x })
     }
 
     /// The query's bias, and the output's with the value's passed through the output layer; both padded.

@@ -10,21 +10,21 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use super::tile_scratch::Scratch;
 use super::{Attention, Image};
 use crate::arena::{Buffer, OutOfMemory};
+use crate::column::WriteColumn;
 use crate::context::Context;
-use crate::direct::write_column;
 use crate::features::{ChannelStats, Features};
-use crate::pool::Shared;
 use crate::simd::Simd;
 use crate::simd::amx::{Amx, COLUMNS, DEPTH, Product, ROWS, STEP, TileOp};
 use crate::sink::{Partials, PartialsWriter};
-use crate::tiles::{RUN, line_size, pack_panel, panel_size, place, row_size, stage_row};
-use crate::watch::{Stopped, Watched};
+use crate::tiles::{RUN, pack_panel, panel_size, place, row_size, stage_row};
+use crate::watch::{Stop, Stopped, Watched};
 
 /// Positions of a block, and of a block of keys.
-const BLOCK: usize = 128;
-const KEYS: usize = 256;
+pub(super) const BLOCK: usize = 128;
+pub(super) const KEYS: usize = 256;
 /// What may be left out of a score.
 const TOLERANCE: f32 = 1e-3;
 // One panel of output channels is one chunk of the next product's depth.
@@ -57,21 +57,18 @@ impl Tiles {
         let tokens = x.height * x.width;
         let size = panel_size(chunks, 1);
         let weights = context.arena.take(4 * chunks * size)?;
-        let to = Shared::new(weights.ptr().cast());
+        let panels = weights.region();
         let layers = [attention.to_q.0, attention.to_k.0, attention.to_v.0, attention.to_out.0];
         context.pool.run(4 * chunks, |_, index| {
-            // SAFETY: the buffer has room for every panel, and each task writes its own.
-            let out =
-                unsafe { std::slice::from_raw_parts_mut(to.get().cast::<u8>().add(index * size), size) };
+            // SAFETY: the panel is this task's alone.
+            let out = unsafe { panels.nth(index, size).bytes_mut() };
             let first = index % chunks * COLUMNS;
             pack_panel(layers[index / chunks], [x.channels, x.channels, 1], first, &[&[0]], 1, out);
         });
         let padded = tokens.next_multiple_of(BLOCK);
         let keys = context.arena.take(padded * chunks * DEPTH * 4)?;
         let values = context.arena.take(padded * chunks * DEPTH * 4)?;
-        let scratch = (0..context.pool.threads())
-            .map(|_| context.arena.take(Scratch::size(chunks)))
-            .collect::<Result<Vec<_>, _>>()?;
+        let scratch = context.scratch(Scratch::size(chunks))?;
         Ok(Self { amx, chunks, tokens, weights, keys, values, scratch })
     }
 
@@ -88,26 +85,36 @@ impl Tiles {
         let writer = partials.writer();
         // As bits, which for positive numbers are in the order of the numbers.
         let largest = [AtomicU32::new(0), AtomicU32::new(0)];
+        let stop = watched.stop();
         let work = |worker: usize, block: usize| Work {
+            stop: &stop,
             tiles: self,
             image,
-            scratch: Scratch::new(&self.scratch[worker], self.chunks),
+            scratch: Scratch::new(self.scratch[worker].region(), self.chunks),
             first: block * BLOCK,
             count: BLOCK.min(self.tokens - block * BLOCK),
             partials: writer,
             part: block,
             largest: &largest,
         };
-        context.pool.run(blocks, |worker, block| self.amx.run(KeysAndValues(work(worker, block))));
+        let begin = image.share.start;
+        watched.run(&context.pool, begin..begin, blocks, BLOCK * stride * stride, |worker, block| {
+            self.amx.run(KeysAndValues(work(worker, block)));
+        })?;
         let [query, key] = [0, 1].map(|i| f32::from_bits(largest[i].load(Ordering::Relaxed)));
         let left_out = query * key.sqrt() * image.factor / 32768.0;
         if left_out.is_nan() || left_out > TOLERANCE {
             return Ok(None);
         }
-        let per_block = 2 * BLOCK * self.tokens * stride;
-        watched.run(&context.pool, blocks, per_block, |worker, block| {
-            self.amx.run(Queries(work(worker, block)));
-        })?;
+        watched.run(
+            &context.pool,
+            image.share.clone(),
+            blocks,
+            2 * BLOCK * self.tokens * stride,
+            |worker, block| {
+                self.amx.run(Queries(work(worker, block)));
+            },
+        )?;
         Ok(Some(partials.merge(0..blocks)))
     }
 
@@ -129,75 +136,15 @@ impl Tiles {
     }
 }
 
-/// A worker's memory.
-#[derive(Clone, Copy)]
-struct Scratch {
-    /// Rows that are taken apart: the input, later the normalised sums; the queries; the weights of a block of keys.
-    staged: *mut u8,
-    queries: *mut u8,
-    softmax: *mut u8,
-    line: *mut f32,
-    /// `[panel][BLOCK][32]`: the weighted sums of values; scores of a block of keys; a panel's results.
-    sums: *mut f32,
-    scores: *mut f32,
-    results: *mut f32,
-    /// For each position its largest score, the sum of exponentials, and what the sums so far are to be multiplied with.
-    state: [*mut f32; 3],
-    /// For each position a vector of sums of its key's squares.
-    squares: *mut f32,
-}
-
-impl Scratch {
-    fn parts(chunks: usize) -> [usize; 11] {
-        [
-            BLOCK * row_size(chunks),
-            BLOCK * row_size(chunks),
-            BLOCK * row_size(KEYS / DEPTH),
-            line_size(BLOCK, chunks) * 4,
-            chunks * BLOCK * COLUMNS * 4,
-            KEYS / COLUMNS * BLOCK * COLUMNS * 4,
-            BLOCK * COLUMNS * 4,
-            BLOCK * 4,
-            BLOCK * 4,
-            BLOCK * 4,
-            BLOCK * 64,
-        ]
-    }
-
-    fn size(chunks: usize) -> usize {
-        Self::parts(chunks).iter().sum()
-    }
-
-    fn new(buffer: &Buffer, chunks: usize) -> Self {
-        let mut next = buffer.ptr();
-        let [staged, queries, softmax, line, sums, scores, results, a, b, c, squares] = Self::parts(chunks)
-            .map(|size| {
-                let this = next;
-                next = next.wrapping_add(size);
-                this
-            });
-        Self {
-            staged,
-            queries,
-            softmax,
-            line: line.cast(),
-            sums: sums.cast(),
-            scores: scores.cast(),
-            results: results.cast(),
-            state: [a.cast(), b.cast(), c.cast()],
-            squares: squares.cast(),
-        }
-    }
-}
-
 /// A block of positions.
 struct Work<'a> {
+    stop: &'a Stop,
     tiles: &'a Tiles,
     image: &'a Image<'a>,
     scratch: Scratch,
     first: usize,
     count: usize,
-    partials: PartialsWriter,
+    partials: PartialsWriter<'a>,
     part: usize,
     /// The largest magnitude in a query, and the largest squared length of a key.
     largest: &'a [AtomicU32; 2],
@@ -365,6 +312,9 @@ impl TileOp for Queries<'_> {
             let seen = |row: usize| ((w.first + row) / w.image.area + 1) * w.image.area;
             let most = seen(w.count - 1);
             for first in (0..most).step_by(KEYS) {
+                if w.stop.is_set() {
+                    return;
+                }
                 let count = KEYS.min(most - first);
                 let panels = count.div_ceil(COLUMNS);
                 for panel in 0..panels {
@@ -401,16 +351,18 @@ impl TileOp for Queries<'_> {
                 w.project(amx, 3, panel);
                 let begin = panel * COLUMNS;
                 for c in (begin..(begin + COLUMNS).min(w.image.sink.stride)).step_by(lanes) {
-                    write_column(
-                        simd,
-                        &w.image.sink,
-                        s.results.add(c - begin),
-                        COLUMNS,
-                        w.count,
-                        |i| w.first + i,
+                    simd.apart(WriteColumn {
+                        sink: &w.image.sink,
+                        results: s.results.add(c - begin),
+                        ld: COLUMNS,
+                        count: w.count,
+                        first: w.first,
+                        step: 1,
                         c,
-                        (&w.partials, w.part, 0),
-                    );
+                        partials: &w.partials,
+                        part: w.part,
+                        seen: 0,
+                    });
                 }
             }
             w.partials.set_count(w.part, w.count as u32);

@@ -22,6 +22,12 @@ fn shell<O: Op>(simd: Avx512, op: O) -> O::Output {
     op.run(simd)
 }
 
+#[inline(never)]
+#[target_feature(enable = "avx512f")]
+fn shell_apart<O: Op>(simd: Avx512, op: O) -> O::Output {
+    op.run(simd)
+}
+
 // Not inlined: the loop is long, and one copy is enough for all kernels.
 #[inline(never)]
 #[target_feature(enable = "avx512f")]
@@ -51,6 +57,11 @@ unsafe impl Simd for Avx512 {
     fn run<O: Op>(self, op: O) -> O::Output {
         // SAFETY: self proves the features.
         unsafe { shell(self, op) }
+    }
+    #[inline(always)]
+    fn apart<O: Op>(self, op: O) -> O::Output {
+        // SAFETY: self proves the features.
+        unsafe { shell_apart(self, op) }
     }
     #[inline(always)]
     unsafe fn tile(self, tile: &Tile) {

@@ -52,6 +52,9 @@ pub(crate) unsafe trait Simd: Copy + Send + Sync + 'static {
 
     /// Runs an op inside this instruction set's shell.
     fn run<O: Op>(self, op: O) -> O::Output;
+    /// As [`Simd::run`], in a function of its own that is never inlined: for steps that several ops share and that take
+    /// long beside a call, of which one copy is enough.
+    fn apart<O: Op>(self, op: O) -> O::Output;
     /// The register tile of a matrix product: see [`Tile`].
     ///
     /// # Safety
@@ -163,6 +166,50 @@ pub(crate) unsafe trait Simd: Copy + Send + Sync + 'static {
         self.div(x, self.fma(p, self.exp2i(n), self.splat(1.0)))
     }
 
+    /// 0 for what is below it.
+    #[inline(always)]
+    fn relu(self, x: Self::V) -> Self::V {
+        // In this order a NaN stays one.
+        self.max(self.zero(), x)
+    }
+
+    /// The hyperbolic tangent, within 3e-7.
+    #[inline(always)]
+    fn tanh(self, x: Self::V) -> Self::V {
+        // Beyond 10 it is 1 in f32. In this order a NaN stays one, and is added at the end, as `exp` makes it a number.
+        let x = self.min(self.splat(10.0), self.max(self.splat(-10.0), x));
+        let e = self.exp(self.add(x, x));
+        let y = self.div(self.sub(e, self.splat(1.0)), self.add(e, self.splat(1.0)));
+        self.fma(x, self.zero(), y)
+    }
+
+    /// `x Φ(x)`, with the error function within 2e-7: PyTorch's `gelu`.
+    ///
+    /// Φ by formula 7.1.26 of Abramowitz and Stegun, "Handbook of Mathematical Functions", 1964.
+    #[inline(always)]
+    fn gelu(self, x: Self::V) -> Self::V {
+        let z = self.mul(self.abs(x), self.splat(std::f32::consts::FRAC_1_SQRT_2));
+        let t = self.div(self.splat(1.0), self.fma(z, self.splat(0.327_591_1), self.splat(1.0)));
+        let mut p = self.splat(1.061_405_4);
+        for factor in [-1.453_152_1, 1.421_413_8, -0.284_496_72, 0.254_829_6] {
+            p = self.fma(p, t, self.splat(factor));
+        }
+        // 1 - erf(z), halved: what lies beyond |x| on one side.
+        let beyond = self.mul(self.mul(p, t), self.exp(self.sub(self.zero(), self.mul(z, z))));
+        let beyond = self.mul(beyond, self.splat(0.5));
+        // x Φ(x) = max(x, 0) - |x| beyond.
+        self.sub(self.relu(x), self.mul(self.abs(x), beyond))
+    }
+
+    /// `x (1 + tanh(sqrt(2 / π) (x + 0.044715 x³))) / 2`: PyTorch's `gelu` with `approximate="tanh"`.
+    #[inline(always)]
+    fn gelu_tanh(self, x: Self::V) -> Self::V {
+        let cubic = self.fma(self.mul(x, x), self.splat(0.044_715), self.splat(1.0));
+        let inner = self.mul(self.mul(x, cubic), self.splat(0.797_884_6));
+        let half = self.mul(x, self.splat(0.5));
+        self.fma(half, self.tanh(inner), half)
+    }
+
     /// `2^f` for `|f| <= 1/2`: the Taylor series up to degree 6, whose next term is below 1.2e-7.
     #[inline(always)]
     fn exp2_fraction(self, f: Self::V) -> Self::V {
@@ -219,6 +266,47 @@ mod tests {
             // Exactly, 0; a clamped exponent leaves what is nothing beside the value.
             assert!(small.abs() < 1e-30 && min.abs() <= 8.0, "{isa:?}: {small:e}, {min:e}");
             assert!(nan.is_nan(), "{isa:?}: a NaN must not become a number");
+        }
+    }
+
+    /// The largest errors of the other activations over `|x| <= 20`, and what they make of a NaN.
+    struct Activations;
+    impl Op for Activations {
+        type Output = ([f64; 4], [f32; 4]);
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) -> Self::Output {
+            let first = |v: S::V| {
+                let mut lanes = [0.0f32; 16];
+                // SAFETY: LANES is at most 16.
+                unsafe { s.store(lanes.as_mut_ptr(), v) };
+                lanes[0]
+            };
+            let all = |x: f32| {
+                let x = s.splat(x);
+                [s.relu(x), s.tanh(x), s.gelu(x), s.gelu_tanh(x)].map(first)
+            };
+            let mut errors = [0.0f64; 4];
+            for i in -4000..=4000 {
+                let x = i as f32 / 200.0 + 1e-4;
+                let exact = crate::reference::Activation::ALL.map(|activation| activation.of(f64::from(x)));
+                for ((error, got), exact) in errors.iter_mut().zip(all(x)).zip(exact) {
+                    *error = error.max((f64::from(got) - exact).abs());
+                }
+            }
+            (errors, all(f32::NAN))
+        }
+    }
+
+    #[test]
+    fn activations_are_as_exact_as_they_say() {
+        for isa in Isa::available() {
+            let ([relu, tanh, gelu, gelu_tanh], nans) = isa.run(Activations);
+            assert!(relu == 0.0, "{isa:?}: relu is off by {relu:e}");
+            assert!(tanh < 3e-7, "{isa:?}: tanh is off by {tanh:e}");
+            // Of values up to 20, in f32.
+            assert!(gelu < 3e-6, "{isa:?}: gelu is off by {gelu:e}");
+            assert!(gelu_tanh < 3e-6, "{isa:?}: gelu_tanh is off by {gelu_tanh:e}");
+            assert!(nans.iter().all(|y| y.is_nan()), "{isa:?}: a NaN must not become a number: {nans:?}");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! AArch64 Advanced SIMD: 32 registers of 4 lanes, a register tile of 6 × 16.
 //!
-//! Not yet compiled or run on such a machine.
+//! Compiled, but not yet run on such a machine.
 
 use std::arch::aarch64::*;
 
@@ -22,10 +22,22 @@ fn shell<O: Op>(simd: Neon, op: O) -> O::Output {
     op.run(simd)
 }
 
+#[inline(never)]
+#[target_feature(enable = "neon")]
+fn shell_apart<O: Op>(simd: Neon, op: O) -> O::Output {
+    op.run(simd)
+}
+
 #[target_feature(enable = "neon")]
 unsafe fn tile_shell(simd: Neon, tile: &Tile) {
     // SAFETY: the caller keeps Tile's contract.
-    unsafe { microkernel::<Neon, 6, 4>(simd, tile) }
+    unsafe {
+        match tile.rows {
+            ..=2 => microkernel::<Neon, 2, 4>(simd, tile),
+            3..=4 => microkernel::<Neon, 4, 4>(simd, tile),
+            _ => microkernel::<Neon, 6, 4>(simd, tile),
+        }
+    }
 }
 
 // SAFETY: a value of Neon exists only where the feature was detected, which is all that the arithmetic intrinsics
@@ -40,6 +52,11 @@ unsafe impl Simd for Neon {
     fn run<O: Op>(self, op: O) -> O::Output {
         // SAFETY: self proves the feature.
         unsafe { shell(self, op) }
+    }
+    #[inline(always)]
+    fn apart<O: Op>(self, op: O) -> O::Output {
+        // SAFETY: self proves the feature.
+        unsafe { shell_apart(self, op) }
     }
     #[inline(always)]
     unsafe fn tile(self, tile: &Tile) {
@@ -81,12 +98,12 @@ unsafe impl Simd for Neon {
     #[inline(always)]
     fn max(self, a: Self::V, b: Self::V) -> Self::V {
         // SAFETY: self proves the feature.
-        unsafe { vmaxnmq_f32(a, b) }
+        unsafe { vmaxq_f32(a, b) }
     }
     #[inline(always)]
     fn min(self, a: Self::V, b: Self::V) -> Self::V {
         // SAFETY: self proves the feature.
-        unsafe { vminnmq_f32(a, b) }
+        unsafe { vminq_f32(a, b) }
     }
     #[inline(always)]
     fn abs(self, a: Self::V) -> Self::V {

@@ -25,8 +25,13 @@ unsafe impl Simd for Scalar {
     const MR: usize = 4;
     const NR: usize = 8;
 
-    #[inline(always)]
+    // A shell as the others have one: wherever an instruction set is chosen, this is the last resort several times.
+    #[inline(never)]
     fn run<O: Op>(self, op: O) -> O::Output {
+        op.run(self)
+    }
+    #[inline(never)]
+    fn apart<O: Op>(self, op: O) -> O::Output {
         op.run(self)
     }
     #[inline(always)]

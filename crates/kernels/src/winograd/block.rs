@@ -4,21 +4,22 @@ use super::layout::{Layout, Patch};
 use super::phases::{Phase, phases, products};
 use super::scheme::{MAX, Scheme};
 use super::{STAGED, STAGED_CHANNELS};
+use crate::arena::Region;
 use crate::gemm::{Tile, prefetched};
-use crate::pool::Shared;
-use crate::simd::{LINE, Op, Simd};
+use crate::simd::{LINE, Simd};
 use crate::sink::{PartialsWriter, Sink};
 use crate::source::{View, Window};
 
 /// Some tiles of an image, and what is done with them.
+#[derive(Clone)]
 pub(super) struct Block<'a, C: Scheme> {
     pub(super) scheme: C,
-    pub(super) view: View,
+    pub(super) view: View<'a>,
     pub(super) sink: Sink<'a>,
-    pub(super) u: Shared,
-    pub(super) scratch: Shared,
+    pub(super) u: Region<'a>,
+    pub(super) scratch: Region<'a>,
     /// What `V` lies in: the worker's scratch, or memory that all workers share.
-    pub(super) v: Shared,
+    pub(super) v: Region<'a>,
     pub(super) layout: Layout,
     pub(super) tiles: Patch,
     /// Which of the tiles the products and outputs are of; the inputs are of all.
@@ -28,58 +29,9 @@ pub(super) struct Block<'a, C: Scheme> {
     pub(super) panels: usize,
     /// Which chunks of output channels.
     pub(super) chunks: std::ops::Range<usize>,
-    pub(super) partials: PartialsWriter,
+    pub(super) partials: PartialsWriter<'a>,
     /// The part of the statistics that phase 0 of this block writes.
     pub(super) part: usize,
-}
-
-impl<C: Scheme> Op for Block<'_, C> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
-        // SAFETY: the scratch holds what `layout` says for the block's tiles rounded up to MR; U holds all panels.
-        unsafe {
-            self.input(simd, 0..self.windows());
-            for chunk in self.chunks.clone() {
-                self.chunk(simd, chunk);
-            }
-        }
-        let _ = self.scheme;
-    }
-}
-
-/// Step 1 for one window of a shared block.
-pub(super) struct Input<'a, C: Scheme> {
-    pub(super) block: Block<'a, C>,
-    pub(super) window: usize,
-}
-
-impl<C: Scheme> Op for Input<'_, C> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
-        // SAFETY: scratch and V hold what `layout` says; each window's tiles are this task's own.
-        unsafe { self.block.input(simd, self.window..self.window + 1) }
-    }
-}
-
-/// Steps 2 and 3 for one chunk of a shared block's run.
-pub(super) struct Output<'a, C: Scheme> {
-    pub(super) block: Block<'a, C>,
-    pub(super) chunk: usize,
-}
-
-impl<C: Scheme> Op for Output<'_, C> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
-        // SAFETY: scratch and V hold what `layout` says, V is written, U holds all panels; each run's tiles and each
-        // chunk's channels are this task's own.
-        unsafe { self.block.chunk(simd, self.chunk) }
-    }
 }
 
 impl<C: Scheme> Block<'_, C> {
@@ -91,11 +43,12 @@ impl<C: Scheme> Block<'_, C> {
     /// Step 1, for some windows.
     ///
     /// # Safety
-    /// The scratch and `V` hold what `layout` says.
+    /// The scratch and `V` hold what `layout` says, in f32 values, for the block's tiles rounded up to MR; nobody else uses
+    /// the scratch, or these windows' rows of V, meanwhile.
     #[inline(always)]
     pub(super) unsafe fn input<S: Simd>(&self, simd: S, windows: std::ops::Range<usize>) {
         let block = self.tiles;
-        let staged = self.scratch.get();
+        let staged = self.scratch.values();
         // Made once: clearing it for every tile would be a fifth of the transform.
         let mut half = [[simd.zero(); MAX]; MAX];
         let across = block.width.div_ceil(STAGED[1]);
@@ -124,7 +77,7 @@ impl<C: Scheme> Block<'_, C> {
                         // SAFETY: the tile lies inside the window, its row inside V.
                         unsafe {
                             let from = staged.add(corner).cast_const();
-                            let to = self.v.get().add(self.layout.v + row * self.layout.depth + first);
+                            let to = self.v.values().add(self.layout.v + row * self.layout.depth + first);
                             self.transform(simd, &mut half, from, window.columns, channels, to);
                         }
                     }
@@ -180,30 +133,16 @@ impl<C: Scheme> Block<'_, C> {
     pub(super) fn filters(&self, chunk: usize, phase: Phase, nr: usize, panel_size: usize) -> *const f32 {
         let (first, count) = self.chunk_panels(chunk, nr);
         let before = (first - self.first_panel) * products::<C>() + phase.before::<C>() * count;
-        self.u.get().wrapping_add(before * panel_size).cast_const()
-    }
-
-    /// Steps 2 and 3 for one chunk.
-    ///
-    /// # Safety
-    /// The scratch holds what `layout` says, V is written, and U holds the chunk's panels.
-    #[inline(always)]
-    unsafe fn chunk<S: Simd>(&self, simd: S, chunk: usize) {
-        for phase in Phase::all::<C>() {
-            // SAFETY: by the caller's promise.
-            unsafe {
-                self.product(simd, chunk, phase);
-                self.output(simd, chunk, phase);
-            }
-        }
+        self.u.values().wrapping_add(before * panel_size).cast_const()
     }
 
     /// Step 2.
     ///
     /// # Safety
-    /// The scratch holds what `layout` says, V is written, and U holds the chunk's panels.
+    /// The scratch holds what `layout` says, and nobody else uses it meanwhile; V is written for the tiles of the range, and has
+    /// room up to the next multiple of MR; U holds the chunk's panels from `first_panel` on, `depth * NR` values each.
     #[inline(always)]
-    unsafe fn product<S: Simd>(&self, simd: S, chunk: usize, phase: Phase) {
+    pub(super) unsafe fn product<S: Simd>(&self, simd: S, chunk: usize, phase: Phase) {
         let (_, count) = self.chunk_panels(chunk, S::NR);
         let tiles = self.range.len();
         let depth = self.layout.depth;
@@ -213,7 +152,7 @@ impl<C: Scheme> Block<'_, C> {
         let ahead = prefetched::<S>(depth);
         let v_of = |plane: usize| {
             let at = self.layout.v + plane * self.layout.v_plane + self.range.start * depth;
-            self.v.get().wrapping_add(at).cast_const()
+            self.v.values().wrapping_add(at).cast_const()
         };
         let own = phase.own::<C>();
         let own = own.as_slice();
@@ -221,7 +160,7 @@ impl<C: Scheme> Block<'_, C> {
             let u = u.wrapping_add(index * count * panel_size);
             let v = v_of(plane);
             let m = self.layout.m + phase.place::<C>(plane / C::N, plane % C::N) * self.layout.m_plane;
-            let m = self.scratch.get().wrapping_add(m);
+            let m = self.scratch.values().wrapping_add(m);
             // What the next plane needs comes in while this one is computed: its panels follow this one's.
             let following = own.get(index + 1).copied().unwrap_or(0);
             let mut next = [v_of(following), u.wrapping_add(count * panel_size)];
@@ -251,7 +190,8 @@ impl<C: Scheme> Block<'_, C> {
     /// Step 3.
     ///
     /// # Safety
-    /// The scratch holds what `layout` says, and M is written.
+    /// The scratch holds what `layout` says, and nobody else uses it meanwhile; M is written for the tiles of the range; the
+    /// sink's image is the one that the block's tiles are of, and nobody else writes the chunk's channels of their pixels.
     #[inline(always)]
     pub(super) unsafe fn output<S: Simd>(&self, simd: S, chunk: usize, phase: Phase) {
         let (first_panel, count) = self.chunk_panels(chunk, S::NR);
@@ -294,7 +234,7 @@ impl<C: Scheme> Block<'_, C> {
                     for y in 0..C::N {
                         for x in 0..C::N {
                             let m = m + phase.place::<C>(y, x) * self.layout.m_plane;
-                            simd.prefetch(self.scratch.get().wrapping_add(m));
+                            simd.prefetch(self.scratch.values().wrapping_add(m));
                         }
                     }
                     // ... of the image likewise, if it is read or written by way of the caches.
@@ -316,7 +256,7 @@ impl<C: Scheme> Block<'_, C> {
                             let place = phase.place::<C>(y, x);
                             let at = self.layout.m + place * self.layout.m_plane + row + c - begin;
                             // SAFETY: inside M.
-                            unsafe { simd.load(self.scratch.get().add(at)) }
+                            unsafe { simd.load(self.scratch.values().add(at)) }
                         } else {
                             simd.zero()
                         }
@@ -363,8 +303,8 @@ impl<C: Scheme> Block<'_, C> {
         if past {
             simd.publish();
         }
-        // SAFETY: this block's part; every chunk of the phase states the same number.
-        unsafe { self.partials.set_count(part, seen) };
+        // Every chunk of the phase states the same number.
+        self.partials.set_count(part, seen);
     }
 }
 

@@ -4,6 +4,7 @@
 
 use super::phases::Phase;
 use super::scheme::{MAX, Scheme};
+use crate::arena::Region;
 use crate::schedule::TimeTaps;
 use crate::simd::{Op, Simd};
 use crate::weights::WeightView;
@@ -33,8 +34,9 @@ pub(crate) struct TransformPanel<'a, C: Scheme> {
     /// The first output channel of the panel.
     pub(crate) first: usize,
     pub(crate) phase: Phase,
-    /// Where the panel goes: `[depth][NR]` values for each plane that is the phase's own.
-    pub(crate) out: *mut f32,
+    /// Where the panel begins: `[depth][NR]` values for each plane that is the phase's own. What lies between the planes is
+    /// other tasks'.
+    pub(crate) out: Region<'a>,
     /// From one plane to the next.
     pub(crate) plane_size: usize,
 }
@@ -56,6 +58,9 @@ impl<C: Scheme> Op for TransformPanel<'_, C> {
         let (transposed, row) = scratch.split_at_mut(BLOCK * 9 * S::NR);
         let mut half = [[[simd.zero(); 3]; MAX]; MAX_VECTORS];
         let own = self.phase.own::<C>();
+        // The last plane's panel ends inside the region.
+        let planes = own.as_slice().len();
+        let out = self.out.part(0, ((planes - 1) * self.plane_size + depth * S::NR) * 4).values();
         for begin in (0..depth).step_by(BLOCK) {
             let width = BLOCK.min(depth - begin);
             let real = in_channels.saturating_sub(begin).min(width);
@@ -102,9 +107,9 @@ impl<C: Scheme> Op for TransformPanel<'_, C> {
                         for x in 1..C::R {
                             sum = simd.fma(half[n][x], simd.splat(C::G[m][x]), sum);
                         }
-                        // SAFETY: `out` has room for `depth * NR` values in each plane, `begin + i < depth`, and
-                        // panels begin at whole lines.
-                        unsafe { simd.store_past(self.out.add(at + v * S::LANES), sum) };
+                        // SAFETY: `out` has room for `depth * NR` values in each plane (see above), which are this task's
+                        // own, and `begin + i < depth`; panels and planes begin at whole lines.
+                        unsafe { simd.store_past(out.add(at + v * S::LANES), sum) };
                     }
                 }
             }

@@ -16,24 +16,25 @@
 //! Rounding error, relative to `sqrt(Σ w² Σ x²)` over a filter's support: see [`crate::plan`].
 
 mod block;
-mod causal;
 mod filter;
 mod layout;
+mod over_time;
 mod phases;
 mod scheme;
+mod steps;
 mod tile_filters;
 mod tiles;
 
-use crate::arena::OutOfMemory;
 use crate::conv::{Job, Ready};
-use crate::pool::Shared;
 use crate::sink::{Partials, Sink};
-use block::{Block, Input, Output};
-pub(crate) use causal::run as run_causal;
+use crate::watch::{Stopped, Watched};
+use block::Block;
 use filter::{Filters, TransformPanel};
 use layout::{Grid, Layout};
+pub(crate) use over_time::run as run_over_time;
 use phases::{Phase, phases, products};
 pub(crate) use scheme::{F4x3, F5x2, F6x3, F7x2, Near4x3, Near5x2, Scheme};
+use steps::{Input, Output};
 pub(crate) use tiles::run as run_in_tiles;
 
 /// Output channels of one product: `M` of a block stays in the second-level cache.
@@ -55,7 +56,11 @@ const STAGED_CHANNELS: usize = 32;
 const TILES: std::ops::RangeInclusive<usize> = 24..=96;
 
 /// Runs `job` with scheme `C`: a 3×3 convolution, or an upsampling one if `C::R` is 2.
-pub(crate) fn run<C: Scheme>(job: &mut Job<'_>, scheme: C) -> Result<Ready, OutOfMemory> {
+pub(crate) fn run<C: Scheme>(
+    job: &mut Job<'_>,
+    scheme: C,
+    watched: &mut Watched<'_>,
+) -> Result<Ready, Stopped> {
     const { assert!(C::R == 3 || C::G[1][1] == C::G[1][0], "phases share the products at the point 1") };
     let context = job.context;
     let (_, nr) = context.isa.tile_shape();
@@ -91,10 +96,9 @@ pub(crate) fn run<C: Scheme>(job: &mut Job<'_>, scheme: C) -> Result<Ready, OutO
     let runs = if shared { grid.most().div_ceil(*TILES.end()) } else { 1 };
     let (tiles, in_run) = (grid.most().next_multiple_of(mr), grid.most().div_ceil(runs).next_multiple_of(mr));
     let layout = Layout::new::<C>(tiles, in_run, depth, chunk, shared);
-    let scratch = (0..threads).map(|_| context.arena.take(layout.bytes())).collect::<Result<Vec<_>, _>>()?;
-    let scratch: Vec<Shared> = scratch.iter().map(|b| Shared::new(b.ptr().cast())).collect();
+    let scratch = context.scratch(layout.bytes())?;
     let v = if shared { Some(context.arena.take(layout.v_bytes::<C>())?) } else { None };
-    let v = v.as_ref().map(|v| Shared::new(v.ptr().cast()));
+    let v = v.as_ref().map(|v| v.region());
 
     let mut partials = Partials::new(x.batch * blocks * runs * phases, job.y.stride);
     let writer = partials.writer();
@@ -102,16 +106,17 @@ pub(crate) fn run<C: Scheme>(job: &mut Job<'_>, scheme: C) -> Result<Ready, OutO
     let source = job.source;
 
     let filters = Filters {
-        weight: job.weight,
+        weight: job.kernel.weight,
         out_channels: job.y.channels,
         in_channels: x.channels,
         depth,
         time: None,
     };
     let u = context.arena.take((together * per_chunk).min(panels) * products * panel_size * 4)?;
-    let u = Shared::new(u.ptr().cast::<f32>());
-    for first_chunk in (0..chunks).step_by(together) {
-        let chunks = first_chunk..chunks.min(first_chunk + together);
+    let u = u.region();
+    let all_chunks = chunks;
+    for first_chunk in (0..all_chunks).step_by(together) {
+        let chunks = first_chunk..all_chunks.min(first_chunk + together);
         let first_panel = first_chunk * per_chunk;
         let in_u = panels.min(chunks.end * per_chunk) - first_panel;
         context.pool.run(in_u * phases, |_, index| {
@@ -124,8 +129,8 @@ pub(crate) fn run<C: Scheme>(job: &mut Job<'_>, scheme: C) -> Result<Ready, OutO
                 filters,
                 first: (first_panel + panel) * nr,
                 phase,
-                // SAFETY: the buffer has room for every panel, and each task writes its own.
-                out: unsafe { u.get().add(at * panel_size) },
+                // From the panel's first plane on; those of other panels lie in between.
+                out: u.from(at * panel_size * 4),
                 plane_size: count * panel_size,
             });
         });
@@ -138,8 +143,8 @@ pub(crate) fn run<C: Scheme>(job: &mut Job<'_>, scheme: C) -> Result<Ready, OutO
                 view: source.view(image),
                 sink: sinks[image],
                 u,
-                scratch: scratch[worker],
-                v: v.unwrap_or(scratch[worker]),
+                scratch: scratch[worker].region(),
+                v: v.unwrap_or(scratch[worker].region()),
                 layout,
                 tiles,
                 range: count.min(run * in_run)..count.min((run + 1) * in_run),
@@ -150,18 +155,35 @@ pub(crate) fn run<C: Scheme>(job: &mut Job<'_>, scheme: C) -> Result<Ready, OutO
                 part: (part * runs + run) * phases,
             }
         };
+        // The share of all work that is done when these chunks are done for so many blocks.
+        let share = |blocks_done: usize| {
+            let parts = (x.batch * blocks) as f64;
+            (chunks.start as f64 + chunks.len() as f64 * blocks_done as f64 / parts) / all_chunks as f64
+        };
         if !shared {
-            context.pool.run(x.batch * blocks, |worker, part| context.isa.run(block(worker, part, 0)));
+            let share = share(0)..share(x.batch * blocks);
+            let work = grid.most() * products * depth * columns / all_chunks * chunks.len();
+            watched.run(&context.pool, share, x.batch * blocks, work, |worker, part| {
+                context.isa.run(block(worker, part, 0));
+            })?;
             continue;
         }
         for part in 0..x.batch * blocks {
-            context.pool.run(block(0, part, 0).windows(), |worker, window| {
+            let begin = share(part);
+            watched.run(&context.pool, begin..begin, block(0, part, 0).windows(), 1, |worker, window| {
                 context.isa.run(Input { block: block(worker, part, 0), window });
-            });
-            context.pool.run(chunks.len() * runs, |worker, index| {
-                let (chunk, run) = (chunks.start + index / runs, index % runs);
-                context.isa.run(Output { block: block(worker, part, run), chunk });
-            });
+            })?;
+            let work = in_run * products * depth * chunk;
+            watched.run(
+                &context.pool,
+                begin..share(part + 1),
+                chunks.len() * runs,
+                work,
+                |worker, index| {
+                    let (chunk, run) = (chunks.start + index / runs, index % runs);
+                    context.isa.run(Output { block: block(worker, part, run), chunk });
+                },
+            )?;
         }
     }
     let parts = blocks * runs * phases;

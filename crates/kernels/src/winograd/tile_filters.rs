@@ -3,6 +3,7 @@
 use super::filter::effective;
 use super::phases::Phase;
 use super::scheme::Scheme;
+use crate::arena::Region;
 use crate::simd::Simd;
 use crate::simd::amx::{Amx, COLUMNS, DEPTH, STEP, TileOp};
 use crate::tiles::place;
@@ -25,7 +26,7 @@ pub(super) struct Panel<'a, C: Scheme> {
     pub(super) phase: Phase,
     pub(super) chunks: usize,
     /// Where the panel goes for the first point: [`panel_size`] bytes.
-    pub(super) out: *mut u8,
+    pub(super) out: Region<'a>,
     /// Bytes from one point's to the next's.
     pub(super) plane: usize,
 }
@@ -34,6 +35,9 @@ impl<C: Scheme> TileOp for Panel<'_, C> {
     #[inline(always)]
     fn run(self, amx: Amx) {
         let simd = amx.vectors();
+        // The last point's panel ends inside the region.
+        let size = (C::N - 1) * self.plane + panel_size::<C>(self.chunks);
+        let out = self.out.part(0, size).ptr();
         let [out_channels, in_channels] = self.channels;
         // [in][tap][out] of a chunk, zero where there is no channel.
         let mut transposed = vec![0.0f32; DEPTH * 9 * COLUMNS];
@@ -67,8 +71,9 @@ impl<C: Scheme> TileOp for Panel<'_, C> {
                             }
                             let step = point * self.plane + (chunk * C::R + x) * STEP;
                             let at = step + place(2 * pair, 16 * half);
-                            // SAFETY: `out` has room for the panel of each point.
-                            unsafe { amx.split_pairs(u, self.out.add(at), STEP / 2) };
+                            // SAFETY: `out` has room for the panel of each point (see above), which is this task's own; `at` and
+                            // what lies half a step behind it are 64 bytes of the step.
+                            unsafe { amx.split_pairs(u, out.add(at), STEP / 2) };
                         }
                     }
                 }

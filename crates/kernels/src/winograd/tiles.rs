@@ -16,14 +16,14 @@ use super::block::inside;
 use super::phases::{Phase, phases};
 use super::scheme::{MAX, Scheme};
 use super::tile_filters::{Panel, panel_size};
-use crate::arena::OutOfMemory;
+use crate::arena::Region;
 use crate::conv::{Job, Ready};
-use crate::pool::Shared;
 use crate::simd::Simd;
 use crate::simd::amx::{Amx, COLUMNS, DEPTH, Product, TileOp};
 use crate::sink::{Partials, PartialsWriter, Sink};
 use crate::source::{View, Window};
 use crate::tiles::{RUN, row_size};
+use crate::watch::{Stopped, Watched};
 
 /// Tile rows of a patch and runs of pixels in each, the best first: large patches use each filter more often.
 const SHAPES: [[usize; 2]; 4] = [[4, 4], [4, 2], [2, 2], [2, 1]];
@@ -31,7 +31,11 @@ const SHAPES: [[usize; 2]; 4] = [[4, 4], [4, 2], [2, 2], [2, 1]];
 const FEW_TASKS: usize = 4;
 
 /// Runs `job` with scheme `C`: a 3×3 convolution, or an upsampling one if `C::R` is 2.
-pub(crate) fn run<C: Scheme>(job: &mut Job<'_>, scheme: C) -> Result<Ready, OutOfMemory> {
+pub(crate) fn run<C: Scheme>(
+    job: &mut Job<'_>,
+    scheme: C,
+    watched: &mut Watched<'_>,
+) -> Result<Ready, Stopped> {
     // Other kernels share products between phases, which some schemes for tiles do not have.
     let Some(amx) = Amx::new() else { unreachable!("the planner asks for tiles first") };
     let context = job.context;
@@ -61,31 +65,31 @@ pub(crate) fn run<C: Scheme>(job: &mut Job<'_>, scheme: C) -> Result<Ready, OutO
     };
 
     let u = context.arena.take(phases::<C>() * C::N * panels * panel_size)?;
-    let u = Shared::new(u.ptr().cast());
+    let u = u.region();
     context.pool.run(phases::<C>() * panels, |_, index| {
         let (phase, panel) = (index / panels, index % panels);
         amx.run(Panel {
             scheme,
-            weight: job.weight,
+            weight: job.kernel.weight,
             channels: [y.channels, x.channels],
             first: panel * COLUMNS,
             phase: Phase::nth(phase),
             chunks,
-            // SAFETY: the buffer has room for every panel, and each task writes its own.
-            out: unsafe { u.get().cast::<u8>().add((phase * C::N * panels + panel) * panel_size) },
+            // From the panel of the first point on; other panels lie in between.
+            out: u.from((phase * C::N * panels + panel) * panel_size),
             plane: panels * panel_size,
         });
     });
 
-    let scratch =
-        (0..threads).map(|_| context.arena.take(geometry.scratch::<C>())).collect::<Result<Vec<_>, _>>()?;
-    let scratch: Vec<Shared> = scratch.iter().map(|b| Shared::new(b.ptr().cast())).collect();
+    let scratch = context.scratch(geometry.scratch::<C>())?;
     let parts_per_image = in_image * phases::<C>();
     let mut partials = Partials::new(x.batch * parts_per_image, y.stride);
     let writer = partials.writer();
     let sinks: Vec<Sink<'_>> = (0..x.batch).map(|image| job.sink(image)).collect();
     let source = job.source;
-    context.pool.run(x.batch * in_image * groups, |worker, index| {
+    let made = phases::<C>() * C::N * C::R * geometry.rows * geometry.runs * RUN;
+    let work = made * x.stride * in_group * COLUMNS;
+    watched.run(&context.pool, 0.0..1.0, x.batch * in_image * groups, work, |worker, index| {
         let (part, group) = (index / groups, index % groups);
         let (image, patch) = (part / in_image, part % in_image);
         let [top, left] = [patch / patches[1] * geometry.rows, patch % patches[1] * geometry.runs];
@@ -98,7 +102,7 @@ pub(crate) fn run<C: Scheme>(job: &mut Job<'_>, scheme: C) -> Result<Ready, OutO
             panels,
             panel_size,
             group: group * in_group..panels.min((group + 1) * in_group),
-            scratch: scratch[worker],
+            scratch: scratch[worker].region(),
             top,
             rows: geometry.rows.min(total[0].saturating_sub(top)),
             left: left * RUN,
@@ -106,7 +110,7 @@ pub(crate) fn run<C: Scheme>(job: &mut Job<'_>, scheme: C) -> Result<Ready, OutO
             partials: writer,
             part: part * phases::<C>(),
         });
-    });
+    })?;
     let stats =
         (0..x.batch).map(|i| partials.merge(i * parts_per_image..(i + 1) * parts_per_image)).collect();
     Ok(Ready { stats })
@@ -154,22 +158,22 @@ impl Geometry {
 
 struct Patch<'a, C: Scheme> {
     scheme: C,
-    view: View,
+    view: View<'a>,
     sink: Sink<'a>,
     geometry: Geometry,
-    u: Shared,
+    u: Region<'a>,
     panels: usize,
     panel_size: usize,
     /// The panels of this task.
     group: std::ops::Range<usize>,
-    scratch: Shared,
+    scratch: Region<'a>,
     /// The first tile row, and how many.
     top: usize,
     rows: usize,
     /// The first column, and how many.
     left: usize,
     columns: usize,
-    partials: PartialsWriter,
+    partials: PartialsWriter<'a>,
     part: usize,
 }
 
@@ -197,7 +201,7 @@ impl<C: Scheme> Patch<'_, C> {
     /// Where V is, the staged values, and M.
     #[inline(always)]
     fn scratch(&self) -> (*mut u8, *mut f32, *mut f32) {
-        let v = self.scratch.get().cast::<u8>();
+        let v = self.scratch.ptr();
         let staged = v.wrapping_add(self.geometry.v::<C>()).cast::<f32>();
         (v, staged, staged.wrapping_add(self.geometry.staged::<C>()))
     }
@@ -275,7 +279,7 @@ impl<C: Scheme> Patch<'_, C> {
             let at = |run: usize| self.v_at(point, run / runs, run % runs * RUN + phase.px);
             for panel in self.group.clone() {
                 let index = (phase.index() * C::N + point) * self.panels + panel;
-                let b = self.u.get().cast::<u8>().wrapping_add(index * self.panel_size).cast_const();
+                let b = self.u.ptr().wrapping_add(index * self.panel_size).cast_const();
                 for (number, run) in (0..self.rows * runs).step_by(2).enumerate() {
                     let other = (run + 1).min(self.rows * runs - 1);
                     // SAFETY: runs and their taps lie in V; M has room for two runs at each even one.
@@ -373,8 +377,8 @@ impl<C: Scheme> Patch<'_, C> {
         if past {
             simd.publish();
         }
-        // SAFETY: this task's part; every group of channels states the same number.
-        unsafe { self.partials.set_count(part, seen) };
+        // Every group of channels states the same number.
+        self.partials.set_count(part, seen);
     }
 }
 

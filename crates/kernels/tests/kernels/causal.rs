@@ -1,8 +1,8 @@
 //! Convolutions and attention over clips.
 
 use kernels::{
-    Attention, CausalConv3d, Clip, Context, Conv2d, DType, GroupNorm, Numerics, Pre, Stopped, Storage,
-    Stride, Upsampling, Watched, WeightView, reference,
+    Activation, Attention, CausalConv3d, Clip, Context, Conv2d, DType, GroupNorm, Numerics, Pre, Stopped,
+    Storage, Stride, Upsampling, Watched, WeightView, reference,
 };
 use reference::Image;
 use remote_vae_kernels as kernels;
@@ -45,7 +45,7 @@ fn clip(context: &Context, shape: [usize; 4], data: &[f32]) -> Clip {
     Clip::from_cfhw(context, shape, data).expect("memory")
 }
 
-fn check_stats(name: &str, y: &Clip, want: &Image, tolerance: f64) {
+pub(crate) fn check_stats(name: &str, y: &Clip, want: &Image, tolerance: f64) {
     let pixels = want.shape[2] * want.shape[3];
     let stats = y.stats();
     for (c, plane) in want.data.chunks_exact(pixels).enumerate() {
@@ -120,7 +120,7 @@ fn causal_convolutions_match_the_reference() {
             check_stats(&name, &y, &want_plain, bound * 4.0);
 
             let residual = clip(&context, [cout, frames, height, width], &residual);
-            let pre = Pre { norm: Some(&norm), silu: true };
+            let pre = Pre { norm: Some((&norm).into()), activation: Some(Activation::Silu) };
             let y = run(pre, still, Some(residual));
             check(&format!("{name}, norm and residual"), &y.to_cfhw(), &want_activated, scale, bound);
             check_stats(&format!("{name}, norm and residual"), &y, &want_activated, bound * 4.0);
@@ -161,10 +161,13 @@ fn pointwise_convolutions_of_clips_match_the_reference() {
         kernel: 1,
         stride: 1,
         padding: [0; 4],
+        ..Conv2d::default()
     };
     let want = reference::conv2d(&image(shape, &x), &weight, &bias, 1, 1, [0; 4]);
     for (name, context) in crate::common::contexts() {
-        let y = conv.run_pointwise_on_clip(&context, clip(&context, shape, &x)).expect("memory");
+        let y = conv
+            .run_pointwise_on_clip(&context, clip(&context, shape, &x), &mut Watched::unwatched())
+            .expect("memory");
         let bound = bound(&context, 32);
         check(&name, &y.to_cfhw(), &want, 32f64.sqrt() / 3.0, bound);
         check_stats(&name, &y, &want, bound * 4.0);
@@ -186,8 +189,14 @@ fn causal_attention_matches_the_reference() {
         let biases = [8, 9, 10, 11].map(|seed| values(channels, seed));
         let raw = [0, 1, 2, 3].map(|i| bytes(&weights[i]));
         let layer = |i: usize| (WeightView::new(DType::F32, &raw[i]), biases[i].as_slice());
-        let attention =
-            Attention { norm: &norm, to_q: layer(0), to_k: layer(1), to_v: layer(2), to_out: layer(3) };
+        let attention = Attention {
+            norm: Some((&norm).into()),
+            heads: 1,
+            to_q: layer(0),
+            to_k: layer(1),
+            to_v: layer(2),
+            to_out: layer(3),
+        };
         let normed = reference::group_norm(&tall, norm.groups, norm.eps, &norm.weight, &norm.bias, false);
         let layers = [0, 1, 2, 3].map(|i| (&weights[i][..], &biases[i][..]));
         let want = reference::attention_over(&tall, &normed, layers, height * width);

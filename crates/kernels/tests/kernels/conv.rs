@@ -1,6 +1,9 @@
 //! Convolutions.
 
-use kernels::{Context, Conv2d, DType, Features, GroupNorm, Numerics, Pre, Storage, WeightView, reference};
+use kernels::{
+    Activation, Context, Conv2d, DType, Features, GroupNorm, Numerics, Pre, Storage, Watched, WeightView,
+    reference,
+};
 use reference::Image;
 use remote_vae_kernels as kernels;
 
@@ -68,6 +71,7 @@ fn convolutions_match_the_reference() {
             kernel: case.kernel,
             stride: case.stride,
             padding: case.padding,
+            ..Conv2d::default()
         };
         let image = Image::new(shape, &x);
         let norm = (cin % 16 == 0).then(|| GroupNorm {
@@ -87,7 +91,9 @@ fn convolutions_match_the_reference() {
             let name = format!("case {case_number}, {name}");
             let bound = bound(&context, cin * case.kernel * case.kernel);
             let features = || Features::from_nchw(&context.arena, shape, &x).expect("memory");
-            let y = conv.run(&context, &features(), Pre::default(), None).expect("memory");
+            let y = conv
+                .run(&context, &features(), Pre::default(), None, &mut Watched::unwatched())
+                .expect("memory");
             check(&name, &y.to_nchw(), &plain, scale, bound);
             check_stats(&name, &y, &plain, bound * 4.0);
 
@@ -95,23 +101,29 @@ fn convolutions_match_the_reference() {
                 let residual_features =
                     Features::from_nchw(&context.arena, plain.shape, &residual).expect("memory");
                 let residual_features = residual_features.stored(&context).expect("memory");
-                let pre = Pre { norm: Some(norm), silu: true };
+                let pre = Pre { norm: Some(norm.into()), activation: Some(Activation::Silu) };
                 let input = features().stored(&context).expect("memory");
-                let y = conv.run(&context, &input, pre, Some(residual_features)).expect("memory");
+                let y = conv
+                    .run(&context, &input, pre, Some(residual_features), &mut Watched::unwatched())
+                    .expect("memory");
                 let want = reference::add(activated, &Image::new(plain.shape, &residual));
                 check(&format!("{name}, norm and residual"), &y.to_nchw(), &want, scale, bound);
                 check_stats(&format!("{name}, norm and residual"), &y, &want, bound * 4.0);
             }
             if case.kernel == 1 {
                 let input = features().stored(&context).expect("memory");
-                let y = conv.run_pointwise(&context, input).expect("memory");
+                let y = conv.run_pointwise(&context, input, &mut Watched::unwatched()).expect("memory");
                 check(&format!("{name}, pointwise"), &y.to_nchw(), &plain, scale, bound);
                 check_stats(&format!("{name}, pointwise"), &y, &plain, bound * 4.0);
             }
             if case.kernel == 3 && case.stride == 1 {
                 let want = reference::conv2d(&reference::upsample2x(&image), &weight, &bias, 3, 1, [1; 4]);
                 let y = conv
-                    .run_upsampled(&context, &features().stored(&context).expect("memory"))
+                    .run_upsampled(
+                        &context,
+                        &features().stored(&context).expect("memory"),
+                        &mut Watched::unwatched(),
+                    )
                     .expect("memory");
                 check(&format!("{name}, upsampled"), &y.to_nchw(), &want, scale, bound * 2.0);
                 check_stats(&format!("{name}, upsampled"), &y, &want, bound * 4.0);

@@ -1,7 +1,7 @@
 //! Inputs with channels far from zero and with single bright spots, as real checkpoints have them: the planner must
 //! choose an algorithm whose error stays below what it promises.
 
-use kernels::{Algorithm, Context, Conv2d, DType, Features, Isa, Pre, WeightView, reference};
+use kernels::{Algorithm, Context, Conv2d, DType, Features, Isa, Pre, Watched, WeightView, reference};
 use reference::Image;
 use remote_vae_kernels as kernels;
 
@@ -53,6 +53,7 @@ fn the_planned_algorithm_keeps_its_promise() {
         kernel: 3,
         stride: 1,
         padding: [1; 4],
+        ..Conv2d::default()
     };
     let mut chosen = Vec::new();
     for (offset, spot) in
@@ -68,8 +69,10 @@ fn the_planned_algorithm_keeps_its_promise() {
             let features = Features::from_nchw(&context.arena, shape, &x).expect("memory");
             let plan = conv.plan(&context, &features, Pre::default());
             chosen.push(plan.algorithm);
-            let y = conv.run(&context, &features, Pre::default(), None).expect("memory");
-            let z = conv.run_upsampled(&context, &features).expect("memory");
+            let y = conv
+                .run(&context, &features, Pre::default(), None, &mut Watched::unwatched())
+                .expect("memory");
+            let z = conv.run_upsampled(&context, &features, &mut Watched::unwatched()).expect("memory");
             for (name, got, want) in [("plain", y, &plain), ("upsampled", z, &upsampled)] {
                 let got = got.to_nchw();
                 let error = got.iter().zip(&want.data).map(|(&g, &w)| (f64::from(g) - w).abs());

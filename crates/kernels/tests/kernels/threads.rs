@@ -3,8 +3,8 @@
 //! In debug builds every buffer is handed out full of NaNs, so that this finds reads of what no thread has written yet.
 
 use kernels::{
-    Arena, Attention, Context, Conv2d, DType, Features, GroupNorm, Isa, Numerics, Pool, Pre, Storage,
-    WeightView,
+    Activation, Arena, Attention, Context, Conv2d, DType, Features, GroupNorm, Isa, Numerics, Pool, Pre,
+    Storage, Watched, WeightView,
 };
 use remote_vae_kernels as kernels;
 
@@ -64,6 +64,7 @@ fn convolutions_do_not_depend_on_the_threads() {
             kernel,
             stride,
             padding: if stride == 2 { [0, 1, 0, 1] } else { [kernel / 2; 4] },
+            ..Conv2d::default()
         };
         let norm = GroupNorm {
             groups: if inputs % 16 == 0 { 16 } else { 1 },
@@ -75,19 +76,20 @@ fn convolutions_do_not_depend_on_the_threads() {
             let name = format!("{inputs} to {outputs}, {height} x {width}, {numerics:?}");
             let shape = [2, inputs, height, width];
             assert_same(&name, shape, numerics, |context, x| match kernel {
-                1 => conv.run_pointwise(context, x).expect("memory"),
+                1 => conv.run_pointwise(context, x, &mut Watched::unwatched()).expect("memory"),
                 _ => {
-                    let pre = Pre { norm: Some(&norm), silu: true };
-                    conv.run(context, &x, pre, None).expect("memory")
+                    let pre = Pre { norm: Some((&norm).into()), activation: Some(Activation::Silu) };
+                    conv.run(context, &x, pre, None, &mut Watched::unwatched()).expect("memory")
                 }
             });
             if inputs == outputs && stride == 1 {
                 assert_same(&format!("{name}, residual"), shape, numerics, |context, x| {
                     let residual = Features::from_nchw(&context.arena, shape, &x.to_nchw()).expect("memory");
-                    conv.run(context, &x, Pre::default(), Some(residual)).expect("memory")
+                    conv.run(context, &x, Pre::default(), Some(residual), &mut Watched::unwatched())
+                        .expect("memory")
                 });
                 assert_same(&format!("{name}, upsampled"), shape, numerics, |context, x| {
-                    conv.run_upsampled(context, &x).expect("memory")
+                    conv.run_upsampled(context, &x, &mut Watched::unwatched()).expect("memory")
                 });
             }
         }
@@ -101,9 +103,15 @@ fn attention_does_not_depend_on_the_threads() {
     let bias = values(CHANNELS, 5);
     let linear = |i: usize| (WeightView::new(DType::F32, &weights[i]), bias.as_slice());
     let norm = GroupNorm { groups: 4, eps: 1e-6, weight: values(CHANNELS, 6), bias: values(CHANNELS, 7) };
-    let attention =
-        Attention { norm: &norm, to_q: linear(0), to_k: linear(1), to_v: linear(2), to_out: linear(3) };
+    let attention = Attention {
+        norm: Some((&norm).into()),
+        heads: 1,
+        to_q: linear(0),
+        to_k: linear(1),
+        to_v: linear(2),
+        to_out: linear(3),
+    };
     assert_same("attention", [2, CHANNELS, 19, 23], Numerics::Fast, |context, x| {
-        attention.run(context, x).expect("memory")
+        attention.run(context, x, &mut Watched::unwatched()).expect("memory")
     });
 }

@@ -92,6 +92,7 @@ impl Conv {
             kernel: self.spec.kernel[1],
             stride: self.spec.stride[1],
             padding: [rows.before, rows.after, columns.before, columns.after],
+            ..kernels::Conv2d::default()
         }
     }
 
@@ -115,9 +116,15 @@ fn group_norm(graph: &Graph, id: NodeId, weights: &Weights) -> Result<kernels::G
     Ok(kernels::GroupNorm { groups, eps, weight: weight.to_f32(), bias })
 }
 
+/// What happens to the input of a convolution.
+fn pre(norm: Option<&kernels::GroupNorm>, silu: bool) -> Pre<'_> {
+    let activation = silu.then_some(kernels::Activation::Silu);
+    Pre { norm: norm.map(Into::into), activation }
+}
+
 fn attention<'a>(norm: &'a kernels::GroupNorm, layers: &'a [Layer; 4]) -> kernels::Attention<'a> {
     let [to_q, to_k, to_v, to_out] = layers.each_ref().map(Layer::view);
-    kernels::Attention { norm, to_q, to_k, to_v, to_out }
+    kernels::Attention { norm: Some(norm.into()), heads: 1, to_q, to_k, to_v, to_out }
 }
 
 impl Step {
@@ -171,14 +178,16 @@ impl Step {
                     Ok(residual) => Some(residual.owned()?),
                     Err(_) => None,
                 };
-                let pre = Pre { norm: norm.as_ref(), silu: *silu };
+                let pre = pre(norm.as_ref(), *silu);
                 let y = match (x.value(), residual) {
                     (Value::Pictures(x), None) if upsampling.space => {
-                        conv.of_pictures().run_upsampled(context, x).map(Value::Pictures)?
+                        conv.of_pictures().run_upsampled(context, x, &mut watched).map(Value::Pictures)?
                     }
                     (Value::Pictures(x), residual) => {
                         let residual = residual.map(pictures).transpose()?;
-                        conv.of_pictures().run(context, x, pre, residual).map(Value::Pictures)?
+                        conv.of_pictures()
+                            .run(context, x, pre, residual, &mut watched)
+                            .map(Value::Pictures)?
                     }
                     (Value::Clip(x), residual) => {
                         let residual = residual.map(clip).transpose()?;
@@ -191,8 +200,12 @@ impl Step {
             }
             Prepared::Pointwise(conv) => {
                 let y = match next()?.owned()? {
-                    Value::Pictures(x) => Value::Pictures(conv.of_pictures().run_pointwise(context, x)?),
-                    Value::Clip(x) => Value::Clip(conv.of_pictures().run_pointwise_on_clip(context, x)?),
+                    Value::Pictures(x) => {
+                        Value::Pictures(conv.of_pictures().run_pointwise(context, x, &mut watched)?)
+                    }
+                    Value::Clip(x) => {
+                        Value::Clip(conv.of_pictures().run_pointwise_on_clip(context, x, &mut watched)?)
+                    }
                 };
                 conv.layer.done(context);
                 Ok(y)
@@ -200,7 +213,7 @@ impl Step {
             Prepared::Attention { norm, layers } => {
                 let attention = attention(norm, layers);
                 let y = match next()?.owned()? {
-                    Value::Pictures(x) => Value::Pictures(attention.run(context, x)?),
+                    Value::Pictures(x) => Value::Pictures(attention.run(context, x, &mut watched)?),
                     Value::Clip(x) => Value::Clip(attention.run_causal(context, x, &mut watched)?),
                 };
                 layers.iter().for_each(|layer| layer.done(context));
@@ -228,7 +241,7 @@ impl Step {
     pub(super) fn explain(&self, context: &Context, x: &Value) -> Choice {
         let (conv, pre, upsampled) = match &self.prepared {
             Prepared::Conv { norm, silu, upsampling, conv } => {
-                (conv, Pre { norm: norm.as_ref(), silu: *silu }, upsampling.space)
+                (conv, pre(norm.as_ref(), *silu), upsampling.space)
             }
             Prepared::Pointwise(conv) => (conv, Pre::default(), false),
             Prepared::Attention { .. } => {

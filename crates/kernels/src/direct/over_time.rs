@@ -1,4 +1,4 @@
-//! Causal 3-D convolutions, directly: the register tiles run over the taps of all frames that an output frame sees.
+//! Convolutions over time, directly: the register tiles run over the taps of all frames that an output frame sees.
 //!
 //! A worker takes a patch of the frame and goes through the clip with it. The staged inputs of the last frames are kept
 //! in a ring, so that each is read once.
@@ -6,59 +6,55 @@
 use super::*;
 use crate::features::ChannelStats;
 use crate::schedule::{MOST, OutputFrame, Schedule};
-use crate::watch::{Stopped, Watched};
+use crate::watch::Stop;
 
 /// Taps of one output: nine in each of three frames.
 const MOST_TAPS: usize = 9 * MOST;
 
-/// Runs `job`, whose images are the frames of one clip; `upsample` is 1, or 2 for a nearest upsampling in the plane, and
-/// `stride` the step between outputs in the plane. Returns the statistics of the whole clip.
+/// Runs `job`, whose images are the frames of one clip. Returns the statistics of the whole clip.
 pub(crate) fn run(
     job: &Job<'_>,
     schedule: &Schedule,
-    upsample: usize,
-    stride: usize,
+    plane: Plane,
     watched: &mut Watched<'_>,
 ) -> Result<ChannelStats, Stopped> {
     let context = job.context;
     let (mr, nr) = context.isa.tile_shape();
     let (x, y) = (job.source.x, job.y);
     let panels = y.stride.div_ceil(nr);
-    let phases = phases(3, upsample);
+    let phases = phases(plane);
     let taps = phases[0].taps.len();
     let filters = schedule.filters.len();
 
     // [phase][panel][filter][tap][in][nr]: the filters that an output frame needs follow each other.
-    let filter_size = taps * x.channels * nr;
+    let reads = Reads::new(&job.kernel, nr);
+    let in_plane: usize = plane.kernel.iter().product();
+    let filter_size = taps * reads.depth * nr;
     let packed = context.arena.take(phases.len() * panels * filters * filter_size * 4)?;
-    let packed_ptr = Shared::new(packed.ptr().cast::<f32>());
+    let packed = packed.region();
     context.pool.run(phases.len() * panels * filters, |_, index| {
         let (panel, filter) = (index / filters, index % filters);
-        // SAFETY: the buffer has room for every panel of every filter, and each task writes its own.
-        let out =
-            unsafe { std::slice::from_raw_parts_mut(packed_ptr.get().add(index * filter_size), filter_size) };
+        // SAFETY: the panel of this filter is this task's alone.
+        let out = unsafe { packed.nth(index, filter_size * 4).values_mut() };
         let sources: Vec<Vec<usize>> = phases[panel / panels]
             .taps
             .iter()
             .map(|tap| {
-                let in_frame = |t: usize| tap.sources.iter().map(move |&source| t * 9 + source);
+                let in_frame = |t: usize| tap.sources.iter().map(move |&source| t * in_plane + source);
                 schedule.filters[filter].indices().flat_map(in_frame).collect()
             })
             .collect();
         let sources: Vec<&[usize]> = sources.iter().map(Vec::as_slice).collect();
-        let shape = [y.channels, x.channels, 27];
-        pack_panel(job.weight, shape, panel % panels * nr, nr, x.channels, &sources, out);
+        let panel = panel % panels;
+        pack_panel(&job.kernel, panel * nr, nr, [reads.first(panel), reads.depth], &sources, out);
     });
 
-    let grid = [y.height / upsample, y.width / upsample];
-    let geometry = Geometry::new(x, &phases, stride, [1, 1], upsample, grid, mr);
+    let grid = [y.height / plane.upsample, y.width / plane.upsample];
+    let geometry = Geometry::new(x, &phases, plane, grid, mr);
     let staged = geometry.staged();
     let slots = x.batch.min(MOST);
     let results = PATCH_WIDTH.next_multiple_of(mr) * nr;
-    let scratch = (0..context.pool.threads())
-        .map(|_| context.arena.take((slots * staged + results) * 4))
-        .collect::<Result<Vec<_>, _>>()?;
-    let scratch: Vec<Shared> = scratch.iter().map(|b| Shared::new(b.ptr().cast())).collect();
+    let scratch = context.scratch((slots * staged + results) * 4)?;
 
     let patches_x = grid[1].div_ceil(PATCH_WIDTH);
     let patches = grid[0].div_ceil(PATCH_HEIGHT) * patches_x;
@@ -66,12 +62,14 @@ pub(crate) fn run(
     let mut partials = Partials::new(frames * patches * phases.len(), y.stride);
     let writer = partials.writer();
     let sinks: Vec<Sink<'_>> = (0..frames).map(|frame| job.sink(frame)).collect();
-    let views: Vec<View> = (0..x.batch).map(|frame| job.source.view(frame)).collect();
-    let products = schedule.outputs.iter().map(|output| output.frames().len()).sum::<usize>();
-    let work = products * phases.len() * taps * PATCH_HEIGHT * PATCH_WIDTH * x.channels * panels * nr;
-    watched.run(&context.pool, patches, work, |worker, index| {
+    let views: Vec<View<'_>> = (0..x.batch).map(|frame| job.source.view(frame)).collect();
+    let products: usize = schedule.outputs.iter().map(|output| output.frames().len()).sum();
+    let work = products * phases.len() * taps * PATCH_HEIGHT * PATCH_WIDTH * reads.depth * panels * nr;
+    let stop = watched.stop();
+    watched.run(&context.pool, 0.0..1.0, patches, work, |worker, index| {
         context.isa.run(Clip {
             schedule,
+            stop: &stop,
             views: &views,
             sinks: &sinks,
             slots,
@@ -80,9 +78,10 @@ pub(crate) fn run(
                 sink: sinks[0],
                 geometry,
                 phases: &phases,
-                packed: packed_ptr,
+                reads: &reads,
+                packed,
                 panels,
-                scratch: scratch[worker],
+                scratch: scratch[worker].region(),
                 staged,
                 top: index / patches_x * PATCH_HEIGHT,
                 left: index % patches_x * PATCH_WIDTH,
@@ -98,7 +97,8 @@ pub(crate) fn run(
 /// One patch through the whole clip.
 struct Clip<'a> {
     schedule: &'a Schedule,
-    views: &'a [View],
+    stop: &'a Stop,
+    views: &'a [View<'a>],
     sinks: &'a [Sink<'a>],
     /// Staged frames that the scratch has room for; the register tiles' results lie behind them.
     slots: usize,
@@ -116,13 +116,16 @@ impl Op for Clip<'_> {
         let (base, first_part) = (self.patch.scratch, self.patch.part);
         let mut ready = 0;
         for (t, output) in self.schedule.outputs.iter().enumerate() {
+            if self.stop.is_set() {
+                return;
+            }
             let newest = output.frames().iter().fold(0, |newest, &frame| newest.max(frame));
             // SAFETY: the scratch holds `slots` staged frames and a row of register tiles; `packed` holds all panels
             // of all filters; every frame that an output sees is one of the last in the ring.
             unsafe {
                 while ready <= newest {
                     self.patch.view = self.views[ready];
-                    self.patch.scratch = Shared::new(base.get().add(ready % self.slots * self.patch.staged));
+                    self.patch.scratch = base.nth(ready % self.slots, self.patch.staged * 4);
                     self.patch.stage(simd);
                     ready += 1;
                 }
@@ -150,14 +153,15 @@ impl Clip<'_> {
         let phase = &patch.phases[index];
         let [height, width] = patch.size();
         let filters = self.schedule.filters.len();
-        let filter_size = phase.taps.len() * g.channels * S::NR;
-        let base = patch.scratch.get();
+        let filter_size = phase.taps.len() * patch.reads.depth * S::NR;
+        let base = patch.scratch.values();
         let mut segments = [std::ptr::null::<f32>(); MOST_TAPS];
         let segments = &mut segments[..output.frames().len() * phase.taps.len()];
         for panel in 0..patch.panels {
             let begin = panel * S::NR;
             let end = (begin + S::NR).min(patch.sink.stride);
             let filter = (index * patch.panels + panel) * filters + output.first;
+            let first = patch.reads.first(panel);
             for row in 0..height {
                 // SAFETY: everything staged lies in the scratch; a register tile past the last column reads columns
                 // that were staged for it, and writes into rows that the scratch has room for.
@@ -168,15 +172,16 @@ impl Clip<'_> {
                         for &frame in output.frames() {
                             let staged = base.add(frame % self.slots * patch.staged);
                             for (tap, segment) in phase.taps.iter().zip(&mut segment) {
-                                let at = (row * g.stride + tap.y) * g.columns + column * g.stride + tap.x;
-                                *segment = staged.add(at * g.depth).cast_const();
+                                let at =
+                                    (row * g.stride[0] + tap.y) * g.columns + column * g.stride[1] + tap.x;
+                                *segment = staged.add(at * g.depth + first).cast_const();
                             }
                         }
                         simd.tile(&Tile {
                             segments,
-                            lda: g.stride * g.depth,
-                            k: g.channels,
-                            b: patch.packed.get().add(filter * filter_size).cast_const(),
+                            lda: g.stride[1] * g.depth,
+                            k: patch.reads.depth,
+                            b: patch.packed.values().add(filter * filter_size).cast_const(),
                             c: results.add(column * S::NR),
                             ldc: S::NR,
                             rows: S::MR,
@@ -188,21 +193,22 @@ impl Clip<'_> {
                         + patch.left * g.upsample
                         + phase.x;
                     for c in (begin..end).step_by(S::LANES) {
-                        write_column(
-                            simd,
-                            &patch.sink,
-                            results.add(c - begin),
-                            S::NR,
-                            width,
-                            |i| line + i * g.upsample,
+                        simd.apart(WriteColumn {
+                            sink: &patch.sink,
+                            results: results.add(c - begin),
+                            ld: S::NR,
+                            count: width,
+                            first: line,
+                            step: g.upsample,
                             c,
-                            (&patch.partials, patch.part + index, (row * width) as u32),
-                        );
+                            partials: &patch.partials,
+                            part: patch.part + index,
+                            seen: (row * width) as u32,
+                        });
                     }
                 }
             }
         }
-        // SAFETY: this patch's own part of this frame.
-        unsafe { patch.partials.set_count(patch.part + index, (height * width) as u32) };
+        patch.partials.set_count(patch.part + index, (height * width) as u32);
     }
 }

@@ -1,4 +1,4 @@
-//! Causal 3-D convolutions: Winograd's filtering in the plane, summed up over time before it is transformed back.
+//! 3-D convolutions: Winograd's filtering in the plane, summed up over time before it is transformed back.
 //!
 //! A worker takes a block of tiles, as for images, and goes through the clip with it frame by frame. The transformed
 //! inputs `V` of the last frames are kept in a ring, so that each frame is read and transformed once, and the products
@@ -10,17 +10,17 @@ use super::filter::{Filters, TransformPanel};
 use super::layout::{Grid, Layout};
 use super::phases::{Phase, phases, products};
 use super::scheme::Scheme;
+use super::steps::{InputStep, OutputStep};
 use super::{CHUNK, TILES};
 use crate::arena::{Buffer, OutOfMemory};
 use crate::conv::Job;
 use crate::features::ChannelStats;
 use crate::gemm::{Tile, prefetched};
-use crate::pool::Shared;
 use crate::schedule::{MOST, OutputFrame, Schedule};
 use crate::simd::{Op, Simd};
 use crate::sink::{Partials, Sink};
 use crate::source::View;
-use crate::watch::{Stopped, Watched};
+use crate::watch::{Stop, Stopped, Watched};
 
 /// Bytes of filters that one plane's product goes through for each row of register tiles: half a second-level cache.
 const CHUNK_BYTES: usize = 256 << 10;
@@ -57,22 +57,23 @@ pub(crate) fn run<C: Scheme>(
     let tiles = grid.most().next_multiple_of(mr);
     let layout = Layout::new::<C>(tiles, tiles, depth, chunk, false);
     let ring = Ring::new::<C>(layout, x.batch);
-    let scratch = (0..threads).map(|_| context.arena.take(ring.bytes())).collect::<Result<Vec<_>, _>>()?;
-    let scratch: Vec<Shared> = scratch.iter().map(|b| Shared::new(b.ptr().cast())).collect();
+    let scratch = context.scratch(ring.bytes())?;
 
     let frames = schedule.outputs.len();
     let mut partials = Partials::new(frames * blocks * phases, job.y.stride);
     let writer = partials.writer();
     let sinks: Vec<Sink<'_>> = (0..frames).map(|frame| job.sink(frame)).collect();
-    let views: Vec<View> = (0..x.batch).map(|frame| job.source.view(frame)).collect();
-    let products = schedule.outputs.iter().map(|output| output.frames().len()).sum::<usize>();
-    let work = products * phases * grid.most() * C::M * C::M * depth * columns * C::R * C::R / groups;
-    let u = Shared::new(filters.ptr().cast::<f32>());
-    watched.run(&context.pool, blocks * groups, work, |worker, index| {
+    let views: Vec<View<'_>> = (0..x.batch).map(|frame| job.source.view(frame)).collect();
+    let u = filters.region();
+    let seen: usize = schedule.outputs.iter().map(|output| output.frames().len()).sum();
+    let work = seen * products::<C>() * grid.most() * depth * columns / groups;
+    let stop = watched.stop();
+    watched.run(&context.pool, 0.0..1.0, blocks * groups, work, |worker, index| {
         let (block, group) = (index / groups, index % groups);
         context.isa.run(Clip {
             scheme,
             schedule,
+            stop: &stop,
             views: &views,
             sinks: &sinks,
             ring,
@@ -81,8 +82,8 @@ pub(crate) fn run<C: Scheme>(
                 view: views[0],
                 sink: sinks[0],
                 u,
-                scratch: scratch[worker],
-                v: scratch[worker],
+                scratch: scratch[worker].region(),
+                v: scratch[worker].region(),
                 layout: ring.layout,
                 tiles: grid.block(block),
                 range: 0..grid.block(block).count(),
@@ -112,7 +113,7 @@ fn transformed_filters<C: Scheme>(
     let (phases, products) = (phases::<C>(), products::<C>());
     let (count, size) = (schedule.filters.len(), depth * nr);
     let u = context.arena.take(panels * products * count * size * 4)?;
-    let u_ptr = Shared::new(u.ptr().cast::<f32>());
+    let region = u.region();
     context.pool.run(panels * phases * count, |_, index| {
         let (panel, filter) = (index / count / phases, index % count);
         let phase = Phase::nth(index / count % phases);
@@ -122,7 +123,7 @@ fn transformed_filters<C: Scheme>(
         context.isa.run(TransformPanel {
             scheme,
             filters: Filters {
-                weight: job.weight,
+                weight: job.kernel.weight,
                 out_channels: job.y.channels,
                 in_channels: job.source.x.channels,
                 depth,
@@ -130,8 +131,8 @@ fn transformed_filters<C: Scheme>(
             },
             first: panel * nr,
             phase,
-            // SAFETY: the buffer has room for every panel of every filter, and each task writes its own.
-            out: unsafe { u_ptr.get().add((before * count + filter) * size) },
+            // From the panel's first plane on; those of other panels and filters lie in between.
+            out: region.from((before * count + filter) * size * 4),
             plane_size: in_chunk * count * size,
         });
     });
@@ -170,7 +171,8 @@ impl Ring {
 struct Clip<'a, C: Scheme> {
     scheme: C,
     schedule: &'a Schedule,
-    views: &'a [View],
+    stop: &'a Stop,
+    views: &'a [View<'a>],
     sinks: &'a [Sink<'a>],
     ring: Ring,
     /// The first frame's; the others differ in what they read and write.
@@ -187,23 +189,24 @@ impl<C: Scheme> Op for Clip<'_, C> {
         let first_part = self.block.part;
         let mut ready = 0;
         for (t, output) in self.schedule.outputs.iter().enumerate() {
+            if self.stop.is_set() {
+                return;
+            }
             let newest = output.frames().iter().fold(0, |newest, &frame| newest.max(frame));
-            // SAFETY: the scratch holds what the ring says for the block's tiles rounded up to MR; U holds all panels
-            // of all filters; every frame that an output sees is one of the last in the ring.
-            unsafe {
-                while ready <= newest {
-                    self.block.view = self.views[ready];
-                    self.block.layout.v = self.ring.v(ready);
-                    self.block.input(simd, 0..self.block.windows());
-                    ready += 1;
-                }
-                self.block.sink = self.sinks[t];
-                self.block.part = first_part + t * self.parts_per_frame;
-                for chunk in self.block.chunks.clone() {
-                    for phase in Phase::all::<C>() {
-                        self.product(simd, chunk, phase, output);
-                        self.block.output(simd, chunk, phase);
-                    }
+            while ready <= newest {
+                self.block.view = self.views[ready];
+                self.block.layout.v = self.ring.v(ready);
+                simd.apart(InputStep { block: &self.block, windows: 0..self.block.windows() });
+                ready += 1;
+            }
+            self.block.sink = self.sinks[t];
+            self.block.part = first_part + t * self.parts_per_frame;
+            for chunk in self.block.chunks.clone() {
+                for phase in Phase::all::<C>() {
+                    // SAFETY: the scratch holds what the ring says for the block's tiles rounded up to MR; U holds all
+                    // panels of all filters; every frame that an output sees is one of the last in the ring.
+                    unsafe { self.product(simd, chunk, phase, output) };
+                    simd.apart(OutputStep { block: &self.block, chunk, phase });
                 }
             }
         }
@@ -225,7 +228,7 @@ impl<C: Scheme> Clip<'_, C> {
         let size = depth * S::NR;
         let filters = self.schedule.filters.len();
         let u = self.block.filters(chunk, phase, S::NR, filters * size).wrapping_add(output.first * size);
-        let scratch = self.block.scratch.get();
+        let scratch = self.block.scratch.values();
         let mut segments = [std::ptr::null::<f32>(); MOST];
         let segments = &mut segments[..output.frames().len()];
         // Values that one tile prefetches.
