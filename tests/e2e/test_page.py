@@ -6,13 +6,14 @@ import shutil
 
 import numpy as np
 import requests
+import torch
 from compare import pixels, psnr
 from page_code import run_curl, run_python, run_rust
 from page_tab import SCREENSHOTS, check, decode, drop, opened, saved, try_it
 from PIL import Image
 from place import PHOTOGRAPH, PHOTOGRAPH_LATENTS, PHOTOGRAPH_PSNR, ROOT
 from playwright.sync_api import expect
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from service import serving
 
 KEY = "0123456789abcdef"
@@ -164,6 +165,74 @@ def test_errors_are_said_as_the_server_says_them(page, served):
     page.get_by_label("Compare with").select_option(label="the picture before (PNG)")
 
 
+def test_what_was_dropped_is_a_press_away(page):
+    """With the model that is chosen, or with the one that takes it; and the picture before goes."""
+    try_it(page)
+    alert, ready = page.get_by_role("alert"), page.locator("#ready")
+    drop(page, "clip.safetensors", save({"latents": torch.zeros(1, 16, 2, 4, 6)}))
+    expect(alert).to_have_text(
+        'clip.safetensors does not fit model demo: its tensor "latents" is [1, 16, 2, 4, 6], '
+        "and demo takes [B, 16, h, w] or packed [B, tokens, 64]."
+    )
+    expect(page.locator("#result")).to_be_hidden()
+    expect(ready).to_contain_text("Model video takes it.")
+    expect(page.get_by_role("button", name="Decode", exact=True)).to_be_disabled()
+    check(page, "a file for another model")
+    ready.get_by_role("button", name="Decode with video").click()
+    expect(page.get_by_label("The decoded video")).to_be_visible(timeout=60_000)
+    expect(page.get_by_role("combobox", name="Model")).to_have_value("video")
+
+    drop(page, "nobody.safetensors", save({"latents": torch.zeros(1, 5, 4, 4)}))
+    expect(alert).to_contain_text("No model of this server takes it.")
+    expect(ready).to_be_hidden()
+    expect(page.locator("#result")).to_be_hidden()
+
+    page.get_by_role("combobox", name="Model").select_option("demo")
+    drop(page, "latents.safetensors", save({"latents": torch.zeros(2, 16, 4, 6)}))
+    expect(alert).to_be_hidden()
+    expect(ready).to_contain_text("latents.safetensors is ready: 2 pictures of 48 × 32 pixels.")
+    expect(page.get_by_text("Drop latents, or try the example")).to_be_hidden()
+    check(page, "a file that is ready")
+    ready.get_by_role("button", name="Decode with demo").click()
+    expect(page.get_by_role("img", name="Picture 1 of 2 decoded from latents.safetensors")).to_be_visible(timeout=60_000)
+    expect(ready).to_be_hidden()
+
+    page.get_by_role("combobox", name="Model").select_option("video")
+    expect(alert).to_contain_text("does not fit model video")
+    drop(page, "photograph.png", PHOTOGRAPH.read_bytes())
+    expect(alert).to_contain_text("photograph.png is a picture, and model video only decodes latents here")
+    expect(ready.get_by_role("button", name="Encode with demo")).to_be_visible()
+
+
+def test_a_server_that_is_away_and_comes_back(page):
+    try_it(page)
+    news, alert = page.locator("#news"), page.get_by_role("alert")
+    expect(news).to_be_hidden()
+    page.route("**/*", lambda route: route.abort())
+    expect(news).to_contain_text("The server cannot be reached since", timeout=10_000)
+    expect(page.locator("#live")).to_be_hidden()
+    page.get_by_role("button", name="Decode", exact=True).click()
+    expect(alert).to_contain_text("it may have been stopped")
+    expect(alert).to_contain_text("press the button again")
+    check(page, "without a server")
+    page.unroute("**/*")
+    expect(news).to_contain_text("The server is back.", timeout=10_000)
+    expect(alert).to_be_hidden()
+    page.get_by_role("button", name="Decode with demo").click()
+    expect(page.get_by_role("img", name="The picture decoded from demo-latents.safetensors")).to_be_visible(timeout=60_000)
+
+
+def test_the_address_of_a_model_opens_the_page_with_it(page, served):
+    for path, chosen in [("/video", "video"), ("/demo/", "demo"), ("/", "demo")]:
+        page.goto(served.url + path)
+        expect(page.locator("#try")).to_be_enabled()
+        expect(page.get_by_role("combobox", name="Model")).to_have_value(chosen)
+    # The page works from there as from anywhere.
+    page.goto(f"{served.url}/demo")
+    expect(page.locator("#try")).to_be_enabled()
+    try_it(page)
+
+
 def test_a_video_plays(page):
     page.get_by_role("combobox", name="Model").select_option("video")
     page.get_by_label("Frames a second").fill("8")
@@ -216,3 +285,9 @@ def test_a_server_with_keys_asks_for_one(browser, tmp_path):
         page.goto(f"{service.url}/?api_key={KEY}")
         expect(page.locator("#try")).to_be_enabled()
         assert KEY not in page.url
+        # The address of a model is the page, too, and asks for the key itself.
+        page.evaluate("sessionStorage.clear()")
+        page.goto(f"{service.url}/another")
+        field.fill(KEY)
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("alert")).to_contain_text("This server has no model another; chosen is demo.")

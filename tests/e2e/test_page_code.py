@@ -9,7 +9,7 @@ from page_tab import decode, drop, saved, try_it
 from safetensors.torch import save_file
 
 
-@pytest.mark.parametrize("source", ["example", "numpy", "batch", "webp", "torch", "npz"])
+@pytest.mark.parametrize("source", ["example", "numpy", "batch", "webp", "torch", "npz", "compressed"])
 def test_the_code_does_what_the_page_did(page, tmp_path, source):
     """Each of the three, copied from the page and run, writes the very file that the page has got."""
     generator = torch.Generator().manual_seed(0)
@@ -29,8 +29,9 @@ def test_the_code_does_what_the_page_did(page, tmp_path, source):
         torch.save({"runs": [torch.randn(2, 16, 4, 4, generator=generator).bfloat16()]}, tmp_path / "runs.pt")
         drop(page, "runs.pt", (tmp_path / "runs.pt").read_bytes())
         page.get_by_label("Of the batch, number").fill("2")
-    elif source == "npz":
-        np.savez(tmp_path / "cache.npz", size=np.zeros(2), latents=torch.randn(16, 4, 4, generator=generator).numpy())
+    elif source in ("npz", "compressed"):
+        save = np.savez if source == "npz" else np.savez_compressed
+        save(tmp_path / "cache.npz", size=np.zeros(2), latents=torch.randn(16, 4, 4, generator=generator).numpy())
         drop(page, "cache.npz", (tmp_path / "cache.npz").read_bytes())
     else:
         save_file({'a "name"': torch.randn(3, 16, 4, 4, generator=generator).bfloat16()}, tmp_path / "batch.safetensors")
@@ -42,9 +43,18 @@ def test_the_code_does_what_the_page_did(page, tmp_path, source):
     decode(page)
     shown = saved(page)
     name = {"example": "picture.jpg", "webp": "picture.webp"}.get(source, "picture.png")
-    for tab, run in [("curl", run_curl), ("Rust", run_rust), ("Python", run_python)]:
+    for tab, run, needs in [
+        ("curl", run_curl, "curl"),
+        ("Rust", run_rust, "// In Cargo.toml: remote-vae-client = "),
+        ("Python", run_python, "# pip install "),
+    ]:
         page.get_by_role("tab", name=tab).click()
-        run(page.locator("#code-text").inner_text(), tmp_path)
+        code = page.locator("#code-text").text_content()
+        # What it needs is said first, and who pastes it into a file gets whole lines.
+        assert needs in code
+        assert code.endswith("\n")
+        assert not code.endswith("\n\n")
+        run(code, tmp_path)
         file = tmp_path / name
         if tab == "Python":
             # Its client decodes the file and writes it again.

@@ -47,7 +47,7 @@ def test_a_file_with_several_tensors_is_a_choice_and_its_bytes_are_not_touched(p
     expect(choice).to_contain_text("conditioning")
     options = {option.inner_text(): option for option in choice.locator("option").all()}
     assert {text.split(" · ")[0] for text in options} == tensors.keys()
-    assert options["bytes · U8 [1, 16, 2, 2] · does not fit"].get_attribute("disabled") is not None
+    assert options["bytes · uint8 [1, 16, 2, 2] · does not fit"].get_attribute("disabled") is not None
     assert options["doubles · float64 [1, 16, 2, 2]"].get_attribute("disabled") is None
     assert any(text.startswith("conditioning") and "does not fit" in text for text in options)
     chosen = choice.locator("option:checked")
@@ -98,17 +98,21 @@ def test_packed_latents_need_a_size(page, tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "has only 0 bytes"),
+        (b"", "is empty"),
         (b"PK\x03\x04" + bytes(60), "cut short"),
-        (bytes([200, 0, 0, 0, 0, 0, 0, 0]) + b"{}", "longer than the file"),
+        (bytes([200, 0, 0, 0, 0, 0, 0, 0]) + b"{}", "is cut off: it should have 208 bytes, and has 10 bytes"),
+        (save({"latents": torch.zeros(1, 16, 2, 2)})[:-56], "is cut off: it should have 336 bytes, and has 280 bytes"),
         (bytes([2, 0, 0, 0, 0, 0, 0, 0]) + b"{}", "holds no tensor"),
-        (bytes([2, 0, 0, 0, 0, 0, 0, 0]) + b"[]", "no object"),
-        (bytes([4, 0, 0, 0, 0, 0, 0, 0]) + b"\xff\xff\xff\xff", "not JSON"),
+        (bytes([2, 0, 0, 0, 0, 0, 0, 0]) + b"[]", "none of the files of latents that are known"),
+        (bytes([4, 0, 0, 0, 0, 0, 0, 0]) + b"\xff\xff\xff\xff", "none of the files of latents that are known"),
+        (bytes([4, 0, 0, 0, 0, 0, 0, 0]) + b"{\xff\xff\xff", "is damaged"),
         (
-            (74).to_bytes(8, "little") + b'{"a":{"dtype":"F16","shape":[1,16,9,9],"data_offsets":[0,9000000]}}'.ljust(74),
-            'tensor "a" is wrong',
+            (74).to_bytes(8, "little") + b'{"a":{"dtype":"F16","shape":[1,16,9,9],"data_offsets":[9,0]}}'.ljust(74),
+            'what it says of tensor "a" makes no sense',
         ),
-        (b"\x93NUMPY\x01\x00\xff\xff", "cut short"),
+        (b"\x93NUMPY\x01\x00\xff\xff", "cut off"),
+        ("Liebe Gr\u00fc\u00dfe,\nhere are my latents.\n".encode(), "is a text file, and holds no latents"),
+        (bytes(range(1, 200)), "none of the files of latents that are known"),
     ],
 )
 def test_files_that_make_no_sense(page, content, words):
@@ -117,7 +121,7 @@ def test_files_that_make_no_sense(page, content, words):
     expect(page.get_by_role("button", name="Decode", exact=True)).to_be_disabled()
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
 def test_a_file_of_torch_with_one_tensor(page, dtype):
     latents = torch.randn(1, 16, 4, 6, generator=torch.Generator().manual_seed(0)).to(dtype)
     drop(page, "latents.pt", torch_file(latents))
@@ -170,11 +174,76 @@ def test_files_of_several_numpy_arrays(page):
     drop(page, "cache.npz", content.getvalue())
     body, _ = sent_by(page)
     assert body == latents.tobytes()
+
+
+def test_compressed_numpy_arrays(page):
+    generator = np.random.default_rng(0)
+    # More than one part of the stream that unpacks it.
+    latents = (generator.standard_normal((1, 16, 96, 96)) // 1).astype(np.float32)
     content = io.BytesIO()
-    np.savez_compressed(content, latents=latents)
+    np.savez_compressed(content, latents=latents, mask=np.zeros((1, 1, 96, 96), bool))
     drop(page, "cache.npz", content.getvalue())
-    expect(page.get_by_text("it is compressed; save it with numpy.savez")).to_be_visible()
-    expect(page.get_by_role("button", name="Decode", exact=True)).to_be_disabled()
+    with page.expect_request(lambda request: request.method == "POST") as sent:
+        page.get_by_role("button", name="Decode with demo").click()
+    assert sent.value.post_data_buffer == latents.tobytes()
+    page.get_by_role("button", name="Cancel").click()
+    # The checksum in the list of contents is another one; an entry that would not end is never unpacked.
+    whole = content.getvalue()
+    entry = whole.index(b"PK\x01\x02")
+    for place, value, words in [(16, b"\0\0\0\0", "it is damaged"), (24, b"\xfe\xff\xff\xff", "unpacked it would have 4,294,967,294 bytes")]:
+        wrong = whole[: entry + place] + value + whole[entry + place + 4 :]
+        drop(page, "wrong.npz", wrong)
+        expect(page.get_by_role("alert")).to_contain_text(f'wrong.npz, tensor "latents", cannot be decoded: {words}')
+
+
+def test_types_have_the_names_that_people_know(page):
+    for values, words in [
+        (np.zeros((1, 16, 2, 2), np.int32), "its values are int32; save"),
+        (np.zeros((1, 16, 2, 2), ">f4"), "its values are float32, but big-endian; save"),
+        (np.zeros((1, 16, 2, 2), [("x", "<f4")]), "its values are records; save"),
+    ]:
+        content = io.BytesIO()
+        np.save(content, values)
+        drop(page, "latents.npy", content.getvalue())
+        expect(page.get_by_role("alert")).to_contain_text(f"latents.npy cannot be decoded: {words}")
+    drop(page, "latents.safetensors", save({"latents": torch.zeros(1, 16, 2, 2, dtype=torch.int64)}))
+    expect(page.get_by_role("alert")).to_contain_text("its values are int64; save them as float16, bfloat16, float32 or float64")
+
+
+def test_several_files_are_a_choice(page):
+    files = [(f"{name}.safetensors", save({"latents": torch.zeros(1, 16, 2, 2 + index)})) for index, name in enumerate("ab")]
+    page.get_by_label("Drop a file here").set_input_files(
+        [{"name": name, "mimeType": "", "buffer": content} for name, content in files]
+    )
+    expect(page.locator("#ready")).to_contain_text("a.safetensors is ready: 16 × 16 pixels")
+    page.get_by_label("File", exact=True).select_option(label="b.safetensors")
+    expect(page.locator("#ready")).to_contain_text("b.safetensors is ready: 24 × 16 pixels")
+    assert sent_by(page)[1] == [1, 16, 2, 3]
+
+
+def test_a_folder_is_looked_into(page, tmp_path):
+    """As the caches of ai-toolkit lie beside pictures: their files do not say by themselves what they are."""
+    cache = tmp_path / "dataset" / "_latent_cache"
+    cache.mkdir(parents=True)
+    (cache.parent / "notes.txt").write_text("of no use")
+    save_file({"latent": torch.zeros(16, 2, 3)}, cache / "p.safetensors")
+    drag = {"items": [], "files": [str(cache.parent)], "dragOperationsMask": 1}
+    box = page.locator("#drop").bounding_box()
+    devtools = page.context.new_cdp_session(page)
+    for kind in ["dragEnter", "dragOver", "drop"]:
+        devtools.send("Input.dispatchDragEvent", {"type": kind, "x": box["x"] + 9, "y": box["y"] + 9, "data": drag})
+    expect(page.locator("#file-name")).to_have_text("dataset/_latent_cache/p.safetensors")
+    expect(page.locator("#input-facts")).to_contain_text("ai-toolkit has scaled them")
+    assert sent_by(page)[1] == [1, 16, 2, 3]
+
+
+def test_caches_of_trainers_have_no_batch_axis(page):
+    """16 frames of one clip of musubi-tuner's, not 16 pictures: an image model does not take it."""
+    clip = {"latents_16x2x2_float32": torch.zeros(16, 16, 2, 2)}
+    drop(page, "p_wan.safetensors", save(clip, {"architecture": "wan"}))
+    expect(page.get_by_role("alert")).to_contain_text("p_wan.safetensors does not fit model demo")
+    drop(page, "p.safetensors", save(clip))
+    expect(page.locator("#ready")).to_contain_text("16 pictures of 16 × 16 pixels")
 
 
 def test_a_batch_shows_all_its_pictures(page, served):

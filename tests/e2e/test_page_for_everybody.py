@@ -1,12 +1,14 @@
 """The page by keyboard, on phones, in the dark, with a slider, and to the rules of axe."""
 
+import io
 import re
 
 import numpy as np
 import pytest
 import requests
 from compare import pixels, psnr
-from page_tab import DESKTOP, PHONE, SCREENSHOTS, check, decode, opened, try_it
+from page_tab import DESKTOP, PHONE, SCREENSHOTS, check, decode, drop, opened, try_it
+from PIL import Image
 from place import PHOTOGRAPH
 from playwright.sync_api import expect
 
@@ -82,6 +84,41 @@ def test_everybody_can_use_it(browser, served, theme, device):
         check(page, "the API")
         page.screenshot(path=SCREENSHOTS / f"{device}-{theme}-docs.png")
         assert page.evaluate("document.documentElement.scrollWidth - innerWidth") == 0
+
+
+def test_no_words_are_cut_on_a_phone(browser, served):
+    with opened(browser, served.url, **PHONE) as page:
+        expect(page.locator("#try")).to_be_enabled()
+        page.get_by_text("More options").click()
+        # What a closed list can show is as wide as the list, less its arrow.
+        widths = """select => {
+            const pen = document.createElement("canvas").getContext("2d");
+            const style = getComputedStyle(select);
+            pen.font = style.font;
+            const room = select.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight) - 20;
+            return [...select.options].map(option => [option.text, pen.measureText(option.text).width, room]);
+        }"""
+        for text, width, room in page.get_by_label("Scale the latents").evaluate(widths):
+            assert width <= room, text
+        small = io.BytesIO()
+        Image.open(PHOTOGRAPH).convert("RGB").resize((40, 32)).save(small, "PNG")
+        drop(page, "small.png", small.getvalue())
+        page.get_by_role("button", name="Encode with demo").click()
+        name = page.get_by_text("Original", exact=True)
+        expect(name).to_be_visible(timeout=60_000)
+        cut = """element => {
+            const text = document.createRange();
+            text.selectNodeContents(element);
+            const {left, right} = text.getBoundingClientRect();
+            const boxes = [];
+            for (let box = element; box; box = box.parentElement) {
+                if (getComputedStyle(box).overflowX !== "visible") boxes.push(box.getBoundingClientRect());
+            }
+            return boxes.some(box => left < box.left || right > box.right);
+        }"""
+        assert not name.evaluate(cut)
+        # And the picture is large enough to be compared.
+        assert page.locator("#frame").bounding_box()["width"] >= 200
 
 
 def test_the_api_is_shown_whole(browser, served):

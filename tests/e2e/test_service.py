@@ -2,6 +2,7 @@
 
 import os
 import pty
+import re
 import signal
 import threading
 import time
@@ -62,6 +63,7 @@ def test_a_stop_signal_lets_accepted_requests_finish(tmp_path):
         stopped = time.monotonic()
         assert service.stop() == 0
         assert time.monotonic() - stopped < 120
+        assert "stopped: every accepted request is answered" in service.log.read_text().splitlines()[-1]
         for thread, outcome in running:
             thread.join(10)
             (answer,) = outcome
@@ -103,6 +105,8 @@ def test_a_second_signal_ends_it_at_once(tmp_path):
         service.process.send_signal(signal.SIGTERM)
         time.sleep(0.2)
         assert service.process.poll() is None, "the work was done already, or this tests nothing"
+        said = service.log.read_text()
+        assert re.search(r"stopping: [1-8] requests? (is|are) finished first, for at most \S+ \(--drain-timeout\); a second Ctrl-C", said), said
         stopped = time.monotonic()
         service.process.send_signal(signal.SIGTERM)
         assert service.process.wait(10) == 130

@@ -14,12 +14,13 @@ use service::{Client, Severity};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use tracing::{Span, info, warn};
-use wire::routes::{DOCS, HEALTH, OPENAPI, READY};
+use wire::routes::{DOCS, HEALTH, OPENAPI, READY, is_model_name};
 
 use crate::app::App;
 use crate::body;
 use crate::error::{ApiError, ServeError};
 use crate::forwarded::Forwarding;
+use crate::page;
 use crate::rate::{RateLimit, Rates};
 use crate::text;
 
@@ -142,7 +143,7 @@ impl Access {
     }
 
     /// Whether only those who have a key are let in.
-    fn wants_keys(&self) -> bool {
+    pub(crate) fn wants_keys(&self) -> bool {
         !self.config.keys.is_empty() || self.config.key_file.is_some()
     }
 
@@ -273,15 +274,19 @@ fn secrets(headers: &HeaderMap, query: Option<&str>) -> Option<Vec<String>> {
 
 /// Whether everybody may ask for this: probes, the page (whose scripts then ask for the key) and what describes the API.
 /// None of them knows anything of this server.
-fn is_public(method: &Method, path: &str) -> bool {
+fn is_public(request: &Request) -> bool {
+    let path = request.uri().path();
     let page = path.strip_suffix('/').unwrap_or(path);
-    matches!(*method, Method::GET | Method::HEAD)
-        && (["", HEALTH, READY, OPENAPI, DOCS].contains(&page) || path.starts_with("/page/"))
+    let is_of_model = || page.strip_prefix('/').is_some_and(is_model_name);
+    matches!(*request.method(), Method::GET | Method::HEAD)
+        && (["", HEALTH, READY, OPENAPI, DOCS].contains(&page)
+            || path.starts_with("/page/")
+            || is_of_model() && page::is_for_browser(request.headers()))
 }
 
 /// Lets a request in, or answers it.
 pub(crate) async fn middleware(State(app): State<App>, mut request: Request, next: Next) -> Response {
-    if is_public(request.method(), request.uri().path()) {
+    if is_public(&request) {
         return next.run(request).await;
     }
     match app.access().admit(&request) {

@@ -1,15 +1,17 @@
-//! The web page at `/`, the viewer of the API at `/docs`, and their files. They are part of the program, and load
+//! The web page at `/` and at the models' addresses, the viewer of the API at `/docs`, and their files. They are part of the program, and load
 //! nothing from anywhere else.
 
 use std::hash::Hasher;
 use std::sync::LazyLock;
 
-use axum::extract::Path;
+use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use wire::Accept;
+use wire::{Accept, routes};
 
+use crate::app::App;
 use crate::error::ApiError;
+use crate::router;
 
 /// Where the files are.
 pub(crate) const FILES: &str = "/page/{file}";
@@ -37,7 +39,7 @@ macro_rules! file {
 static INDEX: File = file!("index.html", HTML);
 static DOCUMENTATION: File = file!("docs.html", HTML);
 
-static ALL: [File; 22] = [
+static ALL: [File; 28] = [
     file!("style.css", CSS),
     file!("app.css", CSS),
     file!("docs.css", CSS),
@@ -46,17 +48,23 @@ static ALL: [File; 22] = [
     file!("compare.js", SCRIPT),
     file!("docs.js", SCRIPT),
     file!("dom.js", SCRIPT),
+    file!("error.js", SCRIPT),
+    file!("files.js", SCRIPT),
+    file!("fit.js", SCRIPT),
     file!("kinds.js", SCRIPT),
     file!("latents.js", SCRIPT),
+    file!("layout.js", SCRIPT),
     file!("live.js", SCRIPT),
     file!("options.js", SCRIPT),
     file!("pickle.js", SCRIPT),
+    file!("ready.js", SCRIPT),
     file!("results.js", SCRIPT),
     file!("say.js", SCRIPT),
     file!("server.js", SCRIPT),
     file!("snippets.js", SCRIPT),
     file!("state.js", SCRIPT),
     file!("torch.js", SCRIPT),
+    file!("types.js", SCRIPT),
     file!("work.js", SCRIPT),
     file!("zip.js", SCRIPT),
     file!("icon.svg", "image/svg+xml"),
@@ -64,12 +72,44 @@ static ALL: [File; 22] = [
 
 /// `GET /`: the page for browsers, `Ok` for everybody else.
 pub(crate) async fn root(headers: HeaderMap) -> Response {
+    if is_for_browser(&headers) { index(&headers) } else { by_accept("Ok".into_response()) }
+}
+
+/// `GET /{model}`: the page for browsers, which reads from its address which model to choose. Everybody else is told
+/// that work comes by `POST`.
+pub(crate) async fn of_model(State(app): State<App>, request: Request) -> Response {
+    if !is_for_browser(request.headers()) {
+        return by_accept(router::other_method(State(app), request).await);
+    }
+    // Only those who have a key learn which models there are; the page says it when it has the key.
+    if !app.access().wants_keys()
+        && let Some(target) = routes::target(request.uri().path())
+        && let Err(unknown) = app.model(&target, None)
+    {
+        return by_accept(unknown.into_response());
+    }
+    // The page's files are named relative to it, so that it works below any path.
+    let path = request.uri().path();
+    if let Some(name) = path.strip_suffix('/').and_then(|path| path.strip_prefix('/')) {
+        let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
+        let location = [(header::LOCATION, format!("../{name}{query}"))];
+        return by_accept((StatusCode::PERMANENT_REDIRECT, location).into_response());
+    }
+    index(request.headers())
+}
+
+/// Whether a page is wanted.
+pub(crate) fn is_for_browser(headers: &HeaderMap) -> bool {
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
-    let mut response = if Accept::read(accept).media_types().any(|name| name == "text/html") {
-        respond(&INDEX, &headers)
-    } else {
-        "Ok".into_response()
-    };
+    Accept::read(accept).media_types().any(|name| name == "text/html")
+}
+
+fn index(headers: &HeaderMap) -> Response {
+    by_accept(respond(&INDEX, headers))
+}
+
+/// Says to caches that other clients get something else.
+fn by_accept(mut response: Response) -> Response {
     response.headers_mut().insert(header::VARY, HeaderValue::from_static("accept"));
     response
 }

@@ -83,7 +83,7 @@ pub(crate) fn routes() -> Vec<(&'static str, MethodRouter<App>)> {
         (DOCS, get(page::docs)),
         (page::FILES, get(page::file)),
         (PREDICT, axum::routing::post(handler::handle)),
-        ("/{model}", axum::routing::post(handler::handle)),
+        ("/{model}", get(page::of_model).post(handler::handle)),
         ("/{model}/predict", axum::routing::post(handler::handle)),
     ]
 }
@@ -216,7 +216,8 @@ async fn nothing_here(request: Request) -> ApiError {
     ))
 }
 
-async fn other_method(State(app): State<App>, request: Request) -> Response {
+/// What is said to a method that a path does not have.
+pub(crate) async fn other_method(State(app): State<App>, request: Request) -> Response {
     let (head, body) = request.into_parts();
     body::discard(&head, Some(body));
     let path = head.uri.path();

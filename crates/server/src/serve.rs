@@ -140,9 +140,17 @@ impl Server {
                 end = &mut workers => return workers_end(end),
             }
         }
-        info!("stopping: accepted requests are finished first");
         app.drain();
         let until = Instant::now() + config.drain_timeout;
+        match app.in_flight() {
+            0 => info!("stopping: no request is being worked on"),
+            requests => info!(
+                "stopping: {requests} request{} finished first, for at most {:?} (--drain-timeout); a second Ctrl-C ends it \
+                 at once",
+                if requests == 1 { " is" } else { "s are" },
+                config.drain_timeout
+            ),
+        }
         let drained = async {
             // Whoever asks meanwhile is told that the server stops, and probes see it.
             tokio::select! {
@@ -161,10 +169,11 @@ impl Server {
             app.service().stop();
             warn!(
                 requests = app.in_flight(),
-                "the time to stop is over (--drain-timeout): what is not finished is cut off"
+                "stopped: the time for it is over (--drain-timeout), and what is not finished is cut off"
             );
             return Ok(());
         }
+        info!("stopped: every accepted request is answered");
         app.service().close();
         if !app.service().is_ready() {
             // A model that is still being loaded is not waited for: no request needs it.

@@ -2,11 +2,16 @@
 
 import * as code from "./code.js";
 import { bytes, find, make } from "./dom.js";
+import { FileError } from "./error.js";
+import * as files from "./files.js";
+import { arrange } from "./fit.js";
 import { ENOUGH, pictureType } from "./kinds.js";
-import { FileError, arrange, randomLatents, rank, readTensors } from "./latents.js";
+import { randomLatents, rank, readTensors } from "./latents.js";
 import { follow } from "./live.js";
 import * as options from "./options.js";
+import * as ready from "./ready.js";
 import { attempt, fail, goOn, wantKey } from "./say.js";
+import * as results from "./results.js";
 import { BASE, ask, key } from "./server.js";
 import { canEncode, changed, item, model, state, tensor } from "./state.js";
 import { decodeLatents, encodePicture, offerFile } from "./work.js";
@@ -25,7 +30,12 @@ find("#door").addEventListener("submit", (event) => {
 
 const PATIENCE = 1000;
 
+/** The model that the address of this page names, as /flux does. */
+let named = decodeURIComponent(location.pathname.split("/").at(-1));
+
+/** Learns what the server has, when the page is opened and when the server was away. */
 async function open() {
+  const wasOpen = Boolean(model());
   await attempt("Asking the server what it has…", async (signal) => {
     for (;;) {
       const { models } = await (await ask("/models", { signal })).json();
@@ -35,10 +45,17 @@ async function open() {
       goOn("The server is loading its models…");
       await new Promise((resolve) => setTimeout(resolve, PATIENCE));
     }
-    const chosen = find("#model").value;
+    const chosen = named || find("#model").value;
     options.listModels(state.models);
-    if (state.models.some(({ name }) => name === chosen)) find("#model").value = chosen;
-    options.suggestFactors(model());
+    const isThere = state.models.some(({ name }) => name === chosen);
+    if (isThere) find("#model").value = chosen;
+    // After the server was away, what people have typed is still right.
+    if (!isThere || !wasOpen) options.suggestFactors(model());
+    // A file that was dropped before any model was known.
+    if (state.input?.tensors && !wasOpen) chooseTensor(tensor());
+    ready.judge();
+    if (named && !isThere) fail(`This server has no model ${named}; chosen is ${model().name}.`);
+    named = "";
   });
 }
 
@@ -63,34 +80,67 @@ function describeModel({ name, class_name, latent_channels, spatial_factor, temp
 
 // ---------------------------------------------------------------- input
 
-/** Takes in a file that was dropped or chosen. What it is, its first bytes say. */
-async function take(file) {
-  fail("");
+/** Takes in what was dropped or chosen, and of several files the first one. */
+async function takeAll(list) {
+  state.files = list;
+  find("#files").replaceChildren(...list.map(({ path }, index) => make("option", { value: index }, path)));
+  if (list.length) return take(list[0]);
+  ready.clear();
   state.input = null;
-  try {
-    const type = pictureType(new Uint8Array(await file.slice(0, ENOUGH).arrayBuffer()));
-    if (!type) takeLatents(file.name, new Uint8Array(await file.arrayBuffer()));
-    else if (canEncode(model())) state.input = { name: file.name, size: file.size, blob: new Blob([file], { type }) };
-    else fail(`${file.name} is a picture, and ${model() ? `model ${model().name}` : "this server"} only decodes latents.`);
-  } catch (error) {
-    fail(error instanceof FileError ? error.message : `${file.name} cannot be read by this browser: it may be too large, or a folder.`);
-  }
+  fail("The folder holds no file of latents and no picture: .safetensors, .npy, .npz, .pt, .png, .jpg or .webp.");
   changed();
 }
 
-function takeLatents(name, content, example) {
-  const { format, tensors } = readTensors(name, content);
-  state.input = { name, size: content.length, bytes: content, format, tensors, example };
-  state.shown = 0;
-  const select = find("#tensor");
-  select.replaceChildren(...tensors.map((one, index) => {
-    const problem = one.problem ?? arrange(one.shape, model()).problem;
-    return make("option", { value: index, disabled: one.problem }, `${one.name || name} · ${one.dtype} [${one.shape.join(", ")}]${problem ? " · does not fit" : ""}`);
+/** Which file is being read: reading takes a while, and another one may be chosen meanwhile. */
+let reading;
+
+/** Takes in a file. What it is, its first bytes say. */
+async function take(one) {
+  const { file, path } = one;
+  reading = one;
+  ready.clear();
+  state.input = null;
+  try {
+    const type = pictureType(new Uint8Array(await file.slice(0, ENOUGH).arrayBuffer()));
+    const input = type
+      ? { name: path, size: file.size, blob: new Blob([file], { type }) }
+      : await readLatents(path, new Uint8Array(await file.arrayBuffer()));
+    if (reading !== one) return;
+    state.input = input;
+    if (!type) chooseTensor();
+    ready.judge();
+  } catch (error) {
+    if (reading !== one) return;
+    fail(error instanceof FileError ? error.message : `${path} cannot be read by this browser: it may be too large, or gone.`);
+  }
+  changed();
+  results.bring();
+}
+
+/** An input of latents. */
+async function readLatents(name, bytes, example) {
+  return { name, size: bytes.length, bytes, ...(await readTensors(name, bytes)), example };
+}
+
+/** Lists the tensors of the file, and chooses the one that are its latents most likely, or `kept` if it fits. */
+function chooseTensor(kept) {
+  const { name, tensors } = state.input;
+  const misfit = (one) => Boolean(one.problem || !model() || arrange(one, model()).problem);
+  find("#tensor").replaceChildren(...tensors.map((one, index) => {
+    const text = `${one.name || name} · ${one.dtype} [${one.shape.join(", ")}]${misfit(one) ? " · does not fit" : ""}`;
+    return make("option", { value: index, disabled: one.problem }, text);
   }));
+  if (kept && !misfit(kept)) {
+    find("#tensor").value = String(tensors.indexOf(kept));
+    suggestSize();
+    options.suggestScaling(kept.layout?.scaling);
+    return;
+  }
+  state.shown = 0;
   // Those that fit before those that do not, and latents before what lies beside them.
-  const order = (one) => (one.problem || arrange(one.shape, model()).problem ? 10 : 0) + rank(one);
+  const order = (one) => (one.problem ? 20 : misfit(one) ? 10 : 0) + rank(one);
   const best = Math.min(...tensors.map(order));
-  select.value = String(tensors.findIndex((one) => order(one) === best));
+  find("#tensor").value = String(tensors.findIndex((one) => order(one) === best));
   find("#item").value = "";
   suggestSize();
   options.suggestScaling(tensor()?.layout?.scaling);
@@ -98,7 +148,7 @@ function takeLatents(name, content, example) {
 
 /** Packed latents do not say how wide they are; most pictures are square. */
 function suggestSize() {
-  const { packed, width, height } = tensor() ? arrange(tensor().shape, model()) : {};
+  const { packed, width, height } = tensor() && model() ? arrange(tensor(), model()) : {};
   if (!packed) return;
   find("#width").value = width ?? "";
   find("#height").value = height ?? "";
@@ -124,24 +174,26 @@ document.addEventListener("changed", () => {
   if (state.input) {
     find("#file-name").textContent = state.input.name;
     find("#file-size").textContent = bytes(state.input.size);
+    find("#files-field").hidden = state.files.length < 2;
     find("#tensor-field").hidden = isPicture || state.input.tensors.length < 2;
     find("#item-field").hidden = !(one?.batch > 1);
     find("#item").max = one?.batch ?? 1;
     find("#item").placeholder = `all ${one?.batch ?? 1}`;
-    find("#input-facts").textContent = isPicture ? "It is encoded, and decoded again." : describeInput(one);
+    find("#input-facts").textContent = isPicture ? "It is encoded, and decoded again." : one ? describeInput(one) : "";
   }
   const canGo = served && (isPicture ? canEncode(served) : one && !one.problem);
   find("#go").disabled = !canGo || Boolean(state.running);
-  find("#go").textContent = isPicture ? "Encode and decode" : "Decode";
+  find("#go").textContent = isPicture && canEncode(served) ? "Encode and decode" : "Decode";
   find("#cancel").hidden = !state.running;
   find("#request").hidden = isPicture || !one || Boolean(one.problem);
   if (!find("#request").hidden) code.show();
+  ready.update();
 });
 
 function describeInput(one) {
   const { shape, dtype } = tensor();
   const latents = `${dtype} [${shape.join(", ")}]`;
-  if (one.problem) return `${latents} cannot be decoded here: ${one.problem}.`;
+  if (one.problem) return latents;
   const size = one.packed ? "packed" : !one.width ? "the model says how large" : `${one.width} × ${one.height} pixels`;
   const says = tensor().layout ? ` · ${tensor().layout.says}` : "";
   return `${latents} · ${size}${one.frames > 1 ? `, ${one.frames} frames` : ""}${says}`;
@@ -159,18 +211,22 @@ find("#work").addEventListener("submit", (event) => {
 find("#work").addEventListener("input", (event) => {
   if (event.target.id === "model") {
     options.suggestFactors(model());
-    if (state.input?.tensors) takeLatents(state.input.name, state.input.bytes, state.input.example);
+    if (state.input?.tensors) chooseTensor(tensor());
+    ready.judge();
   }
   if (event.target.id === "tensor") {
     state.shown = 0;
     suggestSize();
     options.suggestScaling(tensor()?.layout?.scaling);
+    ready.clear();
+    ready.judge();
   }
-  if (event.target.id !== "file") changed();
+  if (event.target.id === "files") take(state.files[Number(event.target.value)]);
+  else if (event.target.id !== "file") changed();
 });
 find("#file").addEventListener("change", (event) => {
-  const [file] = event.target.files;
-  if (file) take(file);
+  const list = files.chosen(event.target.files);
+  if (list.length) takeAll(list);
   // The same file may be chosen again, after it has changed.
   event.target.value = "";
 });
@@ -178,16 +234,14 @@ find("#cancel").addEventListener("click", () => state.running?.abort());
 
 find("#try").addEventListener("click", async () => {
   const served = model();
-  fail("");
+  ready.clear();
   try {
-    if (served.has_example) {
-      const path = `/models/${served.name}/example`;
-      const content = new Uint8Array(await (await ask(path)).arrayBuffer());
-      takeLatents(`${served.name}-latents.safetensors`, content, BASE + path);
-    } else {
-      const content = randomLatents(served);
-      takeLatents("random-latents.safetensors", content);
-    }
+    const path = `/models/${served.name}/example`;
+    state.input = served.has_example
+      ? await readLatents(`${served.name}-latents.safetensors`, new Uint8Array(await (await ask(path)).arrayBuffer()), BASE + path)
+      : await readLatents("random-latents.safetensors", randomLatents(served));
+    state.files = [];
+    chooseTensor();
     changed();
     await decodeLatents();
     // The code on the page reads a file, so there must be a way to get it.
@@ -195,6 +249,7 @@ find("#try").addEventListener("click", async () => {
   } catch (error) {
     if (error.status === 401) wantKey(error.message);
     else fail(error.message);
+    changed();
   }
 });
 
@@ -202,10 +257,11 @@ for (const kind of ["dragover", "dragleave", "drop"]) {
   addEventListener(kind, (event) => {
     event.preventDefault();
     find("#drop").classList.toggle("over", kind === "dragover");
-    const file = kind === "drop" && event.dataTransfer.files[0];
-    if (file) take(file);
+    if (kind === "drop" && event.dataTransfer.files.length) {
+      files.dropped(event.dataTransfer).then(takeAll).catch(() => fail("What was dropped cannot be read by this browser."));
+    }
   });
 }
 
-follow();
+follow(open);
 await open();

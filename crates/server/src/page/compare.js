@@ -19,7 +19,9 @@ export function show(result) {
   picture.hidden = isVideo;
   video.hidden = !isVideo;
   frame.style.aspectRatio = `${result.width} / ${result.height}`;
-  frame.style.setProperty("--width", `${result.width}px`);
+  const { style } = find("#result");
+  style.setProperty("--width", `${result.width}px`);
+  style.setProperty("--ratio", String(result.width / result.height));
   if (isVideo) {
     video.src = result.url;
   } else {
@@ -29,6 +31,8 @@ export function show(result) {
   }
   find("#right-name").textContent = result.name;
   frame.hidden = false;
+  // A picture of few pixels is shown larger, and its pixels as they are.
+  frame.classList.toggle("enlarged", frame.offsetWidth > result.width);
 }
 
 /** Lays another picture over it, or takes it away. */

@@ -32,11 +32,25 @@ const OTHERS = [
   [(head) => /^\x80[\x02-\x05]/.test(head), "is a bare pickle, as PyTorch wrote before version 1.6, and is not read here", SAVE],
 ];
 
+/** Whether these are lines of text: UTF-8 without control characters, but for those that text has. */
+function isText(bytes) {
+  if (bytes.subarray(0, ENOUGH).some((byte) => byte < 0x20 && ![0x09, 0x0a, 0x0c, 0x0d, 0x1b].includes(byte))) return false;
+  try {
+    // A character may be cut in two at the end.
+    new TextDecoder("utf-8", { fatal: true }).decode(bytes.subarray(0, ENOUGH), { stream: true });
+    return true;
+  } catch {
+    return false;
+  }
+}
+
 /** A sentence for a file that is known and no use here. */
 export function otherKind(name, bytes) {
+  if (bytes.length === 0) return `${name} is empty: it has 0 bytes. Save or download it again.`;
   // The length of a safetensors file's header may look like anything; its header begins behind that.
   if (ascii(bytes, 4, 9) === "\0\0\0\0{") return undefined;
   const head = ascii(bytes, 0, ENOUGH);
   const found = OTHERS.find(([fits]) => fits(head));
-  return found && `${name} ${found[1]}: ${found[2]}.`;
+  if (found) return `${name} ${found[1]}: ${found[2]}.`;
+  return isText(bytes) ? `${name} is a text file, and holds no latents: drop a .safetensors, .npy, .npz or .pt file, or a picture.` : undefined;
 }

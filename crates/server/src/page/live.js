@@ -2,10 +2,13 @@
 
 import { find } from "./dom.js";
 import { ask } from "./server.js";
+import { state } from "./state.js";
 
 const EVERY = 2000;
 /** Samples in the little chart. */
 const SHOWN = 40;
+/** How long it is said that the server is back. */
+const NEWS = 10_000;
 
 /** The sum of a metric over all its labels. */
 function total(text, name) {
@@ -20,13 +23,16 @@ function total(text, name) {
 
 const rates = [];
 let last;
+/** Since when the server cannot be reached. */
+let lost;
 
 async function look() {
   const text = await (await ask("/metrics")).text();
   const now = { time: performance.now(), pixels: total(text, "remote_vae_pixels_total") };
   const waiting = total(text, "remote_vae_queue_length");
   const busy = total(text, "remote_vae_in_flight");
-  if (last) rates.push(Math.max(0, now.pixels - last.pixels) / 1e3 / (now.time - last.time));
+  // Another process has begun to count anew.
+  if (last && now.pixels >= last.pixels) rates.push((now.pixels - last.pixels) / 1e3 / (now.time - last.time));
   last = now;
   if (rates.length > SHOWN) rates.shift();
   // What the server gets done comes in whole pictures, so one moment says little.
@@ -35,8 +41,8 @@ async function look() {
   show(busy === 0 ? "idle" : `${busy} at work`, `${waiting} waiting`, rate);
 }
 
-function show(state, queue, rate) {
-  find("#live-state").textContent = state;
+function show(work, queue, rate) {
+  find("#live-state").textContent = work;
   find("#live-queue").textContent = queue;
   find("#live-rate").textContent = `${rate.toFixed(rate < 10 ? 2 : 0)} megapixels/s`;
   const highest = Math.max(...rates, 0.01);
@@ -46,18 +52,49 @@ function show(state, queue, rate) {
   find("#live").hidden = false;
 }
 
-/** Looks every two seconds while somebody looks at the page. */
-export async function follow() {
+/** Says that the server is away, or is back; without words, neither. */
+function news(words) {
+  find("#live-news").textContent = words;
+  find("#news").hidden = !words;
+  find("#news").classList.toggle("lost", Boolean(lost));
+}
+
+/** Whether it is the server that is away: no answer, or one of a proxy that gets none. */
+const isAway = ({ status }) => status === 0 || status === 502 || status === 504;
+
+/** Looks every two seconds while somebody looks at the page. `whenBack` is called after the server was away. */
+export async function follow(whenBack) {
   for (;;) {
     if (!document.hidden) {
       try {
         await look();
-      } catch {
-        // A server that is away or wants a key is spoken of elsewhere.
+        await found(whenBack);
+      } catch (error) {
         find("#live").hidden = true;
         last = undefined;
+        if (isAway(error)) lose();
+        // One that wants a key, or gives no figures, is there.
+        else await found(whenBack);
       }
     }
     await new Promise((done) => setTimeout(done, EVERY));
   }
+}
+
+function lose() {
+  if (lost) return;
+  lost = new Date();
+  news(`The server cannot be reached since ${lost.toLocaleTimeString()}. This page tries again every ${EVERY / 1000} seconds.`);
+}
+
+async function found(whenBack) {
+  if (!lost) return;
+  // What waits for an answer of the server says itself how that ends.
+  if (state.running) return;
+  lost = undefined;
+  news("The server is back.");
+  setTimeout(() => {
+    if (!lost) news("");
+  }, NEWS);
+  await whenBack();
 }

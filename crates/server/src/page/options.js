@@ -16,6 +16,13 @@ export function listModels(models) {
   find("#model").replaceChildren(...models.map(({ name }) => make("option", { value: name }, name)));
 }
 
+/** Which latents want which scaling. */
+const SCALINGS = {
+  model: "For latents of a pipeline: the model's own factors undo what it has done to them.",
+  factors: "For latents that were scaled for another model or program.",
+  none: "For latents as the decoder takes them.",
+};
+
 /** Shows which options this model and this input have. */
 export function update(model, item) {
   const isVideo = Boolean(model?.temporal_factor);
@@ -30,6 +37,7 @@ export function update(model, item) {
   show("fps-field", format() === "mp4");
   show("one-pass-field", isVideo);
   show("factors", value("scaling") === "factors");
+  find("#scaling-help").textContent = SCALINGS[value("scaling")];
   show("size-field", item?.packed);
 }
 

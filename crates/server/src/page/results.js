@@ -43,7 +43,6 @@ function small(result, index) {
 function show(index) {
   const run = runs.at(-1);
   const result = run.items[index];
-  find("#empty").hidden = true;
   find("#result").hidden = false;
   for (const [at, button] of [...find("#batch").querySelectorAll("button")].entries()) button.setAttribute("aria-pressed", String(at === index));
   compare.show(result);
@@ -81,7 +80,6 @@ find("#against").addEventListener("change", against);
 /** Takes the pictures away; they are still there to compare the next one with. */
 export function hide() {
   find("#result").hidden = true;
-  find("#empty").hidden = true;
   find("#batch").hidden = true;
 }
 

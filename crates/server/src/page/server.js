@@ -27,6 +27,13 @@ if (address.searchParams.has("api_key")) {
   history.replaceState(null, "", address);
 }
 
+/** What answers without a reason come from: no server of ours gives these, but a proxy before it. */
+const PROXY = {
+  413: "The latents are larger than a proxy before the server lets through (413): its limit for the size of requests must be raised.",
+  502: "A proxy before the server answered that it cannot reach it (502): the server may have been stopped.",
+  504: "A proxy before the server has waited too long for its answer (504): its time limit must be raised.",
+};
+
 /** Asks the server and gives its answer, or throws what it says. */
 export async function ask(path, options = {}) {
   const headers = { ...options.headers };
@@ -37,7 +44,7 @@ export async function ask(path, options = {}) {
     answer = await fetch(BASE + path, { ...options, headers, credentials: "omit" });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new ServerError(0, "The server cannot be reached.");
+    throw new ServerError(0, "The server cannot be reached: it may have been stopped, or the network is down. At the top of this page it says when the server is back; then press the button again. Your file is still here.");
   }
   if (answer.ok) return answer;
   const text = await answer.text();
@@ -47,7 +54,7 @@ export async function ask(path, options = {}) {
   } catch {
     // A proxy may have answered.
   }
-  throw new ServerError(answer.status, sentence ?? `The server answered with ${answer.status} and gave no reason.`);
+  throw new ServerError(answer.status, sentence ?? PROXY[answer.status] ?? `The server answered with ${answer.status} and gave no reason.`);
 }
 
 /** The steps of a `server-timing` header, in milliseconds. */

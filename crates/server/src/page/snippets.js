@@ -1,4 +1,5 @@
-// The request on the screen as a command and as code. Every text works as it is, with the file beside it.
+// The request on the screen as a command and as code. Every text works as it is, with the file beside it, says what it needs,
+// and ends with a line break.
 
 const quote = (word) => (/^[\w./:=+-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`);
 // JSON's escapes are Python's too.
@@ -15,6 +16,13 @@ function endpoint({ url, query }, names) {
 
 const get = ({ query }, name) => query.find(([key]) => key === name)?.[1];
 
+/** Where the bytes lie: a file, and the command that makes it if they are compressed in another. */
+function place({ file, entry }) {
+  if (!entry) return { file };
+  const folder = file.replace(/\.[^./]*$/, "") || "unpacked";
+  return { file: `${folder}/${entry}`, unpack: `python3 -m zipfile -e ${quote(file)} ${quote(folder)}` };
+}
+
 /** A float as Rust writes it. */
 const float = (value) => (/[.e]/.test(value) ? value : `${value}.0`);
 
@@ -29,14 +37,16 @@ export function curl(request) {
     `-H 'Accept: ${accept}'`,
     `--data-binary @- -o ${output}`,
   ].join(" \\\n    ");
-  lines.push(`tail -c +${source.offset + 1} ${quote(source.file)} | head -c ${source.length} |\n  ${call}`);
+  const { file, unpack } = place(source);
+  if (unpack) lines.push(unpack);
+  lines.push(`tail -c +${source.offset + 1} ${quote(file)} | head -c ${source.length} |\n  ${call}\n`);
   return lines.join("\n");
 }
 
 export function python(request) {
   const { source, url, hasKey, output, item } = request;
   const isVideo = get(request, "output_type") === "mp4";
-  const lines = [];
+  const lines = ['# pip install "diffusers>=0.39" "safetensors>=0.8" torch pillow requests numpy'];
   if (hasKey) lines.push("import os");
   const file = text(source.file);
   const key = `[${text(source.name)}]`;
@@ -69,7 +79,7 @@ export function python(request) {
   const call = `remote_decode(\n    ${args.join(",\n    ")},\n)`;
   if (isVideo) lines.push(`with open(${text(output)}, "wb") as file:`, `    file.write(${call.replaceAll("\n", "\n    ")})`);
   else lines.push(`image = ${call}`, `image.save(${text(output)}${isWebp && quality ? `, quality=${quality}` : ""})`);
-  return lines.join("\n");
+  return `${lines.join("\n")}\n`;
 }
 
 const DTYPES = { float16: "Float16", bfloat16: "BFloat16", float32: "Float32", float64: "Float64" };
@@ -97,10 +107,12 @@ export function rust(request) {
   const vae = hasKey
     ? `RemoteVae::builder(${address}).api_key(&std::env::var("${KEY}")?).build()?`
     : `RemoteVae::new(${address})?`;
-  return `use client::{DType, DecodeOptions, ${isVideo ? "OutputType" : "ImageFormat"}, Tensor, blocking::RemoteVae};
+  const { file, unpack } = place(source);
+  return `// In Cargo.toml: remote-vae-client = { path = "../remote-vae/crates/client" }, where remote-vae lies beside this project.
+${unpack ? `// The file is compressed; before this: ${unpack}\n` : ""}use client::{DType, DecodeOptions, ${isVideo ? "OutputType" : "ImageFormat"}, Tensor, blocking::RemoteVae};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let file = std::fs::read(${rustText(source.file)})?;
+    let file = std::fs::read(${rustText(file)})?;
     let bytes = file[${source.offset}..${source.offset + source.length}].to_vec();
     let latents = Tensor::new(DType::${DTYPES[request.dtype]}, vec![${item.shape.join(", ")}], bytes.into())?;
     let options = DecodeOptions::new()
@@ -108,5 +120,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let vae = ${vae};
     std::fs::write(${rustText(output)}, vae.decode(&latents, &options)?.bytes())?;
     Ok(())
-}`;
+}
+`;
 }

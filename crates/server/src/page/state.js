@@ -1,12 +1,14 @@
 // What is chosen on the page: the model, the file, the tensor in it, and of a batch the picture.
 
 import { find } from "./dom.js";
-import { arrange } from "./latents.js";
+import { arrange } from "./fit.js";
 import * as options from "./options.js";
 
 export const state = {
   models: [],
-  /** What was chosen: { name, size, bytes, format, tensors, example } for latents, { name, size, blob } for a picture. */
+  /** The files that were dropped or chosen: { file, path }. */
+  files: [],
+  /** That of them which is worked with: { name, size, bytes, format, tensors, example } for latents, { name, size, blob } for a picture. */
   input: null,
   /** Of a batch, which picture is shown, from 0 on. */
   shown: 0,
@@ -34,7 +36,7 @@ export function item(index) {
   const one = tensor();
   if (!one || !model()) return null;
   if (one.problem) return { problem: one.problem };
-  const arranged = arrange(one.shape, model());
+  const arranged = arrange(one, model());
   if (arranged.problem) return arranged;
   const { batch, batched } = arranged;
   const number = Math.trunc(Number(find("#item").value)) - 1;
@@ -44,10 +46,13 @@ export function item(index) {
   return { ...arranged, index: at, shape, offset: one.offset + at * length, length };
 }
 
+/** The bytes that an item's offset counts in: those of the file, or of what lay compressed in it. */
+export const content = () => tensor().content ?? state.input.bytes;
+
 /** The request for an item. */
 export function request(one) {
   const { name, format, example } = state.input;
-  const { name: inside, access } = tensor();
-  const source = { file: name, format, name: inside, access, offset: one.offset, length: one.length, example };
+  const { name: inside, access, entry } = tensor();
+  const source = { file: name, format, name: inside, access, entry, offset: one.offset, length: one.length, example };
   return options.request(model(), tensor(), one, source);
 }

@@ -1,9 +1,8 @@
 // Files of torch.save: a zip file of storages, and of a pickle that says which tensors lie in them.
 
 import { Tensor, unpickle } from "./pickle.js";
+import { torchType } from "./types.js";
 
-/** Types that the server takes, by PyTorch's names of storages. */
-const STORAGES = { HalfStorage: ["float16", 2], BFloat16Storage: ["bfloat16", 2], FloatStorage: ["float32", 4] };
 /** How deep containers may lie in each other. */
 const MAX_DEPTH = 8;
 
@@ -33,17 +32,17 @@ function collect(value, path = [], seen = new Set()) {
 
 /** A tensor as latents.js describes them; `access` is how Python gets it from what torch.load returns. */
 function place(path, { storage, offset, shape, stride }, entry) {
-  const [dtype, size] = STORAGES[storage.type] ?? [];
+  const { dtype, width: size, problem } = torchType(storage.type);
   const count = shape.reduce((product, axis) => product * axis, 1);
   const tensor = {
     name: path.join("."),
     access: path.map((key) => `[${JSON.stringify(key)}]`).join(""),
     shape,
-    dtype: dtype ?? storage.type.replace(/Storage$/, "").toLowerCase(),
+    dtype,
     offset: (entry?.offset ?? 0) + offset * (size ?? 1),
     length: count * (size ?? 1),
   };
-  if (!dtype) return { ...tensor, problem: `its values are ${tensor.dtype}; save x.half(), x.bfloat16() or x.float()` };
+  if (problem) return { ...tensor, problem };
   if (!entry?.isStored || offset * size + tensor.length > entry.length) throw new Error(`the values of tensor "${tensor.name}" are not in it`);
   let expected = 1;
   for (let axis = shape.length - 1; axis >= 0; axis -= 1) {

@@ -1,12 +1,13 @@
 // The work: latents to pictures, and a picture to latents and back.
 
 import { bytes, find, make, milliseconds } from "./dom.js";
-import { arrange, writeSafetensors } from "./latents.js";
+import { arrange } from "./fit.js";
+import { writeSafetensors } from "./latents.js";
 import * as options from "./options.js";
 import * as results from "./results.js";
 import { attempt, goOn } from "./say.js";
 import { ask, timing } from "./server.js";
-import { item, model, request, state, wanted } from "./state.js";
+import { content, item, model, request, state, wanted } from "./state.js";
 
 const NAMES = { png: "PNG", jpg: "JPEG", webp: "WebP", mp4: "MP4" };
 
@@ -46,7 +47,8 @@ async function decode(asked, body, frame, signal) {
 
 /** Decodes what is chosen: one item, or one after the other all of a batch. */
 export function decodeLatents() {
-  const { name: from, bytes: content } = state.input;
+  const { name: from } = state.input;
+  const bytesOfFile = content();
   const { batch } = item();
   const todo = wanted().map((index) => item(index)).map((one) => ({ one, asked: request(one) }));
   return attempt("Decoding…", async (signal) => {
@@ -54,7 +56,7 @@ export function decodeLatents() {
     find("#save-latents").hidden = true;
     for (const [at, { one, asked }] of todo.entries()) {
       if (todo.length > 1) goOn(`Decoding ${at + 1} of ${todo.length}…`);
-      const body = content.subarray(one.offset, one.offset + one.length);
+      const body = bytesOfFile.subarray(one.offset, one.offset + one.length);
       const result = await decode(asked, body, one, signal).catch((error) => {
         throw at === 0 ? error : Object.assign(error, { keepsPictures: true });
       });
@@ -85,7 +87,7 @@ export function encodePicture() {
     const shape = JSON.parse(answer.headers.get("shape"));
     const dtype = answer.headers.get("dtype");
     goOn("Decoding…");
-    const arranged = arrange(shape, served);
+    const arranged = arrange({ shape }, served);
     const source = { file: "", format: "safetensors", name: "latents", offset: 0, length: latents.length };
     const asked = options.request(served, { dtype }, { ...arranged, shape }, source);
     const result = await decode(asked, latents, arranged, signal);

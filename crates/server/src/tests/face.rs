@@ -168,6 +168,26 @@ async fn a_browser_gets_the_page_and_others_do_not() {
 }
 
 #[tokio::test]
+async fn the_address_of_a_model_is_the_page_for_a_browser() {
+    let server = server().await;
+    let reply = get(&server, "/fake", &[BROWSER]).await;
+    assert!(reply.content("text/html; charset=utf-8").starts_with(b"<!doctype html>"));
+    assert_eq!(reply.header("vary"), "accept");
+    // The page names its files relative to its address.
+    let slash = get(&server, "/fake/?api_key=k", &[BROWSER]).await;
+    assert_eq!((slash.status.as_u16(), slash.header("location")), (308, "../fake?api_key=k"));
+    assert!(get(&server, "/other", &[BROWSER]).await.error(404).contains("this server has fake"));
+    for path in ["/fake", "/fake/"] {
+        let reply = get(&server, path, &[]).await;
+        assert_eq!((reply.header("vary"), reply.header("allow")), ("accept", "POST"));
+        assert!(reply.error(405).contains("use POST"));
+    }
+    for path in ["/predict", "/fake/predict"] {
+        get(&server, path, &[BROWSER]).await.error(405);
+    }
+}
+
+#[tokio::test]
 async fn everything_that_the_pages_name_is_there() {
     let server = server().await;
     let mut seen = BTreeSet::new();
@@ -201,14 +221,16 @@ async fn the_pages_need_no_key_and_show_nothing_of_the_server() {
     let access = AccessConfig { keys, ..AccessConfig::default() };
     let server =
         TestServer::open(Config { access, ..Config::default() }, vec![model("secret", info()).0]).await;
-    for path in ["/", "/docs", "/openapi.json", "/page/app.js"] {
+    // The address of a model tells nobody whether there is one.
+    for path in ["/", "/docs", "/openapi.json", "/page/app.js", "/secret", "/other"] {
         let reply = get(&server, path, &[BROWSER]).await;
         assert_eq!(reply.status, 200, "{path}");
         assert!(!reply.body.windows(6).any(|word| word == b"secret"), "{path}");
     }
-    for path in ["/models", "/metrics", "/models/secret/example"] {
+    for path in ["/models", "/metrics", "/models/secret/example", "/predict", "/secret/predict"] {
         get(&server, path, &[BROWSER]).await.error(401);
     }
+    get(&server, "/secret", &[]).await.error(401);
     server.post("/", "", vec![0; 4]).await.error(401);
     server.post("/page/predict", "", vec![0; 4]).await.error(401);
 }
