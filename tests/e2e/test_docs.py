@@ -36,6 +36,7 @@ NOT_RUN = {
         "target/release/remote-vae serve sd-v1": HUB,
         "target/release/remote-vae serve sdxl=": ELSEWHERE + "test_readme.py, with a checkpoint",
     },
+    "kernels.md": {"rustup component add": LONG, "MIRIFLAGS=": LONG},
     "bad-inputs.md": {"remote-vae serve --max-pixels": ELSEWHERE + "test_bad_inputs.py"},
     "deploying.md": {
         "cargo build --release && sudo install": ROOT_RIGHTS,
