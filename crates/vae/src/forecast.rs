@@ -15,7 +15,7 @@ pub struct Forecast {
     pub engine_memory: usize,
     /// Bytes of the host's memory beside it, for latents and pixels.
     pub host_memory: usize,
-    /// Multiply-adds, as [`Observer::progress`] counts them: equal numbers take roughly equal times.
+    /// Multiply-adds, as [`Observer::progress`](crate::Observer::progress) counts them: equal numbers take roughly equal times.
     pub work: usize,
     /// Whether values take 16 bits between layers.
     pub lean: bool,
