@@ -53,4 +53,6 @@ def main(endpoint: str, folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(f"usage: python {sys.argv[0]} URL FOLDER, such as http://127.0.0.1:8080/ pictures/")
     main(sys.argv[1], Path(sys.argv[2]))

@@ -175,3 +175,5 @@ def test_the_example_for_python(server, tmp_path):
     assert result.returncode == 0, result.stderr
     assert len(list(tmp_path.glob("*.png"))) == 6
     assert result.stdout.count("decoded") == 6
+    bare = subprocess.run([sys.executable, script], env=clean_environment(), capture_output=True, text=True, timeout=120)
+    assert bare.returncode == 1 and "usage:" in bare.stderr and "Traceback" not in bare.stderr

@@ -127,7 +127,6 @@ def test_flags_as_variables(demo, tmp_path):
 # What is typed -> words that must be in the one line of complaint.
 MISTAKES = {
     "no such file": (["decode", "missing.npy", "-o", "out.png"], ["missing.npy"]),
-    "no such format": (["decode", "good.npy", "-o", "out.gif"], [".jpg, .png or .webp"]),
     "no latents": (["decode", "text.npy", "-o", "out.png"], ["text.npy"]),
     "no server": (["decode", "good.npy", "-o", "out.png", "--endpoint", "http://127.0.0.1:9"], ["127.0.0.1:9"]),
     "no such model": (["decode", "good.npy", "-o", "out.png", "--model", "missing"], ["missing"]),
@@ -148,6 +147,14 @@ def test_mistakes(tmp_path, arguments, words):
         assert word in result.stderr
     assert "panicked" not in result.stderr
     assert not (tmp_path / "out.png").exists()
+
+
+def test_a_command_line_that_makes_no_sense(tmp_path):
+    """Which is known before anything is looked for."""
+    for flags in (["-o", "out.gif"], ["-o", "out.png", "--shift-factor", "1"]):
+        result = run("decode", "missing.npy", *flags, status=2, cwd=tmp_path)
+        assert result.stdout == "" and result.stderr.count("error: ") == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_help():

@@ -74,3 +74,5 @@ def test_versions_agree():
     pins = (ROOT / "tools" / "requirements.txt").read_text()
     assert f"diffusers=={diffusers.__version__}" in pins
     assert f"diffusers {'.'.join(diffusers.__version__.split('.')[:2])}" in README
+    (rust,) = re.findall(r'^rust-version = "(.*)"$', (ROOT / "Cargo.toml").read_text(), re.M)
+    assert f"Rust {rust} or newer" in README

@@ -18,13 +18,19 @@ pub(crate) struct Banner {
     admin: Option<SocketAddr>,
     /// `http` or `https`.
     scheme: &'static str,
+    /// The name that the certificate is for: clients accept no other.
+    name: Option<String>,
     /// Who has none is not let in.
     wants_key: bool,
 }
 
 impl Banner {
     pub(crate) fn new(address: SocketAddr, encrypted: bool, wants_key: bool) -> Self {
-        Self { address, admin: None, scheme: if encrypted { "https" } else { "http" }, wants_key }
+        Self { address, admin: None, scheme: if encrypted { "https" } else { "http" }, name: None, wants_key }
+    }
+
+    pub(crate) fn name(self, name: Option<String>) -> Self {
+        Self { name, ..self }
     }
 
     pub(crate) fn admin(self, admin: Option<SocketAddr>) -> Self {
@@ -45,7 +51,7 @@ impl Banner {
         let own = here(self.address);
         say!("{bold}remote-vae {}{bold:#} on {bold}{}{bold:#}", env!("CARGO_PKG_VERSION"), self.url(own, ""));
         let others = others(self.address);
-        if let Some(others) = others.filter(|others| *others != own) {
+        if let Some(others) = others.filter(|others| *others != own && self.name.is_none()) {
             say!("  from other machines: {bold}{}{bold:#}", self.url(others, ""));
         }
         if let Some(admin) = self.admin {
@@ -76,7 +82,10 @@ impl Banner {
     }
 
     fn url(&self, address: SocketAddr, user: &str) -> String {
-        format!("{}://{user}{address}/", self.scheme)
+        match &self.name {
+            Some(name) => format!("{}://{user}{name}:{}/", self.scheme, address.port()),
+            None => format!("{}://{user}{address}/", self.scheme),
+        }
     }
 }
 
@@ -169,5 +178,7 @@ mod tests {
             Banner::new(address, true, true).url(address, "user:KEY@"),
             "https://user:KEY@10.1.2.3:8080/"
         );
+        let named = Banner::new(address, true, true).name(Some("vae.example.org".to_owned()));
+        assert_eq!(named.url(address, "user:KEY@"), "https://user:KEY@vae.example.org:8080/");
     }
 }

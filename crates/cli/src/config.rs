@@ -7,12 +7,13 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use toml::{Table, Value};
 
 use crate::args;
+use crate::source::in_order;
 
 /// The commands that have the settings of a server.
 const COMMANDS: [&str; 2] = ["serve", "config"];
@@ -53,7 +54,7 @@ impl Arguments {
             std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         // Some editors of Windows begin every file with a byte order mark.
         let text = text.trim_start_matches('\u{feff}');
-        let table: Table = text.parse().with_context(|| format!("{} is no TOML", path.display()))?;
+        let table: Table = text.parse().map_err(|error| no_toml(&path, text, &error))?;
         let command = serve(name);
         let mut from_file = Vec::new();
         for (key, value) in &table {
@@ -80,6 +81,14 @@ impl Arguments {
     pub(crate) fn file(&self) -> Option<&Path> {
         self.file.as_ref().map(|(path, _)| path.as_path())
     }
+}
+
+/// What is wrong with a file, and in which line.
+fn no_toml(path: &Path, text: &str, error: &toml::de::Error) -> anyhow::Error {
+    let begin = error.span().map_or(0, |span| span.start);
+    let line = text.get(..begin).unwrap_or(text).matches('\n').count() + 1;
+    let what = error.message().lines().collect::<Vec<_>>().join(", ");
+    anyhow!("{} is no TOML: line {line}: {what}", path.display())
 }
 
 /// The command with its settings, those of the whole program among them.
@@ -146,9 +155,12 @@ fn line(arg: &Arg, matches: &ArgMatches, file: Option<&(PathBuf, Table)>) -> (St
         let values = matches.get_raw(id).unwrap_or_default();
         values.map(|value| value.to_string_lossy().into_owned()).collect()
     };
-    let sources = if id == MODELS { raw(SOURCES) } else { Vec::new() };
+    // Models without their flag: what the environment or a file says is none of the list then.
+    let without_flag = id == MODELS && matches.value_source(SOURCES).is_some();
+    let with_flag = matches.value_source(id) == Some(ValueSource::CommandLine);
     let origin = match matches.value_source(id) {
-        _ if !sources.is_empty() => "SOURCE".to_owned(),
+        _ if without_flag && with_flag => format!("SOURCE, --{key}"),
+        _ if without_flag => "SOURCE".to_owned(),
         Some(ValueSource::EnvVariable) => arg.get_env().unwrap_or_default().to_string_lossy().into_owned(),
         // What the file said went the way of the command line, which would have gone first.
         Some(ValueSource::CommandLine) => match file {
@@ -159,8 +171,9 @@ fn line(arg: &Arg, matches: &ArgMatches, file: Option<&(PathBuf, Table)>) -> (St
     };
     let values: Vec<String> = match arg.get_action() {
         ArgAction::SetTrue => vec![matches.get_flag(id).to_string()],
-        _ if !sources.is_empty() && matches.value_source(id) != Some(ValueSource::CommandLine) => sources,
-        _ => [sources, raw(id)].concat(),
+        _ if without_flag && with_flag => in_order(matches, raw, &[SOURCES, MODELS]),
+        _ if without_flag => raw(SOURCES),
+        _ => raw(id),
     };
     let values: Vec<String> = values.iter().map(|value| shown(id, value)).collect();
     let value = match (arg.get_action(), values.as_slice()) {
@@ -169,13 +182,21 @@ fn line(arg: &Arg, matches: &ArgMatches, file: Option<&(PathBuf, Table)>) -> (St
                 Some(value) => {
                     (format!("{key} = {}", shown(id, &value)), "default, of this machine".to_owned())
                 }
-                None => (format!("# {key}"), "not set".to_owned()),
+                None => (format!("# {key}"), default(arg)),
             };
         }
         (ArgAction::Append, values) => format!("[{}]", values.join(", ")),
         (_, values) => values.join(","),
     };
     (format!("{key} = {value}"), origin)
+}
+
+/// What is in force where nothing is said, by the help of the flag: `[default: ...]` at its end.
+fn default(arg: &Arg) -> String {
+    let help = arg.get_long_help().or(arg.get_help()).map(ToString::to_string).unwrap_or_default();
+    let said = help.rsplit_once("[default: ").and_then(|(_, said)| said.strip_suffix(']'));
+    said.filter(|said| *said != "none")
+        .map_or_else(|| "not set".to_owned(), |said| format!("default: {said}"))
 }
 
 /// Whether the command line itself says it.
@@ -257,11 +278,13 @@ mod tests {
             ("lazy = \"yes\"", "expected true or false"),
             ("port = [1, 2]", "expected one value"),
             ("port = { a = 1 }", "expected a text or a number"),
-            ("port = ", "is no TOML"),
+            ("host = \"a\"\nport = ", "is no TOML: line 2: "),
+            ("port 9000", "is no TOML: line 1: "),
             ("port = \"many\"", "invalid value 'many' for '--port"),
         ] {
             let error = format!("{:#}", arguments_of(file, &[]).unwrap_err());
             assert!(error.contains(expected), "{file}: {error}");
+            assert!(!error.contains(" | "), "{error}");
         }
     }
 

@@ -175,6 +175,11 @@ fn one_of(batch: &Tensor, index: usize) -> anyhow::Result<Tensor> {
 pub(crate) struct Told(Mutex<HashSet<String>>);
 
 impl Told {
+    /// Whether something is told for the first time.
+    pub(crate) fn is_new(&self, what: &str) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(what.to_owned())
+    }
+
     /// The options for latents of this layout, and a line about it, if it is new. What the command line says of scaling goes
     /// before what is known of a program.
     pub(crate) fn options(
@@ -212,8 +217,7 @@ impl Told {
                 ),
             ),
         };
-        let is_new = self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(what.clone());
-        (options, is_new.then(|| format!("{}: {}", shown(path), plain(&what))))
+        (options, self.is_new(&what).then(|| format!("{}: {}", shown(path), plain(&what))))
     }
 }
 

@@ -1,25 +1,26 @@
 //! `remote-vae decode`: one file or thousands, by a server or a model on this machine.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
-use clap::{ValueEnum, ValueHint, value_parser};
+use clap::{ValueEnum, ValueHint};
 use client::{DType, DecodeOptions, Decoded, ImageFormat, OutputType, Tensor};
 use glob::Pattern;
 use vae::Silent;
 
 use crate::args::batch::BatchArgs;
 use crate::args::heading;
+use crate::args::number::whole;
 use crate::args::options::{DTypeArg, PieceArgs, ScalingArgs, TensorFileArgs, ValueArgs};
 use crate::args::place::PlaceArgs;
 use crate::batch::{self, Made, Report, inputs};
 use crate::contents::{self, Read, Reader, Told};
-use crate::output;
 use crate::place::Place;
 use crate::preview::Terminal;
 use crate::progress::{self, Work};
 use crate::provenance::Provenance;
+use crate::{demo, misuse, output};
 
 /// Decode latents to pictures or tensors, with a server or without one
 #[derive(Debug, clap::Args)]
@@ -42,7 +43,7 @@ pub(crate) struct DecodeArgs {
     pub(crate) latents: Vec<String>,
     /// File to write. Its ending says what: .jpg, .png or .webp, .mp4 for a video, .safetensors or .npy for a tensor. For
     /// many files a folder, which is made if it is not there
-    #[arg(short, long, display_order = 1)]
+    #[arg(short, long, alias = "output", display_order = 1)]
     pub(crate) out: PathBuf,
     /// The tensors to decode, by a pattern such as 'latents_flipped*' [default: those that are called latents]
     #[arg(long, value_name = "PATTERN")]
@@ -68,10 +69,10 @@ pub(crate) struct OptionArgs {
     #[arg(long, value_name = "FORMAT")]
     pub(crate) image_format: Option<ImageFormatArg>,
     /// Quality of a JPEG, a WebP or a video, from 1 to 100 [default: 75, 80 and 65]
-    #[arg(long, value_name = "N", value_parser = value_parser!(u8).range(1..=100))]
+    #[arg(long, value_name = "N", value_parser = whole::<u8>(1..=100))]
     pub(crate) quality: Option<u8>,
     /// Frames a second of a video, from 1 to 240 [default: 15]
-    #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(1..=240))]
+    #[arg(long, value_name = "N", value_parser = whole::<u16>(1..=240))]
     pub(crate) fps: Option<u16>,
     /// Type of a tensor's values [default: float16]
     #[arg(long, value_name = "TYPE")]
@@ -82,10 +83,10 @@ pub(crate) struct OptionArgs {
     #[command(flatten)]
     pub(crate) scaling: ScalingArgs,
     /// Height of the picture in pixels; packed latents need it
-    #[arg(long, value_name = "H", help_heading = heading::LATENTS)]
+    #[arg(long, value_name = "H", value_parser = whole::<usize>(1..=u64::MAX), help_heading = heading::LATENTS)]
     pub(crate) height: Option<usize>,
     /// Width of the picture in pixels; packed latents need it
-    #[arg(long, value_name = "W", help_heading = heading::LATENTS)]
+    #[arg(long, value_name = "W", value_parser = whole::<usize>(1..=u64::MAX), help_heading = heading::LATENTS)]
     pub(crate) width: Option<usize>,
     #[command(flatten)]
     pub(crate) pieces: PieceArgs,
@@ -148,8 +149,16 @@ impl OptionArgs {
     }
 
     /// For the client. `output_type` and `image_format` are what the command line and OUT come down to
-    pub(crate) fn options(&self, output_type: OutputType, image_format: ImageFormat) -> DecodeOptions {
-        DecodeOptions::new()
+    ///
+    /// # Errors
+    /// [`Misuse`](misuse::Misuse): flags that contradict each other
+    pub(crate) fn options(
+        &self,
+        output_type: OutputType,
+        image_format: ImageFormat,
+    ) -> anyhow::Result<DecodeOptions> {
+        self.scaling.check()?;
+        let options = DecodeOptions::new()
             .do_scaling(!self.scaling.no_scaling)
             .scaling_factor(self.scaling.scaling_factor)
             .shift_factor(self.scaling.shift_factor)
@@ -163,19 +172,21 @@ impl OptionArgs {
             .dtype(self.out_dtype.map(DType::from))
             .tiling(self.pieces.tiling)
             .framewise(self.pieces.framewise)
-            .allow_non_finite(self.values.allow_non_finite)
+            .allow_non_finite(self.values.allow_non_finite);
+        options.params().map_err(misuse::of_client)?;
+        Ok(options)
     }
 }
 
 pub(crate) fn run(args: DecodeArgs) -> anyhow::Result<()> {
+    inputs::check_folders(&args.latents)?;
     if batch::is_one(&args.latents, &args.out) { one(&args) } else { many(&args) }
 }
 
 fn one(args: &DecodeArgs) -> anyhow::Result<()> {
     let (output_type, image_format) = output::plan(&args.out, &args.options)?;
-    let options = args.options.options(output_type, image_format);
     // What cannot be asked for is known before a file is read or a model is loaded.
-    options.params()?;
+    let options = args.options.options(output_type, image_format)?;
     let input = args.latents.first().context("there is nothing to decode")?;
     output::check_tensor_format(&args.out, args.file.tensor_format)?;
     let (path, tensor) = latents::split(input);
@@ -192,10 +203,15 @@ fn one(args: &DecodeArgs) -> anyhow::Result<()> {
     if let Some(told) = told {
         note!("{told}");
     }
+    if args.place.is_unsaid() && !demo::is_example(&latents) {
+        note!("{}", demo::note_of_decode(&latents.head.shape));
+    }
     let place = Place::open(&args.place, progress::on_retry())?;
+    check_kind(&place, &args.out, output_type, &latents.head.shape)?;
     let start = Instant::now();
     let mut work = Work::begin(format!("decoding by {}", place.name()));
-    let decoded = work.follow(&place, |work| place.decode(&latents, &options, work))?;
+    let decoded = work.follow(&place, |work| place.decode(&latents, &options, work));
+    let decoded = decoded.map_err(|error| batch::named(error, &format!("cannot decode {}", item.input())))?;
     drop(work);
     let time = start.elapsed();
     let provenance = provenance(args, &place, &options, &latents);
@@ -210,7 +226,7 @@ fn many(args: &DecodeArgs) -> anyhow::Result<()> {
     let many = output::plan_many(&args.out, &args.options, args.file.tensor_format)?;
     let options = |kind: &output::Kind| args.options.options(kind.output_type, kind.image_format);
     if let output::Many::One(kind) = &many {
-        options(kind).params()?;
+        options(kind)?;
     }
     let found = inputs::find(&args.latents, "latents", latents::split, latents::is_latents_file)?;
     let report = Report::new("latents", args.batch.json);
@@ -218,7 +234,10 @@ fn many(args: &DecodeArgs) -> anyhow::Result<()> {
     // The model says whether results are pictures or videos, where nothing else does; a server that does not tell leaves it
     // to the shapes.
     let is_video = match &many {
-        output::Many::One(_) => None,
+        output::Many::One(kind) => {
+            check_kind(&place, Path::new("--output-type mp4"), kind.output_type, &[])?;
+            None
+        }
         output::Many::ByModel { .. } => place.is_video(),
     };
     let items = inputs::plan(found, &args.out, |found| {
@@ -229,22 +248,48 @@ fn many(args: &DecodeArgs) -> anyhow::Result<()> {
     })?;
     batch::check(&items, "latents")?;
     let kinds = items.iter().filter_map(|item| many.kind_of(&item.out));
-    kinds.map(|kind| options(kind).params()).collect::<Result<Vec<_>, _>>()?;
+    kinds.map(options).collect::<anyhow::Result<Vec<_>>>()?;
     let terminal = args.batch.terminal();
     let (reader, told, note) = (Reader::default(), Told::default(), report.notes());
     batch::run(&items, &args.out, &args.batch, &report, |item| {
         let Read { latents, layout } =
             reader.read(item, args.tensor.as_ref()).map_err(batch::Failure::Item)?;
         let kind = many.kind_of(&item.out).context("it has no ending").map_err(batch::Failure::Item)?;
-        let (options, line) = told.options(&options(kind), &args.options.scaling, layout, &item.path);
+        let asked = options(kind).map_err(batch::Failure::Item)?;
+        let (options, line) = told.options(&asked, &args.options.scaling, layout, &item.path);
         if let Some(line) = line {
             note(&line);
+        }
+        if args.place.is_unsaid() && !demo::is_example(&latents) && told.is_new("demo") {
+            note(&demo::note_of_decode(&latents.head.shape));
         }
         let decoded = place.decode(&latents, &options, &mut Silent).map_err(batch::Failure::of_work)?;
         let provenance = provenance(args, &place, &options, &latents);
         output::write(&item.out, &decoded, provenance.as_ref()).map_err(batch::Failure::of_writing)?;
         Ok(made(&decoded, terminal))
     })
+}
+
+/// Checks that the model makes what `out`, a name or a flag, is for: pictures or videos.
+///
+/// # Errors
+/// [`Misuse`](misuse::Misuse): it does not.
+fn check_kind(place: &Place, out: &Path, output_type: OutputType, shape: &[usize]) -> anyhow::Result<()> {
+    let frames = if let [_, _, frames, _, _] = *shape { frames } else { 1 };
+    // A server is asked only where it matters.
+    match output_type {
+        OutputType::Mp4 if place.is_video() == Some(false) => misuse!(
+            "{} is for a video, and {} decodes pictures: write .jpg, .png or .webp, or .safetensors or .npy for a tensor",
+            out.display(),
+            place.name()
+        ),
+        OutputType::Pil if frames > 1 && place.is_video() == Some(true) => misuse!(
+            "{} is for one picture, and these are latents of a video, {shape:?}: write .mp4, or .safetensors or .npy for a \
+             tensor",
+            out.display()
+        ),
+        _ => Ok(()),
+    }
 }
 
 /// What there is to tell of a decode.

@@ -1,6 +1,9 @@
 //! The embedded demonstration model, and latents to decode with it. `tools/train_demo_vae.py` made both.
 
+use client::Tensor;
 use serde::Deserialize;
+
+use crate::source::Preset;
 
 /// Name of the photograph whose latents are embedded.
 pub(crate) const PHOTO: &str = "astronaut";
@@ -10,6 +13,25 @@ pub(crate) const LATENTS: &[u8] = include_bytes!("../../../assets/demo-latents/a
 
 /// Under which licence its weights are.
 pub(crate) const LICENSE: &str = "Apache-2.0";
+
+/// What is said of an encode for which nobody has named a model.
+pub(crate) const NOTE_OF_ENCODE: &str = "`demo`, the embedded demonstration model, encodes, as neither --model nor \
+    --endpoint is given: no other model can decode its latents; name one, such as --model sdxl (`remote-vae models` lists \
+    names)";
+
+/// What is said of a decode of latents of this shape for which nobody has named a model.
+pub(crate) fn note_of_decode(shape: &[usize]) -> String {
+    let fitting = Preset::of_latents(shape).next().map_or("sdxl", |preset| preset.name);
+    format!(
+        "`demo`, the embedded demonstration model, decodes, as neither --model nor --endpoint is given: latents of any other \
+         model become noise; name theirs, such as --model {fitting} (`remote-vae models` lists names)"
+    )
+}
+
+/// Whether these are its own latents.
+pub(crate) fn is_example(latents: &Tensor) -> bool {
+    latents::from_safetensors(LATENTS, None).is_ok_and(|own| own == *latents)
+}
 
 /// Its configuration.
 const CONFIG: &str = include_str!("../../../assets/demo-vae/config.json");

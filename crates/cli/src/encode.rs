@@ -12,15 +12,16 @@ use vae::Silent;
 
 use crate::args::batch::BatchArgs;
 use crate::args::heading;
+use crate::args::number::{ANY, whole};
 use crate::args::options::{DTypeArg, PieceArgs, ScalingArgs, TensorFileArgs, ValueArgs};
 use crate::args::place::PlaceArgs;
 use crate::batch::inputs::{Contents, Found, Part};
 use crate::batch::{self, Made, Report, inputs};
-use crate::output;
 use crate::place::Place;
 use crate::preview::Terminal;
 use crate::progress::{self, Work};
 use crate::provenance::Provenance;
+use crate::{demo, misuse, output};
 
 /// Encode pictures to latents, with a server or without one
 #[derive(Debug, clap::Args)]
@@ -41,7 +42,7 @@ pub(crate) struct EncodeArgs {
     #[arg(required = true, value_hint = ValueHint::AnyPath)]
     images: Vec<String>,
     /// File to write: .safetensors or .npy. For many files a folder, which is made if it is not there
-    #[arg(short, long, display_order = 1)]
+    #[arg(short, long, alias = "output", display_order = 1)]
     out: PathBuf,
     #[command(flatten)]
     options: EncodeOptionArgs,
@@ -63,7 +64,7 @@ pub(crate) struct EncodeOptionArgs {
     #[arg(long, value_name = "MODE", default_value = "sample")]
     sample_mode: SampleModeArg,
     /// What the sample's noise is made of: the same seed gives the same latents [default: another each time]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<u64>(ANY))]
     seed: Option<u64>,
     /// Type of the latents' values
     #[arg(long, visible_alias = "dtype", value_name = "TYPE", default_value = "float16", help_heading = heading::OUTPUT)]
@@ -83,11 +84,11 @@ enum SampleModeArg {
 
 impl EncodeOptionArgs {
     fn options(&self) -> anyhow::Result<EncodeOptions> {
-        anyhow::ensure!(
-            self.sample_mode == SampleModeArg::Sample || self.seed.is_none(),
-            "--seed is of a sample, and --sample-mode argmax takes none: drop one of the two"
-        );
-        Ok(EncodeOptions::new()
+        if self.sample_mode == SampleModeArg::Argmax && self.seed.is_some() {
+            misuse!("--seed is of a sample, and --sample-mode argmax takes none: drop one of the two")
+        }
+        self.scaling.check()?;
+        let options = EncodeOptions::new()
             .do_scaling(!self.scaling.no_scaling)
             .scaling_factor(self.scaling.scaling_factor)
             .shift_factor(self.scaling.shift_factor)
@@ -98,11 +99,14 @@ impl EncodeOptionArgs {
             .dtype(self.out_dtype.into())
             .tiling(self.pieces.tiling)
             .framewise(self.pieces.framewise)
-            .allow_non_finite(self.values.allow_non_finite))
+            .allow_non_finite(self.values.allow_non_finite);
+        options.params().map_err(misuse::of_client)?;
+        Ok(options)
     }
 }
 
 pub(crate) fn run(args: EncodeArgs) -> anyhow::Result<()> {
+    inputs::check_folders(&args.images)?;
     if batch::is_one(&args.images, &args.out) { one(&args) } else { many(&args) }
 }
 
@@ -114,10 +118,15 @@ fn one(args: &EncodeArgs) -> anyhow::Result<()> {
     let (path, tensor) = latents::split(input);
     let item = batch::Item::new(path, tensor.map(str::to_owned), args.out.clone());
     let picture = read(&item)?;
+    if args.place.is_unsaid() {
+        note!("{}", demo::NOTE_OF_ENCODE);
+    }
     let place = Place::open(&args.place, progress::on_retry())?;
     let start = Instant::now();
     let mut work = Work::begin(format!("encoding by {}", place.name()));
-    let (latents, seed) = work.follow(&place, |work| place.encode(&picture, &options, work))?;
+    let encoded = work.follow(&place, |work| place.encode(&picture, &options, work));
+    let (latents, seed) =
+        encoded.map_err(|error| batch::named(error, &format!("cannot encode {}", item.input())))?;
     drop(work);
     let time = start.elapsed();
     output::write_latents(&args.out, &latents, provenance(args, &place, &options, seed).as_ref())?;
@@ -138,6 +147,9 @@ fn many(args: &EncodeArgs) -> anyhow::Result<()> {
     batch::check(&items, "pictures")?;
     let report = Report::new("pictures", args.batch.json);
     let place = Place::open(&args.place, report.on_retry())?;
+    if args.place.is_unsaid() {
+        note!("{}", demo::NOTE_OF_ENCODE);
+    }
     let terminal = args.batch.terminal();
     batch::run(&items, &args.out, &args.batch, &report, |item| {
         let picture = read(item).map_err(batch::Failure::Item)?;

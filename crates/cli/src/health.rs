@@ -8,6 +8,10 @@ use client::{Error, blocking::RemoteVae};
 use wire::routes::{HEALTH, READY};
 
 use crate::args::limits::time;
+use crate::args::number::{PORTS, whole};
+#[cfg(feature = "tls")]
+use crate::args::place::TrustArgs;
+use crate::misuse;
 
 /// Ask a server whether it is well: exit code 0 if so, else 1, and one sentence
 #[derive(Debug, clap::Args)]
@@ -32,17 +36,23 @@ pub(crate) struct HealthArgs {
     #[arg(long, default_value = "127.0.0.1")]
     host: String,
     /// Without a URL: the server's port
-    #[arg(long, default_value_t = 8080)]
+    #[arg(long, default_value_t = 8080, value_parser = whole::<u16>(PORTS))]
     port: u16,
     /// Without a URL: the server's port for probes, if it has one
-    #[arg(long)]
+    #[arg(long, value_name = "PORT", value_parser = whole::<u16>(PORTS))]
     admin_port: Option<u16>,
+    #[cfg(feature = "tls")]
+    #[command(flatten)]
+    trust: TrustArgs,
 }
 
 pub(crate) fn run(args: &HealthArgs) -> anyhow::Result<()> {
     let (url, path) = args.target();
     let start = Instant::now();
-    let client = RemoteVae::builder(&url).timeout(args.within).connect_timeout(args.within).build()?;
+    let client = RemoteVae::builder(&url).timeout(args.within).connect_timeout(args.within);
+    #[cfg(feature = "tls")]
+    let client = args.trust.apply(client)?;
+    let client = client.build().map_err(misuse::of_client)?;
     let asked = format!("{}{path}", client.endpoint().trim_end_matches('/'));
     match client.probe(&path) {
         Ok(()) => {

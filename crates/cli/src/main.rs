@@ -8,6 +8,8 @@
 
 #[macro_use]
 mod terminal;
+#[macro_use]
+mod misuse;
 
 mod args;
 mod banner;
@@ -74,6 +76,7 @@ fn main() -> ExitCode {
     if serves {
         args::links::report();
     }
+    args::variables::report();
     let result = match args.command {
         Command::Serve(args) => serve::run(args),
         // It is printed already.
@@ -104,6 +107,9 @@ fn main() -> ExitCode {
 fn failed(error: &anyhow::Error) -> ExitCode {
     let style = clap::builder::styling::AnsiColor::Red.on_default().bold();
     note!("{style}error{style:#}: {}", sentence(error));
+    if error.downcast_ref::<misuse::Misuse>().is_some() {
+        return ExitCode::from(misuse::CODE);
+    }
     error.downcast_ref::<batch::Incomplete>().map_or(ExitCode::FAILURE, |end| ExitCode::from(end.code))
 }
 

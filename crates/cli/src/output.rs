@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use client::{DType, Decoded, ImageFormat, OutputType, Tensor};
 use safetensors::tensor::{Dtype, TensorView};
 
@@ -75,44 +75,43 @@ pub(crate) fn plan(out: &Path, args: &OptionArgs) -> anyhow::Result<(OutputType,
     if output_type == OutputTypeArg::Pil && no_ending && args.image_format.is_none() && !is_device(out) {
         let (out, folder) = (out.display(), "add a / if it is a folder");
         match ending {
-            Ending::Missing => bail!("{out} has no ending, which says what to write: {ENDINGS}; {folder}"),
-            _ => bail!("the ending of {out} is none that can be written: {ENDINGS}; {folder}"),
+            Ending::Missing => misuse!("{out} has no ending, which says what to write: {ENDINGS}; {folder}"),
+            _ => misuse!("the ending of {out} is none that can be written: {ENDINGS}; {folder}"),
         }
     }
     let out = out.display();
     match (output_type, &ending) {
         (OutputTypeArg::Mp4, Ending::Mp4 | Ending::Missing | Ending::Unknown) if args.partial_postprocess => {
-            bail!("--partial-postprocess gives a tensor: name it .safetensors or .npy, not {out}")
+            misuse!("--partial-postprocess gives a tensor: name it .safetensors or .npy, not {out}")
         }
         (OutputTypeArg::Mp4, Ending::Image(_) | Ending::Safetensors | Ending::Npy) => {
-            bail!("--output-type mp4 gives a video: name it .mp4, not {out}")
+            misuse!("--output-type mp4 gives a video: name it .mp4, not {out}")
         }
         (OutputTypeArg::Pil, Ending::Mp4) => {
-            bail!("--output-type pil gives a picture: name it .jpg, .png or .webp, not {out}")
+            misuse!("--output-type pil gives a picture: name it .jpg, .png or .webp, not {out}")
         }
         (OutputTypeArg::Pt, Ending::Image(_) | Ending::Mp4 | Ending::Missing | Ending::Unknown) => {
-            bail!(
+            misuse!(
                 "--output-type pt and --partial-postprocess give a tensor: name it .safetensors or .npy, not {out}"
             )
         }
         (OutputTypeArg::Pil, Ending::Safetensors | Ending::Npy) => {
-            bail!("--output-type pil gives a picture: name it .jpg, .png or .webp, not {out}")
+            misuse!("--output-type pil gives a picture: name it .jpg, .png or .webp, not {out}")
         }
         (OutputTypeArg::Pil, Ending::Image(_)) if args.partial_postprocess => {
-            bail!("--partial-postprocess gives a tensor: name it .safetensors or .npy, not {out}")
+            misuse!("--partial-postprocess gives a tensor: name it .safetensors or .npy, not {out}")
         }
         _ => {}
     }
-    ensure!(
-        args.image_format.is_none() || output_type == OutputTypeArg::Pil,
-        "--image-format is of a picture, and {out} is none: drop the flag, or change the name"
-    );
+    if args.image_format.is_some() && output_type != OutputTypeArg::Pil {
+        misuse!("--image-format is of a picture, and {out} is none: drop the flag, or change the name")
+    }
     if ending == Ending::Npy && args.out_dtype == Some(DTypeArg::Bfloat16) {
-        bail!("NumPy has no bfloat16: name the file .safetensors, not {out}");
+        misuse!("NumPy has no bfloat16: name the file .safetensors, not {out}");
     }
     let image_format = match (args.image_format, ending) {
         (Some(asked), Ending::Image(named)) if asked != named => {
-            bail!("--image-format contradicts the name {out}: change one of them")
+            misuse!("--image-format contradicts the name {out}: change one of them")
         }
         (Some(format), _) | (None, Ending::Image(format)) => format,
         (None, _) => ImageFormatArg::Jpg,
@@ -138,10 +137,10 @@ pub(crate) fn plan_latents(out: &Path, dtype: DType) -> anyhow::Result<()> {
     check_place(out)?;
     match Ending::of(out) {
         Ending::Npy if dtype == DType::BFloat16 => {
-            bail!("NumPy has no bfloat16: name the file .safetensors, not {}", out.display())
+            misuse!("NumPy has no bfloat16: name the file .safetensors, not {}", out.display())
         }
         Ending::Safetensors | Ending::Npy => Ok(()),
-        _ => bail!("latents are a tensor: name the file .safetensors or .npy, not {}", out.display()),
+        _ => misuse!("latents are a tensor: name the file .safetensors or .npy, not {}", out.display()),
     }
 }
 
@@ -152,9 +151,9 @@ pub(crate) fn check_tensor_format(out: &Path, format: Option<TensorFormatArg>) -
     match (ending, format) {
         (Ending::Safetensors, TensorFormatArg::Safetensors) | (Ending::Npy, TensorFormatArg::Npy) => Ok(()),
         (Ending::Safetensors | Ending::Npy, _) => {
-            bail!("--tensor-format {name} contradicts the name {out}: change one of them")
+            misuse!("--tensor-format {name} contradicts the name {out}: change one of them")
         }
-        _ => bail!("--tensor-format is of a tensor, and {out} is none: drop the flag, or change the name"),
+        _ => misuse!("--tensor-format is of a tensor, and {out} is none: drop the flag, or change the name"),
     }
 }
 
@@ -172,11 +171,12 @@ pub(crate) fn check_folder(out: &Path) -> anyhow::Result<()> {
         out.display()
     );
     let is_folder = out.is_dir() || out.as_os_str().as_encoded_bytes().ends_with(b"/");
-    ensure!(
-        is_folder || matches!(Ending::of(out), Ending::Missing | Ending::Unknown),
-        "{} looks like one file, but several are to be written; add a / if it is a folder",
-        out.display()
-    );
+    if !is_folder && !matches!(Ending::of(out), Ending::Missing | Ending::Unknown) {
+        misuse!(
+            "{} looks like one file, but several are to be written; add a / if it is a folder",
+            out.display()
+        )
+    }
     Ok(())
 }
 
@@ -236,7 +236,7 @@ pub(crate) fn plan_many(
         (Some(OutputTypeArg::Pt), ..) | (None, true, _) => {
             Many::One(kind(tensors.unwrap_or_default().name())?)
         }
-        _ if tensors.is_some() => bail!(
+        _ if tensors.is_some() => misuse!(
             "--tensor-format is of tensors, and pictures or videos are to be written: drop the flag, or add --output-type pt"
         ),
         (Some(OutputTypeArg::Mp4), ..) => Many::One(kind("mp4")?),

@@ -5,13 +5,16 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use anyhow::anyhow;
 use client::blocking::RemoteVae;
 use client::{DecodeOptions, Decoded, EncodeOptions, Image, Picture, Tensor};
 use vae::{Observer, Vae};
 use wire::{DecodeRequest, EncodeRequest, Limits};
 
 use crate::args::place::PlaceArgs;
+use crate::misuse;
 use crate::progress::Work;
+use crate::source::Preset;
 
 /// Told of pauses before a request is sent again.
 pub(crate) type OnRetry = Box<dyn Fn(&client::Error, Duration) + Send + Sync>;
@@ -29,6 +32,27 @@ const NO_LIMITS: Limits = Limits {
     max_pixels: usize::MAX,
     max_total_pixels: usize::MAX,
 };
+
+/// How the embedded model is called.
+const DEMO: &str = "demo";
+
+/// A server's answer, with what its words leave out for somebody at a command line.
+fn of_server(error: client::Error, allow_non_finite: bool) -> anyhow::Error {
+    /// How values are called in refusals that are no numbers, and those that become none.
+    const NON_FINITE: [&str; 2] = ["NaN or infinite", "become infinite"];
+    let is_refused = match &error {
+        client::Error::Refused { status: 422, message, .. } => {
+            NON_FINITE.iter().any(|words| message.contains(words))
+        }
+        _ => false,
+    };
+    if !(is_refused && allow_non_finite) {
+        return error.into();
+    }
+    let text =
+        format!("{error}; this was sent with --allow-non-finite, and the server must be started with it too");
+    anyhow::Error::new(error).context(text)
+}
 
 impl Place {
     /// Loads the model, or makes the client of the server, which is not yet asked anything.
@@ -49,17 +73,9 @@ impl Place {
             return Ok(Self::Here { vae: Mutex::new(vae), name, model });
         }
         let [first, others @ ..] = args.endpoint.as_slice() else { anyhow::bail!("there is no endpoint") };
-        let builder = RemoteVae::builder(first)
-            .timeout(args.server.timeout)
-            .retry(args.server.retry())
-            .on_retry(on_retry)
-            .on_warning(|sentence| tracing::warn!("the server says: {sentence}"));
-        let builder = others.iter().fold(builder, |builder, endpoint| builder.endpoint(endpoint));
-        let builder = match &args.server.api_key {
-            Some(key) => builder.api_key(key),
-            None => builder,
-        };
-        let vae = builder.build()?;
+        let builder = args.server.client(first, others)?.on_retry(on_retry);
+        let builder = builder.on_warning(|sentence| tracing::warn!("the server says: {sentence}"));
+        let vae = builder.build().map_err(misuse::of_client)?;
         let model =
             first.split(['?', '#']).next().and_then(|url| url.split_once("://")).and_then(|(_, rest)| {
                 let (_, path) = rest.split_once('/')?;
@@ -109,16 +125,44 @@ impl Place {
         observer: &mut dyn Observer,
     ) -> anyhow::Result<Decoded> {
         let vae = match self {
-            Self::There { vae, .. } => return Ok(vae.decode(latents, options)?),
+            Self::There { vae, .. } => {
+                let decoded = vae.decode(latents, options);
+                return decoded.map_err(|error| of_server(error, options.allow_non_finite));
+            }
             Self::Here { vae, .. } => vae,
         };
         let request = DecodeRequest { latents: latents.clone(), params: options.params()? };
         let mut vae = vae.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(match service::decode(vae.as_mut(), request, &NO_LIMITS, options.allow_non_finite, observer)? {
+        let decoded = service::decode(vae.as_mut(), request, &NO_LIMITS, options.allow_non_finite, observer);
+        let channels = vae.info().latent_channels;
+        let decoded =
+            decoded.map_err(|refused| anyhow!("{refused}{}", self.misfit(channels, &latents.head.shape)))?;
+        Ok(match decoded {
             service::Decoded::Tensor(tensor) => Decoded::Tensor(tensor),
             service::Decoded::Video(file) => Decoded::Video(file),
             service::Decoded::Image(file) => Decoded::Image(Image::from_bytes(file)?),
         })
+    }
+
+    /// What is added to a refusal of latents of another number of channels than the model here takes: which model it is, and
+    /// which would take them.
+    fn misfit(&self, channels: usize, shape: &[usize]) -> String {
+        let found = match *shape {
+            [found, _, _] | [_, found, _, _] | [_, found, _, _, _] if found != channels => found,
+            _ => return String::new(),
+        };
+        let name = self.name();
+        let model = if name == DEMO { "`demo`, the embedded one".to_owned() } else { name };
+        let fitting: Vec<_> = Preset::of_latents(shape).map(|preset| preset.name).collect();
+        match fitting.as_slice() {
+            [] => format!("; this model is {model}"),
+            names => {
+                format!(
+                    "; this model is {model}: for latents of {found} channels, --model {}",
+                    names.join(" or ")
+                )
+            }
+        }
     }
 
     /// The latents, and the seed that they were sampled with, if they were and it is known. What is encoded here,
@@ -131,7 +175,8 @@ impl Place {
     ) -> anyhow::Result<(Tensor, Option<u64>)> {
         let vae = match self {
             Self::There { vae, .. } => {
-                let encoded = vae.encode(picture, options)?;
+                let encoded = vae.encode(picture, options);
+                let encoded = encoded.map_err(|error| of_server(error, options.allow_non_finite))?;
                 return Ok((encoded.latents, encoded.seed));
             }
             Self::Here { vae, .. } => vae,

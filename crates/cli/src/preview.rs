@@ -28,32 +28,44 @@ pub(crate) enum Terminal {
 }
 
 impl Terminal {
-    /// The terminal on stderr, `None` when there is none or it shows no colours.
-    pub(crate) fn find() -> Option<Self> {
-        std::io::stderr().is_terminal().then_some(())?;
+    /// The terminal on stderr.
+    ///
+    /// # Errors
+    /// There is none, or it shows no colours; why, for people.
+    pub(crate) fn find() -> Result<Self, String> {
+        if !std::io::stderr().is_terminal() {
+            return Err("pictures are shown on a terminal, and stderr is none".to_owned());
+        }
         Self::by_name(|name| std::env::var(name).unwrap_or_default())
     }
 
     /// By the variables with which terminals tell what they are.
-    fn by_name(variable: impl Fn(&str) -> String) -> Option<Self> {
+    fn by_name(variable: impl Fn(&str) -> String) -> Result<Self, String> {
         let (term, program) = (variable("TERM"), variable("TERM_PROGRAM"));
-        if !variable("NO_COLOR").is_empty() || term == "dumb" {
-            return None;
+        if !variable("NO_COLOR").is_empty() {
+            return Err("NO_COLOR is set".to_owned());
+        }
+        let no_colors = Err(format!(
+            "this terminal does not say that it shows colours (TERM={term}); if it does, set TERM=xterm-256color or \
+             COLORTERM=truecolor"
+        ));
+        if term == "dumb" {
+            return no_colors;
         }
         // tmux and screen pass neither protocol on.
         let direct = variable("TMUX").is_empty() && !term.starts_with("screen");
         if direct
             && (!variable("KITTY_WINDOW_ID").is_empty() || term.contains("kitty") || program == "ghostty")
         {
-            return Some(Self::Kitty);
+            return Ok(Self::Kitty);
         }
         if direct && ["iTerm.app", "WezTerm", "mintty"].contains(&program.as_str()) {
-            return Some(Self::Iterm);
+            return Ok(Self::Iterm);
         }
         if ["truecolor", "24bit"].contains(&variable("COLORTERM").as_str()) {
-            return Some(Self::TrueColor);
+            return Ok(Self::TrueColor);
         }
-        (term.contains("256color") || !program.is_empty()).then_some(Self::Colors256)
+        if term.contains("256color") || !program.is_empty() { Ok(Self::Colors256) } else { no_colors }
     }
 
     /// The picture, ready to be printed, without a line feed at its end. `None` when the file cannot be read.
@@ -153,13 +165,14 @@ mod tests {
     #[test]
     fn terminals_tell_what_they_are() {
         for (variables, expected) in [
-            (&[("TERM", "xterm-kitty")][..], Some(Terminal::Kitty)),
-            (&[("TERM", "xterm-256color"), ("TERM_PROGRAM", "iTerm.app")], Some(Terminal::Iterm)),
-            (&[("TERM", "xterm-256color"), ("COLORTERM", "truecolor")], Some(Terminal::TrueColor)),
-            (&[("TERM", "screen-256color"), ("KITTY_WINDOW_ID", "1")], Some(Terminal::Colors256)),
-            (&[("TERM", "xterm-kitty"), ("NO_COLOR", "1")], None),
-            (&[("TERM", "dumb"), ("COLORTERM", "truecolor")], None),
-            (&[("TERM", "vt100")], None),
+            (&[("TERM", "xterm-kitty")][..], Ok(Terminal::Kitty)),
+            (&[("TERM", "xterm-256color"), ("TERM_PROGRAM", "iTerm.app")], Ok(Terminal::Iterm)),
+            (&[("TERM", "xterm-256color"), ("COLORTERM", "truecolor")], Ok(Terminal::TrueColor)),
+            (&[("TERM", "screen-256color"), ("KITTY_WINDOW_ID", "1")], Ok(Terminal::Colors256)),
+            (&[("TERM", "xterm-kitty"), ("NO_COLOR", "1")], Err("NO_COLOR is set")),
+            (&[("TERM", "dumb"), ("COLORTERM", "truecolor")], Err("TERM=dumb")),
+            (&[("TERM", "vt100")], Err("TERM=vt100")),
+            (&[("TERM", "xterm")], Err("set TERM=xterm-256color or COLORTERM=truecolor")),
         ] {
             let variable = |name: &str| {
                 variables
@@ -167,7 +180,11 @@ mod tests {
                     .find(|(key, _)| *key == name)
                     .map_or(String::new(), |(_, value)| (*value).to_owned())
             };
-            assert_eq!(Terminal::by_name(variable), expected, "{variables:?}");
+            let found = Terminal::by_name(variable);
+            match expected {
+                Ok(terminal) => assert_eq!(found, Ok(terminal), "{variables:?}"),
+                Err(words) => assert!(found.as_ref().is_err_and(|why| why.contains(words)), "{found:?}"),
+            }
         }
     }
 

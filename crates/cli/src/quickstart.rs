@@ -27,7 +27,7 @@ const GOOD: Style = AnsiColor::Green.on_default().bold();
     photograph's latents over HTTP, and writes what comes back. Needs no network and no files.")]
 pub(crate) struct QuickstartArgs {
     /// Folder for the pictures; made if it is not there
-    #[arg(long, value_name = "DIR", default_value = "remote-vae-quickstart")]
+    #[arg(short, long, alias = "output", value_name = "DIR", default_value = "remote-vae-quickstart")]
     pub(crate) out: PathBuf,
     #[command(flatten)]
     pub(crate) engine: EngineArgs,
@@ -126,7 +126,8 @@ fn try_next(out: &Path, info: &VaeInfo) {
     let call = snippet("http://127.0.0.1:8080/", "latents", info);
     title("Try next");
     say!(
-        "  1. Serve this model ...\n\n       {BOLD}{program} serve{BOLD:#}\n\n     \
+        "  The server above has ended; its address is free again.\n\n  \
+           1. Serve this model ...\n\n       {BOLD}{program} serve{BOLD:#}\n\n     \
               ... and decode from Python with diffusers:\n\n       \
               {IMPORT}\n       \
               from safetensors.torch import load_file\n\n       \
@@ -134,12 +135,21 @@ fn try_next(out: &Path, info: &VaeInfo) {
               {call}.show()\n\n  \
            2. Decode without a server:\n\n       \
               {BOLD}{program} decode {} -o {}{BOLD:#}\n\n  \
-           3. Serve a real model, from a folder that diffusers saved (this one is a small demonstration):\n\n       \
-              {BOLD}{program} serve --model sdxl=path/to/sdxl-vae{BOLD:#}\n",
+           3. Serve a real model (this one is a small demonstration). {}:\n\n       \
+              {BOLD}{program} serve {}{BOLD:#}\n",
         shell(&latents),
         shell(&again),
+        REAL.0,
+        REAL.1,
     );
 }
+
+/// What is said of a real model, and how it is named. Without the hub it can only be a file of its user's.
+const REAL: (&str, &str) = if cfg!(feature = "hub") {
+    ("This one is downloaded from the Hugging Face hub; a folder or file of yours goes as well", "sdxl")
+} else {
+    ("Put your folder in the place of FOLDER", "sdxl=FOLDER")
+};
 
 /// How this program was called, so that commands to copy work. A bare name is found the way it was this time.
 fn program() -> String {

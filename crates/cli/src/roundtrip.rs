@@ -3,17 +3,18 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use client::{DType, DecodeOptions, EncodeOptions, ImageFormat, Picture, SampleMode};
 use media::{ImageFile, RgbImage, encode_png, resize_lanczos};
 use serde_json::json;
 
 use crate::args::heading;
+use crate::args::number::{ANY, whole};
 use crate::args::place::PlaceArgs;
 use crate::place::Place;
 use crate::progress::{self, Work};
 use crate::terminal::{self, shown};
-use crate::{encode, output, similarity};
+use crate::{batch, encode, output, similarity};
 
 /// Pixels between the pictures.
 const GAP: usize = 8;
@@ -34,10 +35,10 @@ pub(crate) struct RoundtripArgs {
     /// Picture file: PNG, JPEG or WebP
     image: PathBuf,
     /// PNG file to write
-    #[arg(short, long, default_value = "roundtrip.png", display_order = 1)]
+    #[arg(short, long, alias = "output", default_value = "roundtrip.png", display_order = 1)]
     out: PathBuf,
     /// Decode a sample with this seed, instead of the mean of the distribution that the encoder finds
-    #[arg(long, value_name = "N", help_heading = heading::LATENTS)]
+    #[arg(long, value_name = "N", value_parser = whole::<u64>(ANY), help_heading = heading::LATENTS)]
     seed: Option<u64>,
     /// Print JSON instead of lines for people
     #[arg(long, help_heading = heading::OUTPUT)]
@@ -48,7 +49,9 @@ pub(crate) struct RoundtripArgs {
 
 pub(crate) fn run(args: RoundtripArgs) -> anyhow::Result<()> {
     let ending = args.out.extension().unwrap_or_default().to_ascii_lowercase();
-    ensure!(ending == "png", "what is compared is written as PNG: name it .png, not {}", shown(&args.out));
+    if ending != "png" {
+        misuse!("what is compared is written as PNG: name it .png, not {}", shown(&args.out))
+    }
     let picture = encode::read_file(&args.image)?;
     let Picture::File(file) = &picture else { anyhow::bail!("a picture file is read as one") };
     let original = ImageFile::open(file)
@@ -64,7 +67,9 @@ pub(crate) fn run(args: RoundtripArgs) -> anyhow::Result<()> {
     let start = Instant::now();
     let options = EncodeOptions::new().sample_mode(sample_mode).dtype(DType::Float32);
     let mut work = Work::begin(format!("encoding by {}", place.name()));
-    let (latents, _) = work.follow(&place, |work| place.encode(&picture, &options, work))?;
+    let encoded_picture = work.follow(&place, |work| place.encode(&picture, &options, work));
+    let image = format!("cannot encode {}", args.image.display());
+    let (latents, _) = encoded_picture.map_err(|error| batch::named(error, &image))?;
     drop(work);
     let encoded = start.elapsed();
     let start = Instant::now();

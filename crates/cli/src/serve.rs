@@ -17,9 +17,10 @@ use crate::args::doors::DoorArgs;
 use crate::args::engine::EngineArgs;
 use crate::args::heading;
 use crate::args::limits::LimitArgs;
+use crate::args::number::{PORTS, whole};
 use crate::banner::Banner;
 use crate::signals::Signals;
-use crate::source::{ModelArg, ModelArgs};
+use crate::source::{ModelArg, ModelArgs, in_order};
 
 /// Serve models over HTTP
 #[derive(Debug, clap::Args)]
@@ -30,8 +31,8 @@ use crate::source::{ModelArg, ModelArgs};
       the embedded demonstration model\n  \
     remote-vae serve sdxl flux=./ae.safetensors\n      \
       two models: sdxl, from the hub, at / and /sdxl; flux, from a file, at /flux\n  \
-    REMOTE_VAE_HOST=0.0.0.0 REMOTE_VAE_MODEL=sd=/models/sd,sdxl=/models/sdxl remote-vae serve\n      \
-      the same by environment, for containers"
+    REMOTE_VAE_MODEL=sdxl,flux=./ae.safetensors REMOTE_VAE_HOST=0.0.0.0 remote-vae serve\n      \
+      the same two by environment, and for other machines too, as containers want it"
 )]
 pub(crate) struct ServeArgs {
     /// Models to serve, as --model takes them
@@ -60,11 +61,11 @@ pub(crate) struct ServeArgs {
     #[arg(long, default_value = "127.0.0.1")]
     pub(crate) host: String,
     /// Port to listen on; 0 takes a free one
-    #[arg(long, default_value_t = 8080)]
+    #[arg(long, default_value_t = 8080, value_parser = whole::<u16>(PORTS))]
     pub(crate) port: u16,
     /// One more port, for /health, /ready and /metrics alone, where they answer whatever happens at the other one. It has
     /// no TLS: keep it to your own network [default: none]
-    #[arg(long, value_name = "PORT")]
+    #[arg(long, value_name = "PORT", value_parser = whole::<u16>(PORTS))]
     pub(crate) admin_port: Option<u16>,
     /// File with settings, in TOML: the flags here without their dashes, such as max-queue = 64. The command line and the
     /// environment go before it; `remote-vae config` shows what is in force
@@ -79,17 +80,17 @@ pub(crate) struct ServeArgs {
 }
 
 impl ServeArgs {
-    /// Makes one list of the models that are named with and without `--model`. Like every argument of the command line,
-    /// those without go before what the environment or a file says.
+    /// Makes one list of the models that are named with and without `--model`, in their order. Like every argument of the
+    /// command line, those without go before what the environment or a file says.
     pub(crate) fn settle(&mut self, matches: &ArgMatches) {
         if self.sources.is_empty() {
             return;
         }
-        let mut models = std::mem::take(&mut self.sources);
-        if matches.value_source("models") == Some(ValueSource::CommandLine) {
-            models.append(&mut self.models);
-        }
-        self.models = models;
+        let with_flag = matches.value_source("models") == Some(ValueSource::CommandLine);
+        let ids: &[&str] = if with_flag { &["sources", "models"] } else { &["sources"] };
+        let values = |id: &str| matches.get_many::<ModelArgs>(id).into_iter().flatten().cloned().collect();
+        self.models = in_order(matches, values, ids);
+        self.sources.clear();
     }
 }
 
@@ -131,6 +132,7 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<()> {
             );
         }
         let banner = Banner::new(address, doors.is_encrypted(), !doors.is_open()).admin(server.admin_addr());
+        let banner = banner.name(doors.certified_name());
         if !lazy {
             Banner::loading(&names);
         }

@@ -1,6 +1,7 @@
 //! Which of several endpoints gets a request: a pure state machine, told the time by its caller.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -10,6 +11,8 @@ use crate::retry::{Failure, Retry};
 #[derive(Debug)]
 pub(crate) struct Balance {
     endpoints: Mutex<Vec<Endpoint>>,
+    /// Since when no endpoint has answered any more.
+    silent_since: Mutex<Option<Instant>>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -35,7 +38,7 @@ pub(crate) struct Given<'a> {
 
 impl Balance {
     pub(crate) fn new(endpoints: usize) -> Self {
-        Self { endpoints: Mutex::new(vec![Endpoint::default(); endpoints]) }
+        Self { endpoints: Mutex::new(vec![Endpoint::default(); endpoints]), silent_since: Mutex::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Endpoint>> {
@@ -68,6 +71,13 @@ impl Balance {
         earliest(&self.lock(), not_before, now)
     }
 
+    /// Since when a request that has just failed has waited for an endpoint. Requests of one outage share its beginning, so
+    /// that they give up together; after `patience` it is a new wait.
+    pub(crate) fn waited_since(&self, patience: Duration, now: Instant) -> Instant {
+        let since = *self.silent_since.lock().unwrap_or_else(PoisonError::into_inner);
+        since.filter(|since| now < *since + patience).unwrap_or(now)
+    }
+
     /// Whether any endpoint has ever answered.
     pub(crate) fn reached(&self) -> bool {
         self.lock().iter().any(|endpoint| endpoint.reached)
@@ -90,6 +100,12 @@ fn earliest(endpoints: &[Endpoint], not_before: &[Option<Instant>], now: Instant
 impl Given<'_> {
     /// What came of it, for those that come after.
     pub(crate) fn ended(self, failure: Option<Failure>, retry: &Retry, now: Instant) {
+        let mut silent_since = self.balance.silent_since.lock().unwrap_or_else(PoisonError::into_inner);
+        match failure {
+            None | Some(Failure::Busy(_) | Failure::Final) => *silent_since = None,
+            Some(_) => drop(silent_since.get_or_insert(now)),
+        }
+        drop(silent_since);
         let mut endpoints = self.balance.lock();
         let Some(endpoint) = endpoints.get_mut(self.index) else { return };
         match failure {
@@ -117,8 +133,6 @@ impl Drop for Given<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -169,6 +183,21 @@ mod tests {
         }
         let again = balance.give(&[], now + SECOND).unwrap_err();
         assert!(again <= now + SECOND + Duration::from_millis(200), "eight failures, one pause");
+    }
+
+    #[test]
+    fn an_outage_has_one_beginning() {
+        let (balance, retry, now) = (Balance::new(2), Retry::default(), Instant::now());
+        let fail = |at: Instant| {
+            let given = balance.give(&[], at).unwrap();
+            given.ended(Some(Failure::Down), &retry, at);
+            balance.waited_since(3 * SECOND, at)
+        };
+        assert_eq!(fail(now), now);
+        assert_eq!(fail(now + 2 * SECOND), now, "who comes later waits no longer");
+        assert_eq!(fail(now + 4 * SECOND), now + 4 * SECOND, "the first have given up: a new wait");
+        balance.give(&[], now + 9 * SECOND).unwrap().ended(None, &retry, now + 9 * SECOND);
+        assert_eq!(fail(now + 10 * SECOND), now + 10 * SECOND, "it had answered");
     }
 
     #[test]

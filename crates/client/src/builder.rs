@@ -8,6 +8,8 @@ use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use crate::balance::Balance;
 use crate::endpoint::Endpoint;
 use crate::exchange::{Connection, OnRetry, OnWarning};
+#[cfg(feature = "tls")]
+use crate::trust;
 use crate::{Error, RemoteVae, Retry, error};
 
 /// How long to wait for a connection when nothing else is said.
@@ -23,6 +25,8 @@ pub struct Builder {
     timeout: Duration,
     retry: Retry,
     api_key: Option<String>,
+    #[cfg(feature = "tls")]
+    trusted: Option<Vec<u8>>,
     on_retry: Option<OnRetry>,
     on_warning: Option<OnWarning>,
 }
@@ -35,6 +39,8 @@ impl Builder {
             timeout: TIMEOUT,
             retry: Retry::default(),
             api_key: None,
+            #[cfg(feature = "tls")]
+            trusted: None,
             on_retry: None,
             on_warning: None,
         }
@@ -71,6 +77,14 @@ impl Builder {
         self
     }
 
+    /// The certificates of https to trust, one or more as PEM, instead of those that the system trusts: of authorities, or
+    /// the very certificate that the server shows.
+    #[cfg(feature = "tls")]
+    pub fn trust(mut self, pem: &[u8]) -> Self {
+        self.trusted = Some(pem.to_vec());
+        self
+    }
+
     /// Called before each pause, with what went wrong and how long the pause is: for a log.
     pub fn on_retry(mut self, notice: impl Fn(&Error, Duration) + Send + Sync + 'static) -> Self {
         self.on_retry = Some(Arc::new(notice));
@@ -88,7 +102,7 @@ impl Builder {
     ///
     /// # Errors
     /// [`Error::Endpoint`] when an endpoint is no URL that this client can use, [`Error::Options`] when the key
-    /// cannot be sent.
+    /// cannot be sent, or there is no certificate in what is to be trusted.
     pub fn build(self) -> Result<RemoteVae, Error> {
         let connections: Arc<[_]> =
             self.endpoints.iter().map(|text| self.connection(text)).collect::<Result<_, _>>()?;
@@ -114,12 +128,14 @@ impl Builder {
         }
         #[cfg(feature = "tls")]
         {
-            // Fails only when the program has chosen a provider already, which is as good.
-            let _ = rustls::crypto::ring::default_provider().install_default();
-            if !endpoint.is_https() {
+            trust::install_provider();
+            let trusted = self.trusted.as_deref().map(trust::only).transpose()?;
+            http = match trusted {
                 // Without this, a system that has no certificates installed could not even speak http.
-                http = http.tls_certs_only([]);
-            }
+                _ if !endpoint.is_https() => http.tls_certs_only([]),
+                Some(config) => http.tls_backend_preconfigured(config),
+                None => http,
+            };
         }
         let http = http.build().map_err(|error| Error::endpoint(&endpoint, error::innermost(&error)))?;
         Ok(Connection { http, endpoint })

@@ -14,15 +14,22 @@ pub(crate) struct Endpoint {
 impl Endpoint {
     pub(crate) fn parse(text: &str) -> Result<Self, Error> {
         let wrong = |reason: String| Error::Endpoint { endpoint: without_secrets(text), reason };
-        let url: Url = text.parse().map_err(|error| {
-            wrong(format!("{error}; an endpoint is a URL such as http://127.0.0.1:8080/"))
-        })?;
-        match url.scheme() {
+        // `localhost:8080` is a URL, too, whose scheme is localhost.
+        let scheme = text.split_once("://").map_or("", |(scheme, _)| scheme).to_ascii_lowercase();
+        match scheme.as_str() {
             "http" => {}
             "https" if cfg!(feature = "tls") => {}
             "https" => return Err(wrong("this program was built without the feature `tls`".to_owned())),
-            other => return Err(wrong(format!("its scheme is {other}, but must be http or https"))),
+            _ => {
+                return Err(wrong(
+                    "an endpoint is a URL that begins with http:// or https://, such as http://127.0.0.1:8080/"
+                        .to_owned(),
+                ));
+            }
         }
+        let url: Url = text.parse().map_err(|error| {
+            wrong(format!("{error}; an endpoint is a URL such as http://127.0.0.1:8080/"))
+        })?;
         let public = without_secrets(url.as_str());
         Ok(Self { url, public })
     }
@@ -63,6 +70,12 @@ impl Endpoint {
     #[cfg(feature = "tls")]
     pub(crate) fn is_https(&self) -> bool {
         self.url.scheme() == "https"
+    }
+
+    /// The host's name or address.
+    #[cfg(feature = "tls")]
+    pub(crate) fn host(&self) -> &str {
+        self.url.host_str().unwrap_or_default()
     }
 
     /// Whether it is on this machine.
@@ -116,10 +129,14 @@ mod tests {
 
     #[test]
     fn addresses_that_cannot_be() {
+        let such_as = "begins with http:// or https://, such as http://127.0.0.1:8080/";
         for (text, reason) in [
-            ("127.0.0.1:8080", "an endpoint is a URL such as"),
-            ("", "an endpoint is a URL such as"),
-            ("ftp://host/", "must be http or https"),
+            ("127.0.0.1:8080", such_as),
+            ("localhost:8080", such_as),
+            ("", such_as),
+            ("ftp://host/", such_as),
+            ("http://", "an endpoint is a URL such as"),
+            ("http://host:port/", "an endpoint is a URL such as"),
         ] {
             let error = Endpoint::parse(text).unwrap_err().to_string();
             assert!(error.contains(reason), "{text}: {error}");

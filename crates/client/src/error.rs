@@ -80,9 +80,15 @@ impl Error {
         Self::Endpoint { endpoint: endpoint.public().to_owned(), reason }
     }
 
-    pub(crate) fn transport(endpoint: &Endpoint, error: &reqwest::Error) -> Self {
-        let endpoint = endpoint.public().to_owned();
-        if error.is_connect() {
+    pub(crate) fn transport(address: &Endpoint, error: &reqwest::Error) -> Self {
+        let endpoint = address.public().to_owned();
+        if let Some(other) = other_protocol(address, error) {
+            Self::Connect { endpoint, reason: other }
+        } else if error.is_connect() {
+            #[cfg(feature = "tls")]
+            if let Some(reason) = crate::trust::reason(error, address.host()) {
+                return Self::Connect { endpoint, reason };
+            }
             let mut reason = innermost(error);
             if is_refused(error) {
                 reason.push_str("; is a server running there?");
@@ -94,6 +100,24 @@ impl Error {
             Self::Connection { endpoint, reason: innermost(error) }
         }
     }
+}
+
+/// What is said of a server that speaks https where http was tried, or the other way round.
+fn other_protocol(address: &Endpoint, error: &reqwest::Error) -> Option<String> {
+    /// hyper's words where an answer begins with something else than HTTP, such as an alert of TLS.
+    const NO_HTTP: &str = "invalid HTTP version parsed";
+    #[cfg(feature = "tls")]
+    if address.is_https() {
+        return crate::trust::is_not_tls(error).then(|| {
+            format!(
+                "what answers there speaks no https; try {}",
+                address.public().replacen("https:", "http:", 1)
+            )
+        });
+    }
+    (innermost(error) == NO_HTTP).then(|| {
+        format!("what answers there speaks no http; try {}", address.public().replacen("http:", "https:", 1))
+    })
 }
 
 /// Whether nobody listens at the address.

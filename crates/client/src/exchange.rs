@@ -222,12 +222,17 @@ impl RemoteVae {
         }
         let since = match trouble.since {
             Some((kind, since)) if kind == busy => since,
-            _ => now,
+            _ if busy => now,
+            _ => self.balance.waited_since(patience, now),
         };
         trouble.since = Some((busy, since));
+        // Endpoints that are now full and now away do not lengthen it: the longer of the two is for all of it.
+        let first = *trouble.first.get_or_insert(now);
+        let longest = self.retry.patience.max(self.retry.busy_patience);
+        let end = (since + patience).min(first + longest);
         // When another try would be possible: at once, if there is an endpoint that has not failed.
         let again = self.balance.when(&trouble.not_before, now);
-        (again <= since + patience && patience > Duration::ZERO).then(|| again - now)
+        (again <= end && patience > Duration::ZERO).then(|| again - now)
     }
 }
 
@@ -237,13 +242,15 @@ struct Trouble {
     not_before: Vec<Option<Instant>>,
     /// Since when the endpoints are busy (true) or cannot be reached (false).
     since: Option<(bool, Instant)>,
+    /// When the first try failed.
+    first: Option<Instant>,
     tries: u32,
     broken: u32,
 }
 
 impl Trouble {
     fn new(endpoints: usize) -> Self {
-        Self { not_before: vec![None; endpoints], since: None, tries: 0, broken: 0 }
+        Self { not_before: vec![None; endpoints], since: None, first: None, tries: 0, broken: 0 }
     }
 }
 

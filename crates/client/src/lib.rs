@@ -51,6 +51,8 @@ mod options;
 mod proxy;
 mod queue;
 mod retry;
+#[cfg(feature = "tls")]
+mod trust;
 
 use std::sync::Arc;
 

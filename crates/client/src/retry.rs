@@ -45,7 +45,8 @@ impl Retry {
     }
 
     /// How long a request waits for an endpoint that cannot be reached, from its first failure on; also for one that
-    /// never answered before.
+    /// never answered before. Requests that meet the same outage share its beginning, and give up together. No request is
+    /// tried for longer than the longer of this and [`Retry::busy_patience`].
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self.first_contact = patience;

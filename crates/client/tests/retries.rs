@@ -187,6 +187,40 @@ fn patience_ends() {
     assert!(tries.load(Ordering::SeqCst) >= 1, "even a wrong address is tried twice");
 }
 
+/// As in a batch: a worker whose request was still answered meets the outage later than the others.
+#[test]
+fn requests_of_one_outage_give_up_together() {
+    let patience = Duration::from_secs(2);
+    let vae =
+        blocking::RemoteVae::builder(&nowhere()).retry(Retry::default().patience(patience)).build().unwrap();
+    let start = Instant::now();
+    std::thread::scope(|scope| {
+        for late in [0, 1500] {
+            let vae = &vae;
+            scope.spawn(move || {
+                std::thread::sleep(Duration::from_millis(late));
+                assert!(matches!(decode(vae), Err(Error::Connect { .. })));
+            });
+        }
+    });
+    let waited = start.elapsed();
+    assert!(waited < Duration::from_millis(3000), "{waited:?}");
+}
+
+/// A server that is full by turns with being away is not waited for longer than either alone.
+#[test]
+fn being_full_and_being_away_share_the_time() {
+    let server = Server::start(|n| match n % 2 {
+        0 => Refuses("503 Service Unavailable", ""),
+        _ => Refuses("502 Bad Gateway", ""),
+    });
+    let retry = Retry::default().patience(Duration::from_secs(2)).busy_patience(Duration::from_secs(2));
+    let vae = blocking::RemoteVae::builder(&server.url).retry(retry).build().unwrap();
+    let start = Instant::now();
+    assert!(matches!(decode(&vae), Err(Error::Refused { .. })));
+    assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
+}
+
 #[test]
 fn a_server_that_comes_back_is_waited_for() {
     let url = nowhere();

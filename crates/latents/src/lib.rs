@@ -83,6 +83,7 @@ impl LatentsFile {
         let file = std::fs::File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
         ensure!(!file.metadata()?.is_dir(), "cannot read {}: it is a folder", path.display());
         let read = || {
+            ensure!(file.metadata()?.len() > 0, "it is empty");
             anyhow::Ok(match ending {
                 "npy" => {
                     let entry = npy::entry(String::new(), &file)?;

@@ -28,7 +28,8 @@ impl File {
     pub(super) fn open(mut file: fs::File) -> anyhow::Result<Self> {
         let length = file.metadata()?.len();
         let mut size = [0; 8];
-        file.read_exact(&mut size).context("it is no safetensors file: it is too short")?;
+        ensure!(length >= size.len() as u64, "it is no safetensors file: it has only {length} bytes");
+        file.read_exact(&mut size).context("it is no safetensors file")?;
         let size = u64::from_le_bytes(size);
         ensure!(
             size.checked_add(8).is_some_and(|start| start <= length),

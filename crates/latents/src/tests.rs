@@ -365,6 +365,10 @@ fn what_would_take_much_memory_is_refused_before_it_is_taken() {
     let long = [&(40u64 << 20).to_le_bytes()[..], &vec![b' '; 40 << 20]].concat();
     refused("header.safetensors", &long, "its header has 40 MiB, but may have 32 at most");
     refused("header.safetensors", &[0xff; 16], "it is no safetensors file");
+    refused("short.safetensors", &[1; 3], "it is no safetensors file: it has only 3 bytes");
+    for name in ["a.safetensors", "a.npy", "a.npz", "a.pt"] {
+        refused(name, b"", "it is empty");
+    }
     refused("header.npy", b"\x93NUMPY\x02\0\xff\xff\xff\x7f{'descr': '<f4'", "it is no .npy file");
     let header = "{'descr': '<f4', 'fortran_order': False, 'shape': (99999, 99999, 99999), }\n";
     let axes = [b"\x93NUMPY\x01\0", &(header.len() as u16).to_le_bytes()[..], header.as_bytes()].concat();

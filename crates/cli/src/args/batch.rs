@@ -1,14 +1,16 @@
 //! The flags of commands that work through many files.
 
 use super::heading;
+use super::number::whole;
 use crate::preview::Terminal;
+use crate::terminal::plain;
 
 /// How many files are worked through.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = heading::MANY)]
 pub(crate) struct BatchArgs {
     /// Files at a time: 2 keep a server busy while answers travel, more help with several servers
-    #[arg(long, value_name = "N", default_value = "4", value_parser = jobs)]
+    #[arg(long, value_name = "N", default_value = "4", value_parser = whole::<usize>(1..=256))]
     pub(crate) jobs: usize,
     /// Leave alone what an earlier run has written; files are written whole or not at all
     #[arg(long)]
@@ -22,16 +24,11 @@ pub(crate) struct BatchArgs {
 }
 
 impl BatchArgs {
-    /// The terminal that shall show pictures, if one shall and can.
+    /// The terminal that shall show pictures, if one shall and can; says why it cannot.
     pub(crate) fn terminal(&self) -> Option<Terminal> {
-        self.preview.then(Terminal::find).flatten()
-    }
-}
-
-/// `--jobs`.
-fn jobs(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(jobs @ 1..=256) => Ok(jobs),
-        _ => Err("expected a whole number from 1 to 256".to_owned()),
+        if !self.preview {
+            return None;
+        }
+        Terminal::find().map_err(|why| note!("no preview: {}", plain(&why))).ok()
     }
 }

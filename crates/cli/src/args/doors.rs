@@ -2,7 +2,11 @@
 
 use std::path::PathBuf;
 
+#[cfg(feature = "tls")]
+use rustls::pki_types::{CertificateDer, pem::PemObject};
 use server::{AccessConfig, ApiKey, Forwarding, RateLimit};
+#[cfg(feature = "tls")]
+use webpki::EndEntityCert;
 
 use super::heading;
 
@@ -60,6 +64,21 @@ impl DoorArgs {
     pub(crate) fn tls(&self) -> Option<server::TlsConfig> {
         let (cert, key) = self.tls_cert.clone().zip(self.tls_key.clone())?;
         Some(server::TlsConfig { cert, key })
+    }
+
+    /// A name that the certificate is for, if it can be read and has one.
+    #[cfg(feature = "tls")]
+    pub(crate) fn certified_name(&self) -> Option<String> {
+        let pem = std::fs::read(self.tls_cert.as_ref()?).ok()?;
+        let certificate = CertificateDer::from_pem_slice(&pem).ok()?;
+        let certificate = EndEntityCert::try_from(&certificate).ok()?;
+        certificate.valid_dns_names().find(|name| !name.contains('*')).map(str::to_owned)
+    }
+
+    /// There is no certificate.
+    #[cfg(not(feature = "tls"))]
+    pub(crate) fn certified_name(&self) -> Option<String> {
+        None
     }
 
     /// Whether connections are encrypted.

@@ -7,13 +7,14 @@ use vae::device::cpu::{Cpu, CpuOptions, Isa, Numerics, Storage};
 use vae::{DeviceError, LoadMode};
 
 use super::heading;
+use super::number::whole;
 
 /// How the processor is used.
 #[derive(Clone, Copy, Debug, clap::Args)]
 #[command(next_help_heading = heading::ENGINE)]
 pub(crate) struct EngineArgs {
     /// Threads that compute [default: as many as the process may use]
-    #[arg(long, value_name = "N", value_parser = threads)]
+    #[arg(long, value_name = "N", value_parser = whole::<usize>(1..=MAX_THREADS))]
     pub(crate) threads: Option<usize>,
     /// Instruction set, for tests and comparisons [default: the best that this machine has]
     #[arg(long, value_name = "ISA")]
@@ -34,15 +35,7 @@ pub(crate) struct EngineArgs {
 pub(crate) const FLAGS: [&str; 5] = ["threads", "isa", "numerics", "storage", "load"];
 
 /// More threads than any machine has cores are a slip of the keyboard, and each one takes memory.
-const MAX_THREADS: usize = 1024;
-
-/// `--threads`.
-fn threads(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(threads @ 1..=MAX_THREADS) => Ok(threads),
-        _ => Err(format!("expected a whole number from 1 to {MAX_THREADS}")),
-    }
-}
+const MAX_THREADS: u64 = 1024;
 
 /// `--isa`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

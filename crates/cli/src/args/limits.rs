@@ -7,6 +7,7 @@ use server::{Config, OnLarge};
 use wire::Limits;
 
 use super::heading;
+use super::number::{ANY, whole};
 use super::size::Size;
 
 /// How much one request, and all together, may ask for.
@@ -14,14 +15,14 @@ use super::size::Size;
 #[command(next_help_heading = heading::REQUESTS)]
 pub(crate) struct LimitArgs {
     /// Pixels of one picture or frame; 4194304 are 2048 x 2048
-    #[arg(long, value_name = "N", default_value_t = Limits::default().max_pixels)]
+    #[arg(long, value_name = "N", value_parser = whole::<usize>(ANY), default_value_t = Limits::default().max_pixels)]
     max_pixels: usize,
     /// Pixels of a whole request, batch and frames together [default: 16777216, for models of videos 134217728, or
     /// --max-pixels if that is more]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<usize>(ANY))]
     max_total_pixels: Option<usize>,
     /// Pictures or videos of one request
-    #[arg(long, value_name = "N", default_value_t = Limits::default().max_batch)]
+    #[arg(long, value_name = "N", value_parser = whole::<usize>(ANY), default_value_t = Limits::default().max_batch)]
     max_batch: usize,
     /// Take latents and pixels that hold NaN or infinity, which are otherwise refused: they make black or grey pictures
     #[arg(long)]
@@ -34,18 +35,18 @@ pub(crate) struct LimitArgs {
     max_pending: Size,
     /// Requests that may wait while others are worked on; one more is told to come back later [default: as many as fit into
     /// --max-pending and come to their turn in time]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<usize>(ANY))]
     max_queue: Option<usize>,
     /// Work on small pictures of the same shape that wait together in one go: more of them a second, and values that may
     /// differ from those of a lone request by rounding, far less than what eight bits show
     #[arg(long)]
     batch_requests: bool,
     /// Connections that may be open together; more wait to be accepted
-    #[arg(long, value_name = "N", default_value_t = Config::default().max_connections)]
+    #[arg(long, value_name = "N", value_parser = whole::<usize>(ANY), default_value_t = Config::default().max_connections)]
     max_connections: usize,
     /// Connections that may be open from one address; one more is refused [default: a quarter of --max-connections, or
     /// all of them with --trust-forwarded-for or --trust-forwarded]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<usize>(ANY))]
     max_connections_per_client: Option<usize>,
     /// Memory that the server may have while it works, such as 8GiB; what does not fit is done as --on-large says
     /// [default: nine tenths of the machine's, or of what the container may have]

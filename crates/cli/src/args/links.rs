@@ -22,6 +22,15 @@ pub(crate) fn report() {
     }
 }
 
+/// Whether a variable is one of those that Kubernetes makes of a Service whose name begins with ours.
+pub(crate) fn is_of_kubernetes(variable: &str, value: &str) -> bool {
+    let of_a_port = ["_TCP", "_UDP", "_SCTP"].iter().any(|protocol| variable.contains(protocol));
+    variable.ends_with("_SERVICE_HOST")
+        || variable.contains("_SERVICE_PORT")
+        || variable.contains("_PORT_") && of_a_port
+        || is_service(variable, value)
+}
+
 /// Whether Kubernetes writes this for a Service: a protocol, an address and a port.
 fn is_service(variable: &str, value: &str) -> bool {
     let Some((protocol, address)) = value.split_once("://") else { return false };

@@ -7,11 +7,14 @@ pub(crate) mod engine;
 pub(crate) mod heading;
 pub(crate) mod limits;
 pub(crate) mod links;
+pub(crate) mod number;
 pub(crate) mod options;
 pub(crate) mod place;
 pub(crate) mod size;
+pub(crate) mod variables;
 
 use clap::builder::BoolishValueParser;
+use clap::error::ErrorKind;
 use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::filter::Targets;
 
@@ -80,18 +83,26 @@ pub(crate) enum Command {
 /// The command line with its variables: every flag is also one, `--port` is `REMOTE_VAE_PORT`, where yes and no may
 /// be said in several ways.
 pub(crate) fn command() -> clap::Command {
-    with_variables(Args::command())
+    // It has one picture to send.
+    let one_endpoint = "URL of a server, ours or any other that diffusers' client works with";
+    let command = Args::command().mut_subcommand("roundtrip", |roundtrip| {
+        roundtrip.mut_arg("endpoint", |arg| arg.help(one_endpoint).long_help(None::<&str>))
+    });
+    with_variables(command)
 }
 
 fn with_variables(command: clap::Command) -> clap::Command {
     let command = command.mut_args(|arg| {
         let Some(long) = arg.get_long() else { return arg };
-        let variable = format!("REMOTE_VAE_{}", long.replace('-', "_").to_uppercase());
+        let variable = variables::variable(long);
         if links::is_link(&variable) {
             return arg;
         }
         let is_switch = matches!(arg.get_action(), ArgAction::SetTrue);
+        // A number below 0 is told to be none, and not taken for a flag.
+        let takes_value = matches!(arg.get_action(), ArgAction::Set | ArgAction::Append);
         let arg = arg.env(variable).hide_env_values(true);
+        let arg = if takes_value { arg.allow_negative_numbers(true) } else { arg };
         if is_switch { arg.value_parser(BoolishValueParser::new()) } else { arg }
     });
     command.mut_subcommands(with_variables)
@@ -130,20 +141,35 @@ impl Args {
 
     fn from_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
         let mut args = Self::from_arg_matches(matches).map_err(|error| error.format(&mut command()))?;
-        let Some((_, matches)) = matches.subcommand() else { return Ok(args) };
-        match &mut args.command {
-            Command::Decode(args) => args.place.settle(matches)?,
-            Command::Encode(args) => args.place.settle(matches)?,
-            Command::Roundtrip(args) => args.place.settle(matches)?,
-            Command::Bench(args) => args.model.settle(matches),
-            Command::Serve(args) | Command::Config(args) => args.settle(matches),
+        let Some((name, matches)) = matches.subcommand() else { return Ok(args) };
+        let settled = match &mut args.command {
+            Command::Decode(args) => args.place.settle(matches),
+            Command::Encode(args) => args.place.settle(matches),
+            Command::Roundtrip(args) => args.place.settle(matches),
+            Command::Bench(args) => {
+                args.model.settle(matches);
+                Ok(())
+            }
+            Command::Serve(args) | Command::Config(args) => {
+                args.settle(matches);
+                Ok(())
+            }
             Command::Quickstart(_)
             | Command::Models(_)
             | Command::Completions(_)
             | Command::Pull(_)
-            | Command::Health(_) => {}
+            | Command::Health(_) => Ok(()),
+        };
+        match settled {
+            Ok(()) => Ok(args),
+            Err(contradiction) => {
+                // With the usage of this very command.
+                let mut root = command();
+                root.build();
+                let command = root.find_subcommand(name).cloned();
+                Err(command.unwrap_or(root).error(ErrorKind::ArgumentConflict, contradiction))
+            }
         }
-        Ok(args)
     }
 }
 
@@ -166,6 +192,7 @@ mod tests {
         for flag in ["--threads=2", "--isa=scalar", "--numerics=fast", "--storage=f32"] {
             let error = parse(&["--endpoint=http://localhost", flag]).unwrap_err();
             assert!(error.contains("drop one of them"), "{flag}: {error}");
+            assert!(error.contains("Usage: remote-vae decode"), "{error}");
         }
     }
 
@@ -266,7 +293,9 @@ mod tests {
         assert_eq!(models(&[]), ["demo"]);
         assert_eq!(models(&["sdxl", "a=demo"]), ["sdxl", "a"]);
         assert_eq!(models(&["--model", "flux"]), ["flux"]);
-        assert_eq!(models(&["--model", "flux", "sdxl"]), ["sdxl", "flux"]);
+        // In the order of the command line: the first one is the default.
+        assert_eq!(models(&["--model", "flux", "sdxl"]), ["flux", "sdxl"]);
+        assert_eq!(models(&["sdxl", "--model=a=demo,b=demo", "flux"]), ["sdxl", "a", "b", "flux"]);
     }
 
     #[test]

@@ -23,6 +23,24 @@ pub(crate) struct ScalingArgs {
     pub(crate) no_scaling: bool,
 }
 
+impl ScalingArgs {
+    /// Checks that the flags do not contradict each other.
+    ///
+    /// # Errors
+    /// [`Misuse`](crate::misuse::Misuse).
+    pub(crate) fn check(&self) -> anyhow::Result<()> {
+        let other = match (self.scaling_factor, self.shift_factor) {
+            (Some(_), _) => "--scaling-factor",
+            (None, Some(_)) => "--shift-factor",
+            (None, None) => return Ok(()),
+        };
+        if self.no_scaling {
+            misuse!("--no-scaling and {other} contradict each other: drop one of them")
+        }
+        Ok(())
+    }
+}
+
 /// What is done with values that are no numbers.
 #[derive(Clone, Copy, Debug, clap::Args)]
 #[command(next_help_heading = heading::LATENTS)]

@@ -1,13 +1,16 @@
 //! The flags that say where the work is done: by a server, or by a model on this machine.
 
+#[cfg(feature = "tls")]
+use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::error::ErrorKind;
+#[cfg(feature = "tls")]
+use anyhow::Context;
 use clap::parser::ValueSource;
-use clap::{ArgMatches, CommandFactory, ValueHint};
+use clap::{ArgMatches, ValueHint};
 use client::Retry;
+use client::blocking::{Builder, RemoteVae};
 
-use super::Args;
 use super::engine::{EngineArgs, FLAGS as ENGINE_FLAGS};
 use super::heading;
 use super::limits::time;
@@ -43,6 +46,9 @@ pub(crate) struct ServerArgs {
     /// Key for the server, sent as a Bearer token; a key in the URL (https://user:KEY@host/) goes first
     #[arg(long, value_name = "KEY")]
     pub(crate) api_key: Option<String>,
+    #[cfg(feature = "tls")]
+    #[command(flatten)]
+    pub(crate) trust: TrustArgs,
     /// How long to wait for one answer, such as 90s or 10m
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = time)]
     pub(crate) timeout: Duration,
@@ -52,9 +58,48 @@ pub(crate) struct ServerArgs {
     pub(crate) retry_for: Option<Duration>,
 }
 
+/// Whom https is trusted to.
+#[cfg(feature = "tls")]
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct TrustArgs {
+    /// Certificates that https is trusted to, as PEM: of authorities, or the very one that the server shows [default:
+    /// those of the system, or of the file that SSL_CERT_FILE names]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) ca: Option<PathBuf>,
+}
+
+#[cfg(feature = "tls")]
+impl TrustArgs {
+    /// Tells a client of it.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub(crate) fn apply(&self, builder: Builder) -> anyhow::Result<Builder> {
+        let Some(file) = &self.ca else { return Ok(builder) };
+        let pem = std::fs::read(file).with_context(|| format!("cannot read {} (--ca)", file.display()))?;
+        Ok(builder.trust(&pem))
+    }
+}
+
 impl ServerArgs {
+    /// A client of these servers, as the flags say, before it is built.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub(crate) fn client(&self, first: &str, others: &[String]) -> anyhow::Result<Builder> {
+        let builder =
+            others.iter().fold(RemoteVae::builder(first), |builder, endpoint| builder.endpoint(endpoint));
+        let builder = builder.timeout(self.timeout).retry(self.retry());
+        #[cfg(feature = "tls")]
+        let builder = self.trust.apply(builder)?;
+        Ok(match &self.api_key {
+            Some(key) => builder.api_key(key),
+            None => builder,
+        })
+    }
+
     /// For the client.
-    pub(crate) fn retry(&self) -> Retry {
+    fn retry(&self) -> Retry {
         match self.retry_for {
             Some(time) => Retry::default().patience(time).busy_patience(time),
             None => Retry::default(),
@@ -65,17 +110,19 @@ impl ServerArgs {
 impl PlaceArgs {
     /// A server and a model exclude each other. Said in one place, that is an error; said in both, the command line
     /// goes before the environment, which may be meant for other commands.
-    pub(crate) fn settle(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+    ///
+    /// # Errors
+    /// What contradicts what.
+    pub(crate) fn settle(&mut self, matches: &ArgMatches) -> Result<(), String> {
         if let Some(models) = &mut self.model {
             models.settle(matches);
         }
         let said = |id: &str| matches.value_source(id);
-        let conflict = |message: String| Err(Args::command().error(ErrorKind::ArgumentConflict, message));
         match (said("endpoint"), said("model")) {
             (Some(ValueSource::CommandLine), Some(ValueSource::EnvVariable)) => self.model = None,
             (Some(ValueSource::EnvVariable), Some(ValueSource::CommandLine)) => self.endpoint.clear(),
             (Some(_), Some(_)) => {
-                return conflict(
+                return Err(
                     "--endpoint (REMOTE_VAE_ENDPOINT) works with a server, --model (REMOTE_VAE_MODEL) without one; \
                      drop one of them"
                         .to_owned(),
@@ -83,13 +130,27 @@ impl PlaceArgs {
             }
             _ => {}
         }
+        #[cfg(feature = "tls")]
+        if said("ca") == Some(ValueSource::CommandLine)
+            && !self.endpoint.iter().any(|url| url.starts_with("https:"))
+        {
+            return Err(
+                "--ca is for https, and no --endpoint begins with https://; drop it, or change the URL"
+                    .to_owned(),
+            );
+        }
         let by_server = !self.endpoint.is_empty() && self.model.is_none();
         match ENGINE_FLAGS.iter().find(|flag| by_server && said(flag) == Some(ValueSource::CommandLine)) {
-            Some(flag) => conflict(format!(
+            Some(flag) => Err(format!(
                 "--{flag} is for work on this machine, but --endpoint works with a server; drop one of them"
             )),
             None => Ok(()),
         }
+    }
+
+    /// Whether nobody has said where: the embedded model does it.
+    pub(crate) fn is_unsaid(&self) -> bool {
+        self.model.is_none() && self.endpoint.is_empty()
     }
 
     /// The model to work with here, `None` when a server does it.
@@ -97,9 +158,9 @@ impl PlaceArgs {
         match &self.model {
             Some(ModelArgs(models)) => match models.as_slice() {
                 [model] => Ok(Some(model.source.clone())),
-                models => anyhow::bail!("--model names {} models, but one works", models.len()),
+                models => misuse!("--model names {} models, but one works", models.len()),
             },
-            None if self.endpoint.is_empty() => Ok(Some(Source::demo())),
+            None if self.is_unsaid() => Ok(Some(Source::demo())),
             None => Ok(None),
         }
     }

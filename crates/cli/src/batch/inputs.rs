@@ -1,7 +1,7 @@
 //! Which files are meant, and what each of them becomes.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::io::BufRead;
 use std::path::{Path, PathBuf};
 
@@ -54,11 +54,25 @@ pub(crate) fn is_one(arguments: &[String]) -> bool {
     match arguments {
         [argument] => {
             argument != "-"
+                && !argument.ends_with('/')
                 && !Path::new(argument).is_dir()
                 && (Path::new(argument).exists() || !is_pattern(argument))
         }
         _ => false,
     }
+}
+
+/// Checks that arguments that end in a slash are folders.
+///
+/// # Errors
+/// One is none.
+pub(crate) fn check_folders(arguments: &[String]) -> anyhow::Result<()> {
+    for argument in arguments.iter().filter(|argument| argument.ends_with('/')) {
+        let path = Path::new(argument.trim_end_matches('/'));
+        ensure!(!path.is_file(), "{argument} is a file, and not a folder: drop the / at its end");
+        ensure!(Path::new(argument).is_dir(), "there is no folder {argument}");
+    }
+    Ok(())
 }
 
 fn is_pattern(argument: &str) -> bool {
@@ -69,7 +83,7 @@ fn is_pattern(argument: &str) -> bool {
 /// on stdin, one a line; `what` they hold is for messages. `split` takes `PATH:NAME` apart, `wanted` says which files of a folder count.
 ///
 /// # Errors
-/// An argument that means nothing: it is probably misspelt.
+/// An argument that means nothing, or none of the files that are named is there: they are probably misspelt.
 pub(crate) fn find(
     arguments: &[String],
     what: &str,
@@ -85,10 +99,12 @@ pub(crate) fn find(
                     list.push(line);
                 }
             }
+            ensure!(!list.is_empty(), "the list of files on stdin is empty");
         } else {
             list.push(argument.clone());
         }
     }
+    check_folders(&list)?;
     let mut found = Vec::new();
     for argument in &list {
         let path = Path::new(argument);
@@ -112,6 +128,16 @@ pub(crate) fn find(
         } else {
             let (path, tensor) = split(argument);
             found.push(Found::new(path, tensor.map(str::to_owned), PathBuf::new()));
+        }
+    }
+    // One that is missing is a failure among others; where nothing is left, there is nothing to begin.
+    if found.iter().all(|found| found.problem.is_none() && !found.path.exists())
+        && let Some(first) = found.first()
+    {
+        let path = first.path.display();
+        match found.len() {
+            1 => bail!("there is no file {path}"),
+            count => bail!("none of these {count} files is there, the first of them {path}"),
         }
     }
     Ok(found)
@@ -155,14 +181,19 @@ fn walk(
 /// What each file becomes below `folder`: a file for each of its parts. A file that cannot be read is an item, too, which
 /// fails when its turn comes.
 ///
+/// Two files of one folder that differ in their endings only keep them: `a.png` and `a.webp` become `a.png.npy` and
+/// `a.webp.npy`.
+///
 /// # Errors
-/// Two files that would become the same one.
+/// Two files that would become the same one all the same.
 pub(crate) fn plan(
     found: Vec<Found>,
     folder: &Path,
     contents: impl Fn(&Found) -> anyhow::Result<Contents>,
 ) -> anyhow::Result<Vec<Item>> {
     let mut items = Vec::new();
+    // What each is called where it keeps its ending.
+    let mut longer = Vec::new();
     for found in found {
         let contents = match &found.problem {
             Some(problem) => Err(problem.clone()),
@@ -170,32 +201,54 @@ pub(crate) fn plan(
         };
         let Found { path, tensor, below, .. } = found;
         let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let whole = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let without = |verdict| Item {
             verdict: Some(verdict),
             ..Item::new(path.clone(), tensor.clone(), PathBuf::new())
         };
         match contents {
-            Err(problem) => items.push(without(Verdict::Fails(problem))),
-            Ok(Contents::Nothing(why)) => items.push(without(Verdict::Nothing(why))),
+            Err(problem) => {
+                items.push(without(Verdict::Fails(problem)));
+                longer.push(PathBuf::new());
+            }
+            Ok(Contents::Nothing(why)) => {
+                items.push(without(Verdict::Nothing(why)));
+                longer.push(PathBuf::new());
+            }
             Ok(Contents::Parts(parts)) => {
                 let several = tensor.is_some() || parts.iter().any(|part| part.tensor != parts[0].tensor);
                 for Part { tensor, index, ending } in parts {
-                    let mut name = stem.clone();
+                    let mut part = String::new();
                     if let Some(tensor) = tensor.as_ref().filter(|_| several) {
-                        name = format!("{name}-{}", in_a_name(tensor));
+                        part = format!("-{}", in_a_name(tensor));
                     }
                     if let Some(index) = index {
-                        name = format!("{name}-{index}");
+                        part = format!("{part}-{index}");
                     }
-                    let out = folder.join(&below).join(format!("{name}.{ending}"));
+                    let out = |name: &str| folder.join(&below).join(format!("{name}{part}.{ending}"));
                     let tensor = tensor.filter(|_| several);
-                    items.push(Item { index, ..Item::new(path.clone(), tensor, out) });
+                    items.push(Item { index, ..Item::new(path.clone(), tensor, out(&stem)) });
+                    longer.push(out(&whole));
                 }
             }
         }
     }
+    keep_endings(&mut items, longer);
     tell_apart(&mut items)?;
     Ok(items)
+}
+
+/// Gives items that would write the same file their longer names, where these differ.
+fn keep_endings(items: &mut [Item], longer: Vec<PathBuf>) {
+    let mut names: HashMap<PathBuf, HashSet<PathBuf>> = HashMap::new();
+    for (item, longer) in items.iter().zip(&longer).filter(|(item, _)| item.verdict.is_none()) {
+        names.entry(item.out.clone()).or_default().insert(longer.clone());
+    }
+    for (item, longer) in items.iter_mut().zip(longer) {
+        if names.get(&item.out).is_some_and(|names| names.len() > 1) {
+            item.out = longer;
+        }
+    }
 }
 
 /// Looks for items that would write the same file. Of two tensors in one file the second fails; two files are a mistake of
@@ -275,9 +328,16 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(folder.path().join("deep/er")).unwrap();
         std::fs::create_dir(folder.path().join("none")).unwrap();
-        for name in
-            ["b.npy", "a.safetensors", "notes.txt", ".hidden.npy", "deep/two.npz", "deep/er/a.pt", "[x].npy"]
-        {
+        for name in [
+            "b.npy",
+            "deep/b.npy",
+            "a.safetensors",
+            "notes.txt",
+            ".hidden.npy",
+            "deep/two.npz",
+            "deep/er/a.pt",
+            "[x].npy",
+        ] {
             std::fs::write(folder.path().join(name), "").unwrap();
         }
         folder
@@ -286,6 +346,7 @@ mod tests {
     #[test]
     fn files_folders_and_patterns() {
         let folder = a_folder();
+        assert_eq!(planned(&[""], folder.path()).unwrap().len(), 7);
         let strings = |pairs: &[(&str, &str)]| {
             pairs.iter().map(|(input, out)| ((*input).to_owned(), (*out).to_owned())).collect::<Vec<_>>()
         };
@@ -298,12 +359,22 @@ mod tests {
             (
                 &["deep"],
                 &[
+                    ("deep/b.npy", "out/b.png"),
                     ("deep/er/a.pt", "out/er/a.png"),
                     ("deep/two.npz:a", "out/two-a.png"),
                     ("deep/two.npz:b/c", "out/two-b_c.png"),
                 ],
             ),
             (&["deep/**/*.pt"], &[("deep/er/a.pt", "out/a.png")]),
+            // What would become one file keeps its ending.
+            (
+                &["a.safetensors", "b.npy", "deep/er/a.pt"],
+                &[
+                    ("a.safetensors", "out/a.safetensors.png"),
+                    ("b.npy", "out/b.png"),
+                    ("deep/er/a.pt", "out/a.pt.png"),
+                ],
+            ),
             (
                 &["four.npy"],
                 &[
@@ -328,9 +399,13 @@ mod tests {
                 ],
             ),
         ] {
+            for made_up in ["four.npy", "clash.npz", "text.npz", "broken.pt"] {
+                if arguments.contains(&made_up) {
+                    std::fs::write(folder.path().join(made_up), "").unwrap();
+                }
+            }
             assert_eq!(planned(arguments, folder.path()), Ok(strings(expected)), "{arguments:?}");
         }
-        assert_eq!(planned(&[""], folder.path()).unwrap().len(), 6);
     }
 
     #[test]
@@ -340,7 +415,11 @@ mod tests {
             (&["none"][..], "there are no latents in the folder"),
             (&["*.pth"], "no file fits"),
             (&["b.npy", "b.npy"], "is named twice"),
-            (&["a.safetensors", "deep/er/a.pt"], "would both become out/a.png"),
+            (&["b.npy", "deep/b.npy"], "would both become out/b.png; write them into two folders"),
+            (&["missing.npy"], "there is no file "),
+            (&["missing.npy", "away.npy:x"], "none of these 2 files is there"),
+            (&["nothing/"], "there is no folder "),
+            (&["b.npy", "a.safetensors/"], "is a file, and not a folder"),
         ] {
             let error = planned(arguments, folder.path()).unwrap_err();
             assert!(error.contains(words), "{arguments:?}: {error}");
@@ -352,6 +431,7 @@ mod tests {
         let folder = a_folder();
         let one = |argument: &str| is_one(&[folder.path().join(argument).to_str().unwrap().to_owned()]);
         assert!(one("b.npy") && one("missing.npy") && one("[x].npy"));
+        assert!(!one("b.npy/") && !one("missing/"));
         assert!(!one("*.npy") && !one("deep") && !is_one(&["-".to_owned()]) && !is_one(&[]));
     }
 }

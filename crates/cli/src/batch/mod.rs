@@ -159,6 +159,14 @@ impl Failure {
     }
 }
 
+/// An error of the only item that there is, with the item's name where the fault is its own.
+pub(crate) fn named(error: anyhow::Error, what: &str) -> anyhow::Error {
+    match Failure::of_work(error) {
+        Failure::Item(error) => error.context(what.to_owned()),
+        Failure::All(error) => error,
+    }
+}
+
 /// How it ended when not everything is done. Its exit code is not that of other errors.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]

@@ -36,6 +36,8 @@ struct State {
     /// When the items were known and the work began.
     start: Option<Instant>,
     last_line: Option<Instant>,
+    /// The first item with nothing to work on, and why.
+    nothing: Option<String>,
 }
 
 impl Report {
@@ -100,6 +102,7 @@ impl Report {
     /// There is nothing in an item to work on.
     pub(crate) fn nothing(&self, item: &Item, why: &str) {
         self.line(|| event("skipped", item, json!({ "reason": why })));
+        self.state().nothing.get_or_insert_with(|| format!("{}: {}", item.label(), plain(why)));
         self.leave(|tally| tally.nothing += 1);
     }
 
@@ -159,7 +162,10 @@ impl Report {
     /// The summary. What it counts is what [`super::run`] decides by.
     pub(crate) fn finish(&self) -> Tally {
         self.bar.finish_and_clear();
-        let State { tally, start, .. } = *self.state();
+        let (tally, start, example) = {
+            let state = self.state();
+            (state.tally, state.start, state.nothing.clone())
+        };
         let time = start.map_or(Duration::ZERO, |start| start.elapsed());
         let Tally { done, there, nothing, failed, .. } = tally;
         self.line(|| summary(tally, time));
@@ -179,6 +185,10 @@ impl Report {
             let rate = done as f64 / time.as_secs_f64().max(1e-9);
             let (parts, time) = (parts.join(", "), for_people(time));
             note!("{parts} in {time}, {rate:.1}/s");
+            if let Some(example) = example {
+                let others = if nothing > 1 { "; --json names the others" } else { "" };
+                note!("{none}: {example}{others}");
+            }
         }
         tally
     }

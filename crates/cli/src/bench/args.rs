@@ -3,6 +3,7 @@
 use clap::ValueHint;
 
 use crate::args::engine::EngineArgs;
+use crate::args::number::whole;
 use crate::source::ModelArgs;
 
 /// Measure how fast this machine decodes, and in how much memory
@@ -25,10 +26,10 @@ pub(crate) struct BenchArgs {
     )]
     pub(crate) sizes: Vec<[usize; 2]>,
     /// Frames of each video [default: 9]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<usize>(1..=u64::MAX))]
     pub(crate) frames: Option<usize>,
     /// Runs of each size that are timed
-    #[arg(long, value_name = "N", default_value = "3", value_parser = runs)]
+    #[arg(long, value_name = "N", default_value = "3", value_parser = whole::<usize>(1..=1000))]
     pub(crate) runs: usize,
     /// Also say of each layer what it does, why so, and how fast
     #[arg(long)]
@@ -45,12 +46,4 @@ fn size(text: &str) -> Result<[usize; 2], String> {
     let (height, width) = text.split_once('x').unwrap_or((text, text));
     let side = |text: &str| text.parse().map_err(|_| "expected a number such as 512, or 320x512".to_owned());
     Ok([side(height)?, side(width)?])
-}
-
-/// `--runs`.
-fn runs(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(runs @ 1..=1000) => Ok(runs),
-        _ => Err("expected a whole number from 1 to 1000".to_owned()),
-    }
 }

@@ -9,7 +9,7 @@ use hub::{DEFAULT_ENDPOINT, DEFAULT_REVISION, Hub, HubError, Repo, Settings};
 use indicatif::ProgressBar;
 use tracing::info;
 
-use super::HubPath;
+use super::{HubPath, Preset};
 use crate::progress;
 
 /// The model at `place`, on this machine.
@@ -23,16 +23,26 @@ pub(super) fn resolve(place: &HubPath) -> anyhow::Result<vae::Source> {
     cached(&hub, &repo, place).with_context(|| no_autoencoder(place, &repo))
 }
 
-/// Whoever mistypes a folder should not have to think of the hub.
+/// Whoever mistypes a folder should not have to think of the hub, and who has no way to it can do without.
 fn explained(error: HubError, place: &HubPath) -> anyhow::Error {
-    match error {
-        HubError::NotFound(_) | HubError::Denied(_) | HubError::Offline { .. } | HubError::Network { .. } => {
-            anyhow!(
-                "{error} ({place} is no file or folder here, so it is taken for a model on the Hugging Face hub)"
+    let is_listed = Preset::all().any(|preset| preset.place() == *place);
+    let taken = match error {
+        HubError::NotFound(_) | HubError::Denied(_) | HubError::Offline { .. } | HubError::Network { .. }
+            if !is_listed =>
+        {
+            format!(
+                " ({place} is no file or folder here, so it is taken for a model on the Hugging Face hub)"
             )
         }
-        error => error.into(),
-    }
+        _ => String::new(),
+    };
+    let advice = match error {
+        HubError::Offline { .. } | HubError::Network { .. } => {
+            "; a model that was downloaded elsewhere can be named by its folder or file"
+        }
+        _ => "",
+    };
+    anyhow!("{error}{taken}{advice}")
 }
 
 /// Downloads what is new of the model at `place`; says how much of it there is, and where.

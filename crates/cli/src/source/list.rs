@@ -82,6 +82,17 @@ impl FromStr for ModelArgs {
     }
 }
 
+/// The values of arguments of `serve` that name models, in the order of the command line.
+pub(crate) fn in_order<T>(matches: &ArgMatches, values: impl Fn(&str) -> Vec<T>, ids: &[&str]) -> Vec<T> {
+    let numbered = |id: &&str| {
+        let places: Vec<_> = matches.indices_of(id).into_iter().flatten().collect();
+        places.into_iter().zip(values(id)).collect::<Vec<_>>()
+    };
+    let mut all: Vec<_> = ids.iter().flat_map(numbered).collect();
+    all.sort_by_key(|(place, _)| *place);
+    all.into_iter().map(|(_, value)| value).collect()
+}
+
 impl ModelArgs {
     /// For commands that work with one model: the variable may be meant for `serve`, where the first model is the one that
     /// answers at `/`, so it is the one here too.

@@ -66,7 +66,10 @@ pub(super) fn nothing_at(path: &Path) -> String {
     let missing =
         path.ancestors().skip(1).take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists());
     if let Some(folder) = missing.last() {
-        return format!("there is no file or folder {text}: there is no {} either", folder.display());
+        return format!(
+            "there is no file or folder {text}: not even the folder {} is there",
+            folder.display()
+        );
     }
     let parent = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let entries = std::fs::read_dir(parent).into_iter().flatten().flatten().take(MAX_COMPARED);
@@ -79,7 +82,7 @@ pub(super) fn nothing_at(path: &Path) -> String {
 }
 
 /// The name that is nearest to `text`, if one is near.
-fn nearest<'a>(text: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(text: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     names
         .filter(|name| is_near(text, name, LETTERS_OFF))
         .min_by_key(|name| (strsim::osa_distance(text, name), name.len()))
@@ -113,7 +116,7 @@ mod tests {
         assert!(said("ae.safetensor").contains("ae.safetensors?"), "{}", said("ae.safetensor"));
         assert!(!said("other.safetensors").contains("did you mean"));
         let deep = said("no/such/file");
-        assert!(deep.ends_with("/no either"), "{deep}");
+        assert!(deep.contains("not even the folder") && deep.ends_with("/no is there"), "{deep}");
         assert!(nothing_at(Path::new("~/vae")).contains("$HOME"));
     }
 

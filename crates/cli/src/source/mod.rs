@@ -15,7 +15,8 @@ use anyhow::{Context, bail};
 use vae::device::cpu::Cpu;
 use vae::{Factors, LoadMode, LoadOptions, Vae};
 
-pub(crate) use self::list::{ModelArg, ModelArgs};
+pub(crate) use self::list::{ModelArg, ModelArgs, in_order};
+pub(crate) use self::mistakes::nearest;
 pub(crate) use self::preset::Preset;
 use crate::demo;
 
@@ -149,9 +150,14 @@ impl Source {
         }
     }
 
+    /// Whether it is the embedded model.
+    pub(crate) fn is_demo(&self) -> bool {
+        matches!(self.place, Place::Demo)
+    }
+
     /// Latents to try the model with, where there are any.
     pub(crate) fn example(&self) -> Option<&'static [u8]> {
-        matches!(self.place, Place::Demo).then_some(demo::LATENTS)
+        self.is_demo().then_some(demo::LATENTS)
     }
 
     /// Bytes of the files that its weights are in, before it is loaded; `None` where that is not known.

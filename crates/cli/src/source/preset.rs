@@ -11,6 +11,8 @@ pub(crate) struct Preset {
     /// As in diffusers.
     pub(crate) class_name: &'static str,
     pub(crate) latent_channels: usize,
+    /// Whether it is a model of videos.
+    pub(crate) is_video: bool,
     /// The factors are said here too: not every configuration in these repositories states them.
     pub(crate) scaling_factor: f32,
     pub(crate) shift_factor: Option<f32>,
@@ -26,6 +28,7 @@ const PRESETS: [Preset; 4] = [
         path: "",
         class_name: "AutoencoderKL",
         latent_channels: 4,
+        is_video: false,
         scaling_factor: 0.18215,
         shift_factor: None,
         license: "MIT",
@@ -36,6 +39,7 @@ const PRESETS: [Preset; 4] = [
         path: "",
         class_name: "AutoencoderKL",
         latent_channels: 4,
+        is_video: false,
         scaling_factor: 0.13025,
         shift_factor: None,
         license: "MIT",
@@ -46,6 +50,7 @@ const PRESETS: [Preset; 4] = [
         path: "vae",
         class_name: "AutoencoderKL",
         latent_channels: 16,
+        is_video: false,
         scaling_factor: 0.3611,
         shift_factor: Some(0.1159),
         license: "Apache-2.0",
@@ -56,6 +61,7 @@ const PRESETS: [Preset; 4] = [
         path: "vae",
         class_name: "AutoencoderKLHunyuanVideo",
         latent_channels: 16,
+        is_video: true,
         scaling_factor: 0.476986,
         shift_factor: None,
         license: "tencent-hunyuan-community",
@@ -71,6 +77,16 @@ impl Preset {
     /// The preset `name`.
     pub(crate) fn find(name: &str) -> Option<&'static Self> {
         Self::all().find(|preset| preset.name == name)
+    }
+
+    /// Those whose latents have this shape: `[B, C, h, w]`, for videos `[B, C, f, h, w]`. None for other shapes.
+    pub(crate) fn of_latents(shape: &[usize]) -> impl Iterator<Item = &'static Self> {
+        let (channels, video) = match *shape {
+            [_, channels, _, _] => (channels, false),
+            [_, channels, _, _, _] => (channels, true),
+            _ => (0, false),
+        };
+        Self::all().filter(move |preset| preset.latent_channels == channels && preset.is_video == video)
     }
 
     /// Where its files are.

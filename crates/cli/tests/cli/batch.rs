@@ -165,12 +165,20 @@ fn mistakes_are_found_before_the_work() {
     let (folder, latents) = some_latents();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     for (arguments, code, sentence) in [
-        (vec![&latents, "-o", "all.png"], 1, "add a / if it is a folder"),
+        (vec![&latents, "-o", "all.png"], 2, "add a / if it is a folder"),
         (vec!["a.npy", "b.npy", "-o", &format!("{latents}/broken.pt")], 1, "several files are to be written"),
         (vec![&path("*.npy"), "-o", &path("out")], 1, "no file fits"),
         (vec![&latents, "-o", &path("out"), "--jobs", "0"], 2, "from 1 to 256"),
         (vec![&latents, "-o", &path("out"), "--retry-for", "soon"], 2, "--retry-for"),
-        (vec![&latents, "-o", &path("out"), "--scaling-factor", "0"], 1, "other than 0"),
+        (
+            vec![&latents, "-o", &path("out"), "--scaling-factor", "0"],
+            2,
+            "--scaling-factor must be a finite number other than 0",
+        ),
+        (vec!["missing/", "-o", &path("out/")], 1, "there is no folder missing/"),
+        (vec!["missing/", "-o", &path("out.png")], 1, "there is no folder missing/"),
+        (vec!["a.npy", "b.npy", "-o", &path("out/")], 1, "none of these 2 files is there"),
+        (vec!["-", "-o", &path("out/")], 1, "the list of files on stdin is empty"),
     ] {
         run(&[&["decode"], &arguments[..]].concat()).fails(code, sentence);
     }

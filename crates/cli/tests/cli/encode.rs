@@ -64,7 +64,7 @@ fn flags_that_would_change_nothing_are_refused() {
         (&["-o", "a.npy", "--sample-mode", "argmax", "--seed", "7"][..], "--sample-mode argmax takes none"),
         (&["-o", "a.npy", "--tensor-format", "safetensors"], "contradicts the name a.npy"),
     ] {
-        run(&[&["encode", photo], flags].concat()).fails(1, words);
+        run(&[&["encode", photo], flags].concat()).fails(2, words);
     }
 }
 
@@ -127,7 +127,9 @@ fn a_picture_that_is_cut_off_makes_no_latents() {
     {
         let (cut, out) = (path(&format!("{index}.jpg")), path(&format!("{index}.npy")));
         fs::write(&cut, &photo[..length]).unwrap();
-        run(&["encode", &cut, "-o", &out, "--model", "demo"]).fails(1, "the JPEG file is cut off");
+        let finished = run(&["encode", &cut, "-o", &out, "--model", "demo"]);
+        assert!(finished.stderr.contains(&format!("cannot encode {cut}: ")), "{}", finished.stderr);
+        finished.fails(1, "the JPEG file is cut off");
         assert!(!Path::new(&out).exists());
     }
 }
@@ -139,18 +141,20 @@ fn what_cannot_be_encoded_is_said_before_any_work() {
     let photo = photo.to_str().unwrap();
     let text = folder.path().join("text.png");
     fs::write(&text, "no picture").unwrap();
-    let fails = |arguments: &[&str], sentence: &str| {
-        run(&[&["encode"], arguments].concat()).fails(1, sentence);
+    let fails = |code: i32, arguments: &[&str], sentence: &str| {
+        run(&[&["encode"], arguments].concat()).fails(code, sentence);
     };
-    fails(&[photo, "-o", "out.png"], ".safetensors or .npy");
-    fails(&[photo, "-o", "out.npy", "--dtype=bfloat16"], "NumPy has no bfloat16");
-    fails(&[photo, "-o", "nowhere/out.npy"], "there is no folder nowhere");
-    fails(&["missing.png", "-o", "out.npy"], "cannot read missing.png");
-    fails(&[text.to_str().unwrap(), "-o", "out.npy"], "PNG, JPEG or WebP");
-    fails(&[photo, "-o", "out.npy", "--shift-factor=1"], "needs `scaling_factor`");
+    fails(2, &[photo, "-o", "out.png"], ".safetensors or .npy");
+    fails(2, &[photo, "-o", "out.npy", "--dtype=bfloat16"], "NumPy has no bfloat16");
+    fails(1, &[photo, "-o", "nowhere/out.npy"], "there is no folder nowhere");
+    fails(1, &["missing.png", "-o", "out.npy"], "cannot read missing.png");
+    fails(1, &["missing/", "-o", "out/"], "there is no folder missing/");
+    fails(1, &[text.to_str().unwrap(), "-o", "out.npy"], "PNG, JPEG or WebP");
+    fails(2, &[photo, "-o", "out.npy", "--shift-factor=1"], "--shift-factor needs --scaling-factor");
+    fails(2, &[photo, "-o", "out.npy", "--seed", "-1"], "expected a whole number");
     run(&["encode", photo, "-o", "out.npy", "--endpoint=http://localhost", "--threads=2"])
         .fails(2, "drop one of them");
-    run(&["roundtrip", photo, "-o", "out.jpg"]).fails(1, "name it .png");
+    run(&["roundtrip", photo, "-o", "out.jpg"]).fails(2, "name it .png");
 }
 
 #[test]

@@ -37,7 +37,7 @@ fn write(path: &Path, tensors: &[Spec], metadata: &[(&str, &str)]) {
 /// What a decode of one file gives, and what it says on stderr.
 fn decoded(latents: &Path, flags: &[&str]) -> (Vec<u8>, String) {
     let out = latents.with_extension("out.npy");
-    let arguments = ["decode", latents.to_str().unwrap(), "-o", out.to_str().unwrap()];
+    let arguments = ["decode", latents.to_str().unwrap(), "-o", out.to_str().unwrap(), "--model", "demo"];
     let finished = run(&[&arguments[..], flags].concat()).ok();
     (fs::read(out).unwrap(), finished.stderr)
 }
@@ -104,6 +104,12 @@ fn what_is_no_latents_is_skipped_and_counted_so() {
         finished.stdout.contains("it holds no latents, but mask (no floats [4]), varlen_llm_embed_float32")
     );
     assert!(finished.stderr.contains("2 done, 3 without latents in "), "{}", finished.stderr);
+    let example = "without latents: ";
+    let line = finished.stderr.lines().find(|line| line.starts_with(example)).unwrap();
+    assert!(
+        line.contains("it holds no latents, but ") && line.ends_with("; --json names the others"),
+        "{line}"
+    );
     // What is so for all files of a kind is said once.
     assert_eq!(finished.stderr.matches("musubi-tuner saves latents").count(), 1, "{}", finished.stderr);
     assert_eq!(files(&out), ["a_zi.jpg", "b_zi.jpg"]);

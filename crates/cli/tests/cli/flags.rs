@@ -29,6 +29,17 @@ fn config_tells_of_models_without_their_flag() {
     assert!(line.starts_with("model = [\"b=demo\", \"c=demo\"]") && line.ends_with("# SOURCE"), "{line}");
     let said = run(&["config", "b=demo", "--model", "c=demo"]).ok().stdout;
     assert!(said.contains("model = [\"b=demo\", \"c=demo\"]"), "{said}");
+    // In the order of the command line, of which the first is the default.
+    let said = run(&["config", "--model", "a=demo", "b=demo", "--model=c=demo"]).ok().stdout;
+    let line = said.lines().find(|line| line.starts_with("model =")).unwrap();
+    assert!(line.starts_with("model = [\"a=demo\", \"b=demo\", \"c=demo\"]"), "{line}");
+    assert!(line.ends_with("# SOURCE, --model"), "{line}");
+    // What nobody has set has a default all the same.
+    for words in ["# max-body", "# max-total-pixels", "# max-connections-per-client"] {
+        let line = said.lines().find(|line| line.starts_with(words)).unwrap();
+        assert!(line.contains("# default: ") && !line.ends_with("not set"), "{line}");
+    }
+    assert!(said.contains("default: 64MiB, for models of videos 384MiB"), "{said}");
 }
 
 #[test]
@@ -52,13 +63,13 @@ fn endings_that_cannot_be_written_are_refused_before_any_work() {
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     for name in ["a.gif", "a.tiff", "a.bmp", "a.png.part", "a"] {
         let words = ".jpg, .png or .webp for a picture, .mp4 for a video, .safetensors or .npy for a tensor";
-        run(&["decode", &latents, "-o", &path(name), "--model", "/no/such/model"]).fails(1, words);
-        run(&["encode", photo, "-o", &path(name)]).fails(1, ".safetensors or .npy");
-        run(&["roundtrip", photo, "-o", &path(name)]).fails(1, "name it .png");
+        run(&["decode", &latents, "-o", &path(name), "--model", "/no/such/model"]).fails(2, words);
+        run(&["encode", photo, "-o", &path(name)]).fails(2, ".safetensors or .npy");
+        run(&["roundtrip", photo, "-o", &path(name)]).fails(2, "name it .png");
         assert!(!Path::new(&path(name)).exists());
     }
-    run(&["decode", &latents, &latents, "-o", &path("a.jpe")]).fails(1, "looks like one file");
-    run(&["quickstart", "--out", &path("a.png")]).fails(1, "looks like one file");
+    run(&["decode", &latents, &latents, "-o", &path("a.jpe")]).fails(2, "looks like one file");
+    run(&["quickstart", "--out", &path("a.png")]).fails(2, "looks like one file");
     run(&["decode", &latents, "-o", &path("folder.png/")]).ok();
     assert!(Path::new(&path("folder.png/latents.jpg")).exists(), "what the refusal advises works");
     for name in ["a.JPG", "a.jpe", "a.jfif"] {
@@ -97,14 +108,25 @@ fn quality_and_type_are_those_of_the_protocol() {
     let bf16 = decode("a.safetensors", &["--out-dtype=bfloat16"]);
     assert!(String::from_utf8_lossy(&bf16[..500]).contains("BF16"));
     for (name, flags, code, words) in [
-        ("a.png", &["--quality=90"][..], 1, "a PNG keeps every pixel"),
-        ("a.npy", &["--quality=90"], 1, "a tensor has none"),
-        ("a.jpg", &["--quality=0"], 2, "1..=100"),
-        ("a.jpg", &["--quality=101"], 2, "1..=100"),
-        ("a.jpg", &["--out-dtype=float32"], 1, "`output_type` pt"),
-        ("a.npy", &["--out-dtype=bfloat16"], 1, "NumPy has no bfloat16"),
-        ("a.npy", &["--out-dtype=float32", "--partial-postprocess"], 1, "answers in uint8"),
-        ("a.mp4", &["--fps=241"], 2, "1..=240"),
+        ("a.png", &["--quality=90"][..], 2, "a PNG keeps every pixel"),
+        ("a.npy", &["--quality=90"], 2, "a tensor has none"),
+        ("a.jpg", &["--quality=0"], 2, "expected a whole number from 1 to 100"),
+        ("a.jpg", &["--quality=101"], 2, "from 1 to 100"),
+        ("a.jpg", &["--out-dtype=float32"], 2, "--output-type pt"),
+        ("a.npy", &["--out-dtype=bfloat16"], 2, "NumPy has no bfloat16"),
+        ("a.npy", &["--out-dtype=float32", "--partial-postprocess"], 2, "answers in uint8"),
+        ("a.mp4", &["--fps=241"], 2, "from 1 to 240"),
+        (
+            "a.png",
+            &["--scaling-factor=0.3", "--no-scaling"],
+            2,
+            "--no-scaling and --scaling-factor contradict",
+        ),
+        ("a.png", &["--shift-factor=0.1"], 2, "--shift-factor needs --scaling-factor"),
+        ("a.png", &["--scaling-factor=0"], 2, "--scaling-factor must be a finite number other than 0"),
+        ("a.mp4", &[], 2, "a.mp4 is for a video, and demo decodes pictures"),
+        ("a.bmp", &[], 2, "none that can be written"),
+        ("a.png", &["--image-format=jpg"], 2, "--image-format contradicts the name"),
     ] {
         let out = folder.path().join(name);
         let arguments = [&["decode", &latents, "-o", out.to_str().unwrap()], flags].concat();

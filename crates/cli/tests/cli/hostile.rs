@@ -191,19 +191,21 @@ fn errors_speak_of_flags_and_files_and_not_of_the_protocol() {
     let says_nothing = server("200 OK", "12345678".to_owned());
     let unauthorized =
         server("401 Unauthorized", "{\"error\": \"send the header Authorization\"}".to_owned());
-    for (arguments, words) in [
-        (vec!["decode", batch, "-o", "a.png"], "let -o name a folder"),
-        (vec!["decode", batch, "-o", "a.png", "--endpoint", &key.url], "let -o name a folder"),
-        (vec!["decode", &latents, "-o", "a.png", "--endpoint", &key.url], "--api-key"),
-        (vec!["decode", &latents, "-o", "a.png", "--endpoint", &unauthorized], "--api-key"),
-        (vec!["decode", &latents, "-o", "a.npy", "--endpoint", &says_nothing], "shape and type"),
-        (vec!["decode", &latents, "-o", "a.png", "--endpoint", &says_nothing], "no JPEG, PNG or WebP"),
+    for (code, arguments, words) in [
+        (1, vec!["decode", batch, "-o", "a.png"], "let -o name a folder"),
+        (1, vec!["decode", batch, "-o", "a.png", "--endpoint", &key.url], "let -o name a folder"),
+        (1, vec!["decode", &latents, "-o", "a.png", "--endpoint", &key.url], "--api-key"),
+        (1, vec!["decode", &latents, "-o", "a.png", "--endpoint", &unauthorized], "--api-key"),
+        (1, vec!["decode", &latents, "-o", "a.npy", "--endpoint", &says_nothing], "shape and type"),
+        (1, vec!["decode", &latents, "-o", "a.png", "--endpoint", &says_nothing], "no JPEG, PNG or WebP"),
         (
+            2,
             vec!["decode", &latents, "-o", "a.png", "--api-key", "two\nlines", "--endpoint", &says_nothing],
             "cannot be sent",
         ),
-        (vec!["decode", &latents, "-o", "a.mp4"], "video"),
+        (2, vec!["decode", &latents, "-o", "a.mp4"], "video"),
         (
+            2,
             vec![
                 "decode",
                 &latents,
@@ -224,6 +226,6 @@ fn errors_speak_of_flags_and_files_and_not_of_the_protocol() {
         for word in ["header", "accept", "multipart", "content-type", "http/", "body"] {
             assert!(!stderr.contains(word), "{word} in {stderr}");
         }
-        finished.fails(1, words);
+        finished.fails(code, words);
     }
 }

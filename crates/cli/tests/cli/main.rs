@@ -4,12 +4,14 @@ mod batch;
 mod encode;
 mod files;
 mod flags;
+mod hints;
 #[cfg(target_os = "linux")]
 mod hostile;
 mod models;
 mod program;
 mod serve;
 mod terminal;
+mod tls;
 
 use std::io::Read;
 use std::net::TcpListener;
@@ -119,8 +121,13 @@ fn mistakes_are_answered_with_one_clear_sentence() {
     for (arguments, code, sentence) in [
         (
             vec!["decode", &latents, "-o", &png, "--endpoint", "127.0.0.1:8080"],
-            1,
-            "an endpoint is a URL such as",
+            2,
+            "an endpoint is a URL that begins with http:// or https://, such as http://127.0.0.1:8080/",
+        ),
+        (
+            vec!["health", "localhost:8080"],
+            2,
+            "begins with http:// or https://, such as http://127.0.0.1:8080/",
         ),
         (
             vec!["decode", &latents, "-o", &png, "--endpoint", "http://127.0.0.1:9"],
@@ -131,15 +138,15 @@ fn mistakes_are_answered_with_one_clear_sentence() {
         (vec!["decode", &latents, "-o", &png, "--model", &path("empty")], 1, &path("empty")),
         (
             vec!["decode", &latents, "-o", &png, "--shift-factor", "1"],
-            1,
-            "`shift_factor` needs `scaling_factor`",
+            2,
+            "--shift-factor needs --scaling-factor",
         ),
         (
             vec!["decode", &latents, "-o", &png, "--height", "64"],
-            1,
-            "`height` and `width` are needed together",
+            2,
+            "--height and --width are needed together",
         ),
-        (vec!["decode", &latents, "-o", &png, "--output-type", "pt"], 1, "name it .safetensors or .npy"),
+        (vec!["decode", &latents, "-o", &png, "--output-type", "pt"], 2, "name it .safetensors or .npy"),
         (
             vec!["decode", &latents, "-o", &png, "--endpoint", "http://a", "--model", "demo"],
             2,
@@ -198,6 +205,8 @@ fn latents_that_are_no_numbers() {
     let open = Serving::start(&["--allow-non-finite"], &[]);
     let decode = |url: &str| run(&["decode", &bad, "-o", &png, "--allow-non-finite", "--endpoint", url]);
     decode(&strict.url).fails(1, "the server refused with status 422: 1 of the 240 values");
+    decode(&strict.url)
+        .fails(1, "was sent with --allow-non-finite, and the server must be started with it too");
     decode(&open.url).ok();
 }
 

@@ -27,12 +27,19 @@ fn mistakes_are_explained() {
     fs::write(&onnx, b"\x08\x08\x12\x07pytorch").unwrap();
     let gguf = format!("{here}/y.safetensors");
     fs::write(&gguf, b"GGUF\x03\0\0\0\0\0\0\0\0\0\0\0").unwrap();
+    let text = format!("{here}/text.safetensors");
+    fs::write(&text, "just some text that somebody has named so").unwrap();
     for (model, code, words) in [
+        (&*text, 1, "its content is not that of a safetensors file, whatever its name says"),
         ("sdlx", 1, "did you mean `sdxl`? `remote-vae models` lists the names"),
         ("demo,scaling_factr=0.5", 2, "did you mean `scaling_factor`?"),
         ("health=demo", 2, "a path of the server itself, as are predict, health"),
         ("my model=demo", 2, "letters of English"),
-        ("/no/such/folder", 1, "there is no file or folder /no/such/folder: there is no /no either"),
+        (
+            "/no/such/folder",
+            1,
+            "there is no file or folder /no/such/folder: not even the folder /no is there",
+        ),
         (&onnx, 1, "it is an ONNX model; expected a .safetensors file"),
         (&gguf, 1, "it is a GGUF file"),
     ] {
@@ -59,7 +66,7 @@ fn several_models_in_the_variable_mean_the_first_where_one_is_needed() {
     assert!(server.greeting.contains("at /first and /") && server.greeting.contains("at /second"));
     server.stop();
     // On the command line it is a mistake.
-    decode(&["--model", "a=demo,b=demo"], &[]).fails(1, "names 2 models");
+    decode(&["--model", "a=demo,b=demo"], &[]).fails(2, "names 2 models");
 }
 
 #[test]
@@ -94,7 +101,13 @@ fn pull_says_what_cannot_be_pulled() {
     let folder = tempfile::tempdir().unwrap();
     let home = folder.path().to_str().unwrap();
     let offline = [("HF_HOME", home), ("HF_HUB_OFFLINE", "1")];
-    run_with(&["pull", "sdxl"], &offline).fails(1, "HF_HUB_OFFLINE forbids to download it");
+    let finished = run_with(&["pull", "sdxl"], &offline);
+    assert!(!finished.stderr.contains("no file or folder here"), "it is a listed name: {}", finished.stderr);
+    finished.fails(
+        1,
+        "HF_HUB_OFFLINE forbids to download it; a model that was downloaded elsewhere can be named",
+    );
+    run_with(&["pull", "some/model"], &offline).fails(1, "is no file or folder here");
     // Nothing was downloaded, so nothing is said to be kept.
     let nowhere = [("HF_HOME", home), ("HF_ENDPOINT", "http://hub.invalid")];
     let output = command(&["pull", "sdxl"], &nowhere).output().unwrap();

@@ -68,6 +68,15 @@ pub(crate) struct Serving {
 
 impl Serving {
     pub(crate) fn start(flags: &[&str], variables: &[(&str, &str)]) -> Self {
+        Self::start_as(flags, variables, None)
+    }
+
+    /// With https, by the certificate in a file.
+    pub(crate) fn start_encrypted(flags: &[&str], certificate: &str) -> Self {
+        Self::start_as(flags, &[], Some(certificate))
+    }
+
+    fn start_as(flags: &[&str], variables: &[(&str, &str)], certificate: Option<&str>) -> Self {
         let arguments = [&["--log=warn", "serve", "--port=0"], flags].concat();
         let mut command = command(&arguments, variables);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -80,10 +89,15 @@ impl Serving {
                 panic!("the server ended by itself:\n{greeting}\n{stderr}");
             }
         }
-        let url = greeting.split_whitespace().find(|word| word.starts_with("http://")).unwrap().to_owned();
+        let url = greeting.split_whitespace().find(|word| word.starts_with("http")).unwrap().to_owned();
         let serving = Self { child, greeting, url, _stdout: stdout };
         // The models are loaded, but the first decode, which warms them up, may still run.
-        let client = client::blocking::RemoteVae::new(&serving.url).unwrap();
+        let client = client::blocking::RemoteVae::builder(&serving.url);
+        let client = match certificate {
+            Some(file) => client.trust(&std::fs::read(file).unwrap()),
+            None => client,
+        };
+        let client = client.build().unwrap();
         while !client.is_ready().unwrap() {
             std::thread::sleep(std::time::Duration::from_millis(10));
         }

@@ -39,6 +39,12 @@ impl Builder {
         Self(self.0.api_key(key))
     }
 
+    /// As [`crate::Builder::trust`].
+    #[cfg(feature = "tls")]
+    pub fn trust(self, pem: &[u8]) -> Self {
+        Self(self.0.trust(pem))
+    }
+
     /// As [`crate::Builder::on_warning`].
     pub fn on_warning(self, notice: impl Fn(&str) + Send + Sync + 'static) -> Self {
         Self(self.0.on_warning(notice))

@@ -63,7 +63,8 @@ pub(crate) fn check_finite(tensor: &Tensor, what: &str, allowed: bool) -> Result
     match Survey::of(tensor).non_finite(what).filter(|_| !allowed) {
         None => Ok(()),
         Some(found) => Err(Error::NonFinite(format!(
-            "{found}; `allow_non_finite` (--allow-non-finite) sends them all the same"
+            "{found}; `allow_non_finite` (--allow-non-finite) sends them all the same, to a server that was started with that \
+             flag too"
         ))),
     }
 }

@@ -191,19 +191,20 @@ fn of_safetensors(mut file: impl Read, length: u64) -> Result<Vec<Entry>, String
     if length == 0 {
         return Err("it is empty".to_owned());
     }
-    let no_safetensors = |_| format!("it is no safetensors file; {}", foreign::READABLE);
+    let no_safetensors =
+        || "its content is not that of a safetensors file, whatever its name says".to_owned();
     let mut size = [0; 8];
-    file.read_exact(&mut size).map_err(no_safetensors)?;
+    file.read_exact(&mut size).map_err(|_| no_safetensors())?;
     let size = u64::from_le_bytes(size);
     if size > MAX_HEADER {
-        return Err(format!("it is no safetensors file; {}", foreign::READABLE));
+        return Err(no_safetensors());
     }
     let cut_off = |what: String| format!("it is cut off: {what}; download or copy it again");
     let Some(rest) = length.checked_sub(8 + size) else {
         return Err(cut_off(format!("its header has {size} bytes, and the whole file {length}")));
     };
     let mut header = vec![0; size as usize];
-    file.read_exact(&mut header).map_err(no_safetensors)?;
+    file.read_exact(&mut header).map_err(|_| no_safetensors())?;
     let metadata: Metadata = serde_json::from_slice(&header)
         .map_err(|error| format!("it is no safetensors file: its header cannot be read: {error}"))?;
     let expected = metadata.data_len() as u64;
