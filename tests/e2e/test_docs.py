@@ -12,6 +12,7 @@ import subprocess
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline
 from docs_blocks import Block, Shell, blocks, fresh_clone, is_shown, masked, pages, without_log
 from hub import standing_in
 from models import FLUX, NARROW_VIDEO, SD_V1, SDXL
@@ -20,6 +21,7 @@ from place import ROOT, binary, clean_environment
 from safetensors.torch import load_file, save_file
 from service import Service
 from test_single_file import original
+from tiny_pipelines import stable_diffusion
 
 HUB = "it downloads from the hub"
 ROOT_RIGHTS = "it needs root"
@@ -55,6 +57,7 @@ NOT_RUN = {
         "~/.cache/remote-vae/venv/bin/python bench/load.py": LONG,
         "python bench/soak.py": LONG,
     },
+    "python.md": {"pip install ./python": ELSEWHERE + "tests/python/test_wheel.py"},
     "queue.md": {
         "cargo run --release -p remote-vae-client --example overlap": LONG,
         "let (queue, pictures)": ELSEWHERE + "it is a part of crates/client/examples/decode_queue.rs",
@@ -112,6 +115,9 @@ def prepare(page: str, folder) -> None:
             (shown,) = [shown for block in blocks(ROOT / "docs" / page) for command, shown in block.commands if command == "cat remote-vae.toml\n"]
             (folder / "remote-vae.toml").write_text(shown)
             (folder / "sd-vae-ft-mse").symlink_to(SD_V1.folder)
+        case "python.md":
+            tiny = stable_diffusion(StableDiffusionPipeline, AutoencoderKL.from_pretrained(ROOT / "fixtures" / "vae" / "sd-like"))
+            tiny.save_pretrained(folder / "stable-diffusion")
         case "uis.md":
             # Lines of the two programs, as they are in their repositories.
             for name, lines in UI_SOURCES.items():
@@ -136,6 +142,7 @@ UI_SOURCES = {
 PRELUDES = {"video.md": "from safetensors.torch import load_file\nlatents = load_file('latents.safetensors')['latents']\n"}
 SERVERS = {
     "encode.md": "remote-vae serve",
+    "python.md": "remote-vae serve --model demo=demo --model sd=fixtures/vae/sd-like",
     "queue.md": "remote-vae serve",
     "uis.md": "remote-vae serve",
     "video.md": "remote-vae serve --model ./hunyuan-video-vae",
@@ -155,7 +162,8 @@ def test_page(page, clone, tmp_path):
     folder = tmp_path / "clone"
     shutil.copytree(clone, folder, symlinks=True)
     prepare(page.name, folder)
-    shell = Shell(folder)
+    # As if our package were installed.
+    shell = Shell(folder, PYTHONPATH=str(folder / "python" / "src"))
     try:
         if "remote-vae-quickstart/" in page.read_text():
             code, printed = shell.run("remote-vae quickstart")

@@ -25,6 +25,7 @@ impl Provenance {
             (SampleMode::Argmax, _) => "argmax".to_owned(),
             (SampleMode::Sample { .. }, Some(seed)) => format!("sample, seed={seed}"),
             (SampleMode::Sample { .. }, None) => "sample".to_owned(),
+            (SampleMode::Moments, _) => "moments".to_owned(),
         };
         Self::new(model, scaling, ("VAE sample_mode", sampled))
     }

@@ -42,8 +42,8 @@ pub(crate) enum Reply {
     Latents {
         dtype: DType,
         transfer: Transfer,
-        /// How they are chosen from the distribution that the model gives.
-        sample_mode: SampleMode,
+        /// How they are chosen from the distribution that the model gives; `None` for its moments themselves.
+        sample_mode: Option<SampleMode>,
         scaling: wire::Scaling,
     },
 }
@@ -56,10 +56,10 @@ impl Reply {
         }
     }
 
-    /// What latents are sampled with; `None` for the mode, and for pictures.
+    /// What latents are sampled with; `None` for the mode and for moments, and for pictures.
     pub(crate) fn seed(self) -> Option<u64> {
         match self {
-            Self::Latents { sample_mode: SampleMode::Sample { seed }, .. } => Some(seed),
+            Self::Latents { sample_mode: Some(SampleMode::Sample { seed }), .. } => Some(seed),
             Self::Latents { .. } | Self::Pictures(_) => None,
         }
     }
@@ -132,16 +132,22 @@ pub(crate) fn write(
     Ok(Answer { content_type, body, tensor, seed, warnings, report })
 }
 
-/// Latents as they travel, from the moments of their distribution.
+/// Latents as they travel, from the moments of their distribution; without a `sample_mode` the moments, unscaled.
 pub(crate) fn latents(
     moments: HostTensor,
-    sample_mode: SampleMode,
+    sample_mode: Option<SampleMode>,
     scaling: wire::Scaling,
     info: &VaeInfo,
     dtype: DType,
 ) -> Result<Tensor, Failure> {
-    let mut latents = DiagonalGaussianDistribution::new(moments).latents(sample_mode);
-    tensors::scaling(scaling).undo(&mut latents, info)?;
+    let latents = match sample_mode {
+        None => moments,
+        Some(sample_mode) => {
+            let mut latents = DiagonalGaussianDistribution::new(moments).latents(sample_mode);
+            tensors::scaling(scaling).undo(&mut latents, info)?;
+            latents
+        }
+    };
     let bytes = floats(&latents.data, dtype);
     Tensor::new(dtype, latents.shape, bytes).map_err(broken)
 }

@@ -48,9 +48,20 @@ pub(crate) fn prepare(request: EncodeRequest, context: &Context<'_>) -> Result<P
     }
 
     let sample_mode = match params.sample_mode {
-        SampleMode::Argmax => vae::SampleMode::Argmax,
-        SampleMode::Sample { seed } => vae::SampleMode::Sample { seed: seed.unwrap_or_else(random_seed) },
+        SampleMode::Argmax => Some(vae::SampleMode::Argmax),
+        SampleMode::Sample { seed } => {
+            Some(vae::SampleMode::Sample { seed: seed.unwrap_or_else(random_seed) })
+        }
+        SampleMode::Moments => None,
     };
+    let is_raw = sample_mode.is_none() && matches!(picture, Picture::Tensor(_));
+    if is_raw && (height, width) != (size.height, size.width) {
+        return Err(Failure::unprocessable(format!(
+            "with `sample_mode` moments a tensor is encoded as it is, so its sides must be multiples of {}, but they are \
+             {} x {}",
+            info.spatial_factor, size.height, size.width
+        )));
+    }
     let options = EncodeOptions { tiling: params.tiling, framewise: params.framewise };
     let shape = size.shape((height, width), info);
     let Granted { options, mode, forecast } = context.admission.encode(context.forecasts, &shape, options)?;
@@ -64,7 +75,7 @@ pub(crate) fn prepare(request: EncodeRequest, context: &Context<'_>) -> Result<P
     };
     let read = Box::new({
         let shape = shape.clone();
-        move |is_wanted: &IsWanted<'_>| for_model(picture, size, (height, width), shape, is_wanted)
+        move |is_wanted: &IsWanted<'_>| for_model(picture, size, (height, width), shape, is_raw, is_wanted)
     });
     let options = Options::Encode(options);
     let reply = Reply::Latents {
@@ -152,12 +163,14 @@ fn file_size(file: &Bytes, info: &VaeInfo) -> Result<Size, Failure> {
     Ok(Size { batch: 1, frames: 1, height, width, has_alpha: false })
 }
 
-/// The pixels as the model takes them: `[B, 3, H, W]`, or `[B, 3, F, H, W]`, of height and width `to`, in [-1, 1].
+/// The pixels as the model takes them: `[B, 3, H, W]`, or `[B, 3, F, H, W]`, of height and width `to`, in [-1, 1]. The
+/// values of a tensor that `is_raw` are so already, but for bytes.
 fn for_model(
     picture: Picture,
     size: Size,
     to: (usize, usize),
     shape: Vec<usize>,
+    is_raw: bool,
     is_wanted: &IsWanted<'_>,
 ) -> Result<HostTensor, VaeError> {
     let from = (size.height, size.width);
@@ -172,6 +185,7 @@ fn for_model(
             media::planes_from_rgb(&media::resize_lanczos(image, to.1, to.0).pixels)
         }
         Picture::Tensor(tensor) => {
+            let is_bytes = tensor.head.dtype == DType::UInt8;
             let mut values = pixel_values(tensor)?;
             if size.has_alpha {
                 values = without_alpha(&values, size.frames * size.height * size.width);
@@ -179,7 +193,9 @@ fn for_model(
             if from != to {
                 values = media::resize_nearest(&values, from, to);
             }
-            media::model_range(&mut values);
+            if !is_raw || is_bytes {
+                media::model_range(&mut values);
+            }
             values
         }
     };

@@ -35,6 +35,9 @@ pub enum SampleMode {
     },
     /// The most likely ones, its mean.
     Argmax,
+    /// The distribution itself, `[B, 2C, h, w]`: its mean, and the logarithm of its variance as the encoder gives it. They
+    /// are not scaled. The values of a tensor are then those that the encoder takes, in [-1, 1].
+    Moments,
 }
 
 impl Default for SampleMode {
@@ -48,9 +51,10 @@ impl SampleMode {
         match metadata.text("sample_mode")? {
             None | Some("sample") => Ok(Self::Sample { seed: metadata.number("seed", 0..=u64::MAX)? }),
             Some("argmax") => Ok(Self::Argmax),
-            Some(other) => {
-                Err(WireError::Parameter(format!("`sample_mode` is {other:?}, but must be sample or argmax")))
-            }
+            Some("moments") => Ok(Self::Moments),
+            Some(other) => Err(WireError::Parameter(format!(
+                "`sample_mode` is {other:?}, but must be sample, argmax or moments"
+            ))),
         }
     }
 }
@@ -94,6 +98,15 @@ impl EncodeParams {
     /// # Errors
     /// A value that has an effect and cannot be read.
     pub(crate) fn read(metadata: &Metadata, accept: &Accept, otherwise: Scaling) -> Result<Self, WireError> {
+        let sample_mode = SampleMode::read(metadata)?;
+        let is_moments = sample_mode == SampleMode::Moments;
+        let scaling = Scaling::read(metadata, if is_moments { Scaling::None } else { otherwise })?;
+        if is_moments && scaling != Scaling::None {
+            return Err(WireError::Parameter(
+                "`sample_mode` is moments, which are not scaled: leave out `scaling_factor` and `do_scaling`"
+                    .to_owned(),
+            ));
+        }
         let dtype = metadata.text("out_dtype")?.map(str::parse).transpose()?.unwrap_or_default();
         if dtype == DType::UInt8 {
             return Err(WireError::Parameter(
@@ -102,8 +115,8 @@ impl EncodeParams {
         }
         Ok(Self {
             model: metadata.text("model")?.map(str::to_owned),
-            scaling: Scaling::read(metadata, otherwise)?,
-            sample_mode: SampleMode::read(metadata)?,
+            scaling,
+            sample_mode,
             dtype,
             transfer: Transfer::read(accept),
             tiling: metadata.flag("tiling")?.unwrap_or(false),
@@ -116,6 +129,7 @@ impl EncodeParams {
         parameters.extend(self.scaling.parameters());
         match self.sample_mode {
             SampleMode::Argmax => parameters.push(("sample_mode", "argmax".to_owned())),
+            SampleMode::Moments => parameters.push(("sample_mode", "moments".to_owned())),
             SampleMode::Sample { seed } => parameters.extend(seed.map(|seed| ("seed", seed.to_string()))),
         }
         if self.dtype != DType::default() {
@@ -190,6 +204,7 @@ mod tests {
             ("seed=7", sample(Some(7))),
             ("seed=18446744073709551615&sample_mode=sample", sample(Some(u64::MAX))),
             ("sample_mode=argmax&seed=7", SampleMode::Argmax),
+            ("sample_mode=moments&do_scaling=False", SampleMode::Moments),
             // Whatever belongs to the other task has no effect.
             ("output_type=pt&image_format=tiff&height=-1&fps=0", sample(None)),
         ] {
@@ -201,6 +216,8 @@ mod tests {
             "seed=1.5",
             "seed=1&seed=2",
             "sample_mode=mode",
+            "sample_mode=moments&scaling_factor=0.5",
+            "sample_mode=moments&do_scaling=True",
             "out_dtype=uint8",
             "scaling_factor=0",
         ] {
@@ -216,6 +233,7 @@ mod tests {
             for (scaling, sample_mode) in [
                 (Scaling::None, SampleMode::default()),
                 (Scaling::Model, SampleMode::Argmax),
+                (Scaling::None, SampleMode::Moments),
                 (scaling, SampleMode::Sample { seed: Some(u64::MAX) }),
             ] {
                 for (transfer, dtype) in [

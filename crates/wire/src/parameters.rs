@@ -122,9 +122,11 @@ pub const PARAMETERS: &[Parameter] = &[
     ),
     with_default(
         "sample_mode",
-        Choice(&["sample", "argmax"]),
+        Choice(&["sample", "argmax", "moments"]),
         "sample",
-        "Of an encode: latents drawn from the distribution that the encoder finds, or its mean.",
+        "Of an encode: latents drawn from the distribution that the encoder finds, or its mean. `moments`: the distribution \
+         itself, `[B, 2C, h, w]`, its mean and the logarithm of its variance, not scaled; the values of a tensor are then \
+         those that the encoder takes, in [-1, 1].",
     ),
     parameter(
         "seed",

@@ -131,7 +131,10 @@ async def aencode(
 def __getattr__(name: str) -> Any:
     # It needs torch and diffusers, which nothing else here does.
     if name == "RemoteAutoencoder":
-        from ._autoencoder import RemoteAutoencoder
-
+        try:
+            from ._autoencoder import RemoteAutoencoder
+        except ModuleNotFoundError as error:
+            message = f"RemoteAutoencoder needs {error.name}: pip install 'remote-vae[diffusers]'"
+            raise ModuleNotFoundError(message, name=error.name) from error
         return RemoteAutoencoder
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Decoded: TypeAlias = "Image | list[Image] | Array | torch.Tensor | bytes"
 Encodable: TypeAlias = "Image | Array | torch.Tensor | bytes | os.PathLike[str]"
-PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+PACKAGE = os.path.dirname(__file__) + os.sep
 
 # Bytes that any answer may have.
 FREE = 1 << 20

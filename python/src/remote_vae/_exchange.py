@@ -115,10 +115,9 @@ class Exchanger:
                 f"{endpoint.public} did not answer within {self._timeout:g} s: `timeout` sets how long to wait"
             ) from None
         except (httpx.ConnectError, httpx.ProxyError) as error:
-            raise ConnectError(f"cannot connect to {endpoint.public}: {error}; is a server running there?") from None
+            raise ConnectError(f"cannot connect to {endpoint.public}: {innermost(error)}") from None
         except httpx.HTTPError as error:
-            reason = str(error) or type(error).__name__
-            raise ConnectionBrokenError(f"the connection to {endpoint.public} broke: {reason}") from None
+            raise ConnectionBrokenError(f"the connection to {endpoint.public} broke: {innermost(error)}") from None
 
     async def _send_and_read(self, endpoint: Endpoint, request: Request) -> Answer:
         client = endpoint.client()
@@ -208,6 +207,16 @@ async def _read(response: httpx.Response, limit: int) -> tuple[bytes, bool]:
             return b"".join(parts), False
         parts.append(part)
     return b"".join(parts), True
+
+
+def innermost(error: BaseException) -> str:
+    """The first cause of an error: the outer ones only say that there was one."""
+    causes = [error]
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and cause not in causes:
+        causes.append(cause)
+    if any(isinstance(cause, ConnectionRefusedError) for cause in causes):
+        return "nothing listens there; is a server running?"
+    return next((str(cause) for cause in reversed(causes) if str(cause)), type(error).__name__)
 
 
 def sentence(body: bytes) -> str:

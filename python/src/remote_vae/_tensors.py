@@ -78,8 +78,7 @@ def _values_of_numpy(tensor: Any, what: str) -> tuple[Array, str]:
     values = np.ascontiguousarray(tensor).reshape(np.shape(tensor))
     dtype = values.dtype.name
     _check_type(dtype, what)
-    # The bfloat16 of ml_dtypes.
-    return (values.view(np.uint16) if dtype == "bfloat16" else values).astype(WIRE[dtype], copy=False), dtype
+    return values.astype(WIRE[dtype], copy=False), dtype
 
 
 def _check_type(dtype: str, what: str) -> None:

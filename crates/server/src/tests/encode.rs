@@ -116,6 +116,46 @@ async fn odd_sizes_are_brought_to_whole_latents() {
 }
 
 #[tokio::test]
+async fn the_moments_of_pixels_as_the_encoder_takes_them() {
+    let server = server().await;
+    // All above 0: a picture in [-1, 1] that is bright everywhere.
+    let pixels: Vec<f32> = (0..48).map(|value| value as f32 / 64.0).collect();
+    let body: Vec<u8> = pixels.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let uri = "/?task=encode&sample_mode=moments&dtype=float32";
+    let reply = post(&server, &format!("{uri}&shape=[2,3,2,4]"), None, body.clone()).await;
+    let expected = moments(&HostTensor::new(vec![2, 3, 2, 4], pixels), &info());
+    assert_eq!(expected.shape[1], 2 * info().latent_channels);
+    assert_latents(&reply, &expected);
+    assert!(!reply.headers.contains_key("seed"));
+
+    // Bytes and files say what they mean, as ever.
+    let bytes: Vec<u8> = rgb(4, 2);
+    let planes = media::planes_from_rgb(&bytes);
+    let expected = moments(&HostTensor::new(vec![1, 3, 2, 4], planes.clone()), &info());
+    let png = media::encode_png(&bytes, 4, 2).unwrap();
+    assert_latents(&post(&server, "/?sample_mode=moments", None, png).await, &expected);
+    let planar: Vec<u8> = planes.iter().map(|value| ((value + 1.0) * 127.5).round() as u8).collect();
+    let uint8 = "/?task=encode&sample_mode=moments&dtype=uint8&shape=[1,3,2,4]";
+    assert_latents(&post(&server, uint8, None, planar).await, &expected);
+
+    // Nothing is resized or scaled.
+    let error = post(&server, &format!("{uri}&shape=[2,3,8,1]"), None, body.clone()).await.error(422);
+    assert!(error.contains("no whole latent"), "{error}");
+    let error =
+        post(&server, &format!("{uri}&shape=[1,3,2,8]&scaling_factor=2"), None, body).await.error(400);
+    assert!(error.contains("not scaled"), "{error}");
+    let odd = vec![0; 4 * 3 * 3 * 4];
+    let error = post(&server, &format!("{uri}&shape=[1,3,3,4]"), None, odd).await.error(422);
+    assert!(error.contains("multiples of 2, but they are 3 x 4"), "{error}");
+    // In JSON of the first generation, whose latents are scaled unless it says otherwise, moments are not.
+    let json = serde_json::json!({
+        "inputs": BASE64_STANDARD.encode(media::encode_png(&bytes, 4, 2).unwrap()),
+        "parameters": {"sample_mode": "moments"},
+    });
+    assert_latents(&post(&server, "/", Some("application/json"), json.to_string()).await, &expected);
+}
+
+#[tokio::test]
 async fn tensors_in_every_form() {
     let server = server().await;
     let unit: Vec<f32> = (0..24).map(|value| value as f32 / 32.0).collect();
