@@ -53,10 +53,6 @@ pub(crate) struct ServeArgs {
     /// short, instead of loading all at the start
     #[arg(long)]
     pub(crate) lazy: bool,
-    /// Requests that are worked on side by side, each by its own share of the threads: more of them make small pictures
-    /// faster together, and each one slower
-    #[arg(long, value_name = "N", default_value = "1", help_heading = heading::ENGINE)]
-    pub(crate) workers: NonZeroUsize,
     /// Name or address to listen on; 0.0.0.0 is reachable from other machines
     #[arg(long, default_value = "127.0.0.1")]
     pub(crate) host: String,
@@ -77,6 +73,10 @@ pub(crate) struct ServeArgs {
     pub(crate) limits: LimitArgs,
     #[command(flatten)]
     pub(crate) engine: EngineArgs,
+    /// Requests that are worked on side by side, each by its own share of the threads: more of them make small pictures
+    /// faster together, and each one slower
+    #[arg(long, value_name = "N", default_value = "1", help_heading = heading::ENGINE)]
+    pub(crate) workers: NonZeroUsize,
 }
 
 impl ServeArgs {

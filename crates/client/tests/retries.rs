@@ -190,12 +190,12 @@ fn patience_ends() {
 /// As in a batch: a worker whose request was still answered meets the outage later than the others.
 #[test]
 fn requests_of_one_outage_give_up_together() {
-    let patience = Duration::from_secs(2);
+    let patience = Duration::from_secs(3);
     let vae =
         blocking::RemoteVae::builder(&nowhere()).retry(Retry::default().patience(patience)).build().unwrap();
     let start = Instant::now();
     std::thread::scope(|scope| {
-        for late in [0, 1500] {
+        for late in [0, 2500] {
             let vae = &vae;
             scope.spawn(move || {
                 std::thread::sleep(Duration::from_millis(late));
@@ -204,7 +204,7 @@ fn requests_of_one_outage_give_up_together() {
         }
     });
     let waited = start.elapsed();
-    assert!(waited < Duration::from_millis(3000), "{waited:?}");
+    assert!(waited < Duration::from_millis(5300), "{waited:?}");
 }
 
 /// A server that is full by turns with being away is not waited for longer than either alone.
