@@ -41,7 +41,7 @@ NOT_RUN = {
     "kernels.md": {"rustup component add": LONG, "MIRIFLAGS=": LONG},
     "bad-inputs.md": {"remote-vae serve --max-pixels": ELSEWHERE + "test_bad_inputs.py"},
     "deploying.md": {
-        "cargo build --release && sudo install": ROOT_RIGHTS,
+        "cargo build --profile dist && sudo install": ROOT_RIGHTS,
         "sudo ": ROOT_RIGHTS,
         "docker ": DOCKER,
         "ls /repository": ROOT_RIGHTS,
