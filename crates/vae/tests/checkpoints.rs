@@ -258,8 +258,8 @@ fn what_is_no_weights_is_called_what_it_is() {
         ("a.gz", b"\x1f\x8b\x08\0\0\0\0\0\0\0", "gzip"),
         ("a.bin", b"PK\x03\x04 and no archive", "torch.save"),
         ("a.pt", b"\x80\x02\x8a\nl\xfc", "before 1.6"),
-        ("a.safetensors", b"no such thing at all", "no safetensors file"),
-        ("a.safetensors", b"short", "no safetensors file"),
+        ("a.safetensors", b"no such thing at all", "not that of a safetensors file"),
+        ("a.safetensors", b"short", "not that of a safetensors file"),
         ("a.safetensors", b"", "empty"),
     ] {
         let path = here.path().join(name);

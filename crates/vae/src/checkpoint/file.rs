@@ -191,8 +191,10 @@ fn of_safetensors(mut file: impl Read, length: u64) -> Result<Vec<Entry>, String
     if length == 0 {
         return Err("it is empty".to_owned());
     }
-    let no_safetensors =
-        || "its content is not that of a safetensors file, whatever its name says".to_owned();
+    let no_safetensors = || {
+        "its content is not that of a safetensors file, whatever its name says: download or copy it again"
+            .to_owned()
+    };
     let mut size = [0; 8];
     file.read_exact(&mut size).map_err(|_| no_safetensors())?;
     let size = u64::from_le_bytes(size);
