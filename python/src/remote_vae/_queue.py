@@ -191,8 +191,7 @@ class DecodeQueue:
             self.cancel()
         self.close()
         with self._changed:
-            unfinished = list(self._unfinished)
-        concurrent.futures.wait(unfinished)
+            self._changed.wait_for(lambda: not self._unfinished)
         if self._owned is not None:
             self._owned.close()
 
@@ -211,4 +210,5 @@ class DecodeQueue:
         failed = future.cancelled() or future.exception() is not None
         with self._changed:
             self._unfinished.discard(future)
+            self._changed.notify_all()
             self._counts["failed" if failed else "succeeded"] += 1
