@@ -83,8 +83,8 @@ def test_what_is_in_it(wheel):
         names = archive.namelist()
         sources = {name for name in names if name.startswith("remote_vae/")}
         (metadata,) = (archive.read(name).decode() for name in names if name.endswith(".dist-info/METADATA"))
-    expected = {str(file.relative_to(ROOT / "python" / "src")) for file in (ROOT / "python" / "src").rglob("*.py*")}
-    assert sources == {name for name in expected if "__pycache__" not in name}
+    files = [file for file in (ROOT / "python" / "src").rglob("*") if file.is_file() and "__pycache__" not in file.parts]
+    assert sources == {str(file.relative_to(ROOT / "python" / "src")) for file in files}
     assert "remote_vae/py.typed" in sources
     assert any(name.endswith(".data/scripts/remote-vae") for name in names)
     assert any(name.endswith("/LICENSE") for name in names)

@@ -37,8 +37,9 @@ from ._tensors import Tensor
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from ._autoencoder import RemoteAutoencoder
+    from ._autoencoder import RemoteAutoencoder as RemoteAutoencoder
 
+# Without RemoteAutoencoder, so that `import *` does not need torch.
 __all__ = [
     "AnswerError",
     "AsyncRemoteVae",
@@ -54,7 +55,6 @@ __all__ = [
     "Finished",
     "InputError",
     "RefusedError",
-    "RemoteAutoencoder",
     "RemoteVae",
     "RemoteVaeError",
     "RequestTimeoutError",

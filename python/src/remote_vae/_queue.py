@@ -88,6 +88,7 @@ class DecodeQueue:
         # Guards all that follows.
         self._changed = threading.Condition()
         self._pending: deque[tuple[Any, Call, concurrent.futures.Future[Answer]]] = deque()
+        self._unfinished: set[concurrent.futures.Future[Answer]] = set()
         self._held = 0
         self._closed = False
         self._counts = {"submitted": 0, "in_flight": 0, "succeeded": 0, "failed": 0}
@@ -116,6 +117,7 @@ class DecodeQueue:
             self._held += 1
             self._counts["submitted"] += 1
             self._pending.append((tag, call, future))
+            self._unfinished.add(future)
             self._changed.notify_all()
         future.add_done_callback(self._done)
 
@@ -129,7 +131,7 @@ class DecodeQueue:
         """
         for number, one in enumerate(latents):
             call = decode_call(one, {**self._options, **options})
-            while self._held == self._capacity or (self._pending and self._pending[0][2].done()):
+            while self._pending and (self._held == self._capacity or self._pending[0][2].done()):
                 yield next(self)
             self._submit(call, number)
         while self._pending:
@@ -188,7 +190,8 @@ class DecodeQueue:
         if error is not None:
             self.cancel()
         self.close()
-        concurrent.futures.wait([future for _, _, future in self._pending])
+        with self._changed:
+            self._changed.wait_for(lambda: not self._unfinished)
         if self._owned is not None:
             self._owned.close()
 
@@ -206,4 +209,6 @@ class DecodeQueue:
     def _done(self, future: concurrent.futures.Future[Answer]) -> None:
         failed = future.cancelled() or future.exception() is not None
         with self._changed:
+            self._unfinished.discard(future)
+            self._changed.notify_all()
             self._counts["failed" if failed else "succeeded"] += 1
