@@ -1,5 +1,7 @@
 """The README's commands and code work as printed."""
 
+import json
+import os
 import re
 import shlex
 import subprocess
@@ -40,12 +42,22 @@ def test_the_picture_is_what_quickstart_makes(folder):
 
 def test_the_snippet(folder, server):
     """It decodes the latents that quickstart has written, with a server of the embedded model."""
-    (code,) = blocks("python")
+    code, _ = blocks("python")
     assert "http://127.0.0.1:8080/" in code
     code = code.replace("http://127.0.0.1:8080/", f"{server.url}/demo")
     subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, timeout=120)
     picture = pixels((folder / "decoded.png").read_bytes(), "PNG")
     assert psnr(picture, pixels(PHOTOGRAPH.read_bytes(), "PNG")) >= PHOTOGRAPH_PSNR - 0.5  # its JPEG loses a little more
+
+
+def test_the_snippet_of_our_package(server):
+    _, code = blocks("python")
+    assert "http://127.0.0.1:8080/" in code
+    code = code.replace("http://127.0.0.1:8080/", f"{server.url}/demo")
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "python" / "src")}
+    told = subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=120, stdout=subprocess.PIPE)
+    config = json.loads((ROOT / "assets" / "demo-vae" / "config.json").read_text())
+    assert told.stdout.decode().split() == [str(config["scaling_factor"]), str(config["latent_channels"])]
 
 
 def test_serving_a_real_checkpoint(tmp_path):
