@@ -30,6 +30,9 @@ use crate::client::Client;
 /// Told to a client when nothing is known yet.
 const NO_IDEA: Duration = Duration::from_secs(1);
 
+/// The part of a job's work from which on its progress tells how long it will take.
+const TELLING: f64 = 0.05;
+
 /// Seconds for a unit of work when no model has finished anything yet. All models have the same then, so that only their
 /// amounts of work matter.
 const FIRST_GUESS: f64 = 1e-11;
@@ -217,7 +220,8 @@ impl<T> Scheduler<T> {
     pub(crate) fn progress(&mut self, worker: usize, done: usize, total: usize, now: Instant) {
         if let (Some(Some(running)), true) = (self.running.get_mut(worker), total > 0) {
             running.done = (done as f64 / total as f64).min(1.0);
-            if done > 0 {
+            // The first parts of a layer tell nothing: their share is tiny, and what comes before them is not in it.
+            if running.done >= TELLING {
                 let elapsed = now.saturating_duration_since(running.since).as_secs_f64();
                 running.seconds = Some(elapsed / running.done);
             }

@@ -213,6 +213,8 @@ fn what_is_told_to_those_who_find_it_full() {
     admit(&mut queue, (), start);
     next(&mut queue, start).unwrap();
     assert_eq!(told(&queue, 3), NO_IDEA, "no job has been finished yet");
+    queue.progress(0, 1, 1_000_000, start + seconds(3));
+    assert_eq!(told(&queue, 3), NO_IDEA, "a millionth of the work tells nothing");
     queue.progress(0, 1, 4, start + seconds(3));
     assert_eq!(told(&queue, 3), seconds(9), "a quarter took three seconds");
     assert_eq!(told(&queue, 5), seconds(7), "two seconds later it is two seconds less");
