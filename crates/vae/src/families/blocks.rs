@@ -1,10 +1,57 @@
 //! The blocks of diffusers' `AutoencoderKL` and of what was made from it: resnets, a middle with attention, and rows of
 //! resnets that end in an upsampler or a downsampler.
 
+use crate::LoadError;
+use crate::config::Config;
 use crate::graph::{Activation, Attention, Conv, Extent, NodeId, Scope, Upsample};
 
 /// Every norm of these models has this.
 const EPS: f64 = 1e-6;
+
+/// A limit that no real model comes near; it keeps every product of sizes far from overflow.
+const MAX_BLOCKS: usize = 8;
+
+/// Settings that all of these models have.
+pub(super) struct Settings<'a> {
+    pub(super) block_out_channels: &'a [usize],
+    pub(super) norm_num_groups: usize,
+    pub(super) scaling_factor: f32,
+    /// The one kind of block that each row of them has.
+    pub(super) up_block: &'a str,
+    pub(super) down_block: &'a str,
+    /// How many blocks the constructor in diffusers has when it is told nothing.
+    pub(super) default_blocks: usize,
+}
+
+impl Settings<'_> {
+    /// Checks what no single key can tell.
+    pub(super) fn check(&self, config: &Config) -> Result<(), LoadError> {
+        let blocks = self.block_out_channels.len();
+        if blocks > MAX_BLOCKS {
+            return Err(config.refuse("block_out_channels", &format!("at most {MAX_BLOCKS} blocks")));
+        }
+        let groups = self.norm_num_groups;
+        if self.block_out_channels.iter().any(|channels| channels % groups != 0) {
+            let expected = format!("multiples of `norm_num_groups`, which is {groups}");
+            return Err(config.refuse("block_out_channels", &expected));
+        }
+        if self.scaling_factor == 0.0 {
+            return Err(config.refuse("scaling_factor", "a number other than zero"));
+        }
+        let act_fn = config.text("act_fn", "silu")?;
+        if !["silu", "swish"].contains(&act_fn.to_lowercase().as_str()) {
+            return Err(config.refuse("act_fn", "\"silu\""));
+        }
+        for (key, block) in [("up_block_types", self.up_block), ("down_block_types", self.down_block)] {
+            let types = config.texts(key, &vec![block; self.default_blocks])?;
+            if types.len() != blocks || types.iter().any(|found| found != block) {
+                let expected = format!("{blocks} times \"{block}\", one for each of `block_out_channels`");
+                return Err(config.refuse(key, &expected));
+            }
+        }
+        Ok(())
+    }
+}
 
 /// What the blocks of one model have in common.
 #[derive(Clone, Copy)]

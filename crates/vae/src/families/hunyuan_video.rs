@@ -3,7 +3,7 @@
 #[cfg(test)]
 mod tests;
 
-use super::blocks::Blocks;
+use super::blocks::{Blocks, Settings};
 use super::{Family, refused};
 use crate::config::Config;
 use crate::graph::{Conv, Graph, GraphError, NodeId, Scope, Upsample};
@@ -18,7 +18,6 @@ pub(super) const FAMILY: Family = Family {
 /// Limits that no real model comes near; they keep every product of sizes far from overflow.
 const MAX_CHANNELS: usize = 1 << 14;
 const MAX_LAYERS: usize = 64;
-const MAX_BLOCKS: usize = 8;
 const MAX_FACTOR: usize = 64;
 
 /// diffusers builds decoders for this factor only.
@@ -70,31 +69,16 @@ impl HunyuanVideoConfig {
 
     /// Checks what no single key can tell.
     fn check(&self, config: &Config) -> Result<(), LoadError> {
+        let settings = Settings {
+            block_out_channels: &self.block_out_channels,
+            norm_num_groups: self.norm_num_groups,
+            scaling_factor: self.scaling_factor,
+            up_block: "HunyuanVideoUpBlock3D",
+            down_block: "HunyuanVideoDownBlock3D",
+            default_blocks: 4,
+        };
+        settings.check(config)?;
         let blocks = self.block_out_channels.len();
-        if blocks > MAX_BLOCKS {
-            return Err(config.refuse("block_out_channels", &format!("at most {MAX_BLOCKS} blocks")));
-        }
-        let groups = self.norm_num_groups;
-        if self.block_out_channels.iter().any(|channels| channels % groups != 0) {
-            let expected = format!("multiples of `norm_num_groups`, which is {groups}");
-            return Err(config.refuse("block_out_channels", &expected));
-        }
-        if self.scaling_factor == 0.0 {
-            return Err(config.refuse("scaling_factor", "a number other than zero"));
-        }
-        let act_fn = config.text("act_fn", "silu")?;
-        if !["silu", "swish"].contains(&act_fn.to_lowercase().as_str()) {
-            return Err(config.refuse("act_fn", "\"silu\""));
-        }
-        for (key, block) in
-            [("up_block_types", "HunyuanVideoUpBlock3D"), ("down_block_types", "HunyuanVideoDownBlock3D")]
-        {
-            let types = config.texts(key, &[block; 4])?;
-            if types.len() != blocks || types.iter().any(|found| found != block) {
-                let expected = format!("{blocks} times \"{block}\", one for each of `block_out_channels`");
-                return Err(config.refuse(key, &expected));
-            }
-        }
         // Which blocks double what follows from the ratios and the number of blocks, and must come to the same.
         let reached =
             (0..blocks).map(|block| self.upsampling(block)).fold((1, 1), |(time, space), doubled| {
