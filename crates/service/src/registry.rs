@@ -1,14 +1,17 @@
 //! The models: unloaded, being loaded, or loaded. Each is loaded on a thread of its own and outside of locks, once for
 //! all that wait for it, and is unloaded again when others need the memory.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+mod weights;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use tokio::sync::oneshot;
 use tracing::info;
 use vae::{DecodeOptions, HostTensor, Silent, Vae, VaeInfo};
 
+use self::weights::{HeldWeights, Weights};
 use crate::admission::{Admission, Granted};
 use crate::config::Config;
 use crate::failure::StartError;
@@ -17,9 +20,6 @@ use crate::stages::guarded;
 
 /// Width and height of a usual picture, in pixels.
 const PICTURE: usize = 512;
-
-/// How often a load that waits for memory looks whether there is some.
-const LOOK: Duration = Duration::from_millis(100);
 
 /// Loads a model for a worker, by its index, and fetches it first if it must; the error says why it could not.
 ///
@@ -96,41 +96,6 @@ pub(crate) struct Registry {
     /// Counts uses, to know which was the last.
     uses: AtomicU64,
     held: Arc<HeldWeights>,
-}
-
-/// Bytes of all weights that are in memory or about to be, those of unloaded models that are still in use among them.
-#[derive(Default)]
-struct HeldWeights {
-    bytes: AtomicUsize,
-    lock: Mutex<()>,
-    freed: Condvar,
-}
-
-/// The bytes of one model's weights, until this is dropped.
-struct Weights {
-    held: Arc<HeldWeights>,
-    bytes: usize,
-}
-
-impl Weights {
-    fn hold(held: &Arc<HeldWeights>, bytes: usize) -> Self {
-        held.bytes.fetch_add(bytes, Ordering::SeqCst);
-        Self { held: Arc::clone(held), bytes }
-    }
-
-    /// Holds them if all together are not more than `room`.
-    fn hold_within(held: &Arc<HeldWeights>, bytes: usize, room: usize) -> Option<Self> {
-        let more = |all: usize| all.checked_add(bytes).filter(|&all| all <= room);
-        held.bytes.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).ok()?;
-        Some(Self { held: Arc::clone(held), bytes })
-    }
-}
-
-impl Drop for Weights {
-    fn drop(&mut self) {
-        self.held.bytes.fetch_sub(self.bytes, Ordering::SeqCst);
-        self.held.freed.notify_all();
-    }
 }
 
 impl Loaded {
@@ -283,13 +248,12 @@ impl Registry {
                 return weights;
             }
             self.make_room(bytes, model);
-            let held = self.held.bytes.load(Ordering::SeqCst);
+            let held = self.held.bytes();
             // What could not be unloaded is not waited for.
             if held.saturating_add(bytes) > room && held <= self.weights() {
                 return Weights::hold(&self.held, bytes);
             }
-            let guard = self.held.lock.lock().unwrap_or_else(PoisonError::into_inner);
-            drop(self.held.freed.wait_timeout(guard, LOOK));
+            self.held.wait();
         }
     }
 

@@ -216,6 +216,13 @@ impl<T> Scheduler<T> {
         started
     }
 
+    /// A worker has what its jobs need and begins to work: what it had to wait for tells nothing of how long work takes.
+    pub(crate) fn begin(&mut self, worker: usize, now: Instant) {
+        if let Some(Some(running)) = self.running.get_mut(worker) {
+            running.since = now;
+        }
+    }
+
     /// `done` of `total` units of a worker's work are finished.
     pub(crate) fn progress(&mut self, worker: usize, done: usize, total: usize, now: Instant) {
         if let (Some(Some(running)), true) = (self.running.get_mut(worker), total > 0) {

@@ -218,7 +218,11 @@ fn what_is_told_to_those_who_find_it_full() {
     queue.progress(0, 1, 4, start + seconds(3));
     assert_eq!(told(&queue, 3), seconds(9), "a quarter took three seconds");
     assert_eq!(told(&queue, 5), seconds(7), "two seconds later it is two seconds less");
-    queue.finish(0, true, start + seconds(10));
+    // Had it waited for memory, only the time since then would count.
+    queue.begin(0, start + seconds(2));
+    queue.progress(0, 1, 4, start + seconds(4));
+    assert_eq!(told(&queue, 4), seconds(6), "a quarter took two seconds");
+    queue.finish(0, true, start + seconds(12));
 
     // Twice the work, so twice the ten seconds, by the pace alone.
     queue.admit(client(1), Cost { work: 200, ..SMALL }, (), start + seconds(10)).unwrap();

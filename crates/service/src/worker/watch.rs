@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use tracing::info;
 use vae::{Cancelled, Observer};
 
-use super::Worker;
 use super::batch::Member;
+use super::thread::Worker;
 use crate::job::Event;
 
 /// When the log first says how far the work on a video is; from then on after twice as long each time, but not less often
