@@ -105,9 +105,10 @@ async fn work_ends_at_its_deadline_whoever_still_waits() {
     let (model, handle) = fake::model("fake");
     let service = open(Config::default(), vec![model]).await;
     handle.hold();
-    let soon = || Some(Instant::now() + Duration::from_millis(50));
-    let running = service.submit(Job { deadline: soon(), ..job(&service, 1, 0.5) }).await.unwrap();
-    let waiting = service.submit(Job { deadline: soon(), ..job(&service, 2, 0.5) }).await.unwrap();
+    // One moment for both: the second job must not get its turn when the first one's time is over.
+    let deadline = Some(Instant::now() + Duration::from_millis(200));
+    let running = service.submit(Job { deadline, ..job(&service, 1, 0.5) }).await.unwrap();
+    let waiting = service.submit(Job { deadline, ..job(&service, 2, 0.5) }).await.unwrap();
     for events in [running, waiting] {
         assert_eq!(end(events).await.unwrap_err().kind, FailureKind::Deadline);
     }
