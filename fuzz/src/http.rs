@@ -93,7 +93,13 @@ fn serve(access: AccessConfig) -> SocketAddr {
         max_pixels: 32 * 32,
         max_total_pixels: 4 * 32 * 32,
     };
-    let config = Config { port: 0, access, limits, body_timeout: PATIENCE / 2, ..Config::default() };
+    let config = Config {
+        port: 0,
+        access,
+        body_timeout: PATIENCE / 2,
+        service: service::Config { limits, ..service::Config::default() },
+        ..Config::default()
+    };
     let (started, address) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();

@@ -22,6 +22,9 @@ use crate::banner::Banner;
 use crate::signals::Signals;
 use crate::source::{ModelArg, ModelArgs, in_order};
 
+/// Each worker has threads and memory of its own; more than processors have cores help nobody.
+const MOST_WORKERS: u64 = 256;
+
 /// Serve models over HTTP
 #[derive(Debug, clap::Args)]
 #[command(
@@ -75,7 +78,13 @@ pub(crate) struct ServeArgs {
     pub(crate) engine: EngineArgs,
     /// Requests that are worked on side by side, each by its own share of the threads: more of them make small pictures
     /// faster together, and each one slower
-    #[arg(long, value_name = "N", default_value = "1", help_heading = heading::ENGINE)]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value = "1",
+        value_parser = workers,
+        help_heading = heading::ENGINE
+    )]
     pub(crate) workers: NonZeroUsize,
 }
 
@@ -94,6 +103,11 @@ impl ServeArgs {
     }
 }
 
+/// Reads `--workers`.
+fn workers(text: &str) -> Result<NonZeroUsize, String> {
+    Ok(NonZeroUsize::new(whole(1..=MOST_WORKERS)(text)?).unwrap_or(NonZeroUsize::MIN))
+}
+
 pub(crate) fn run(args: ServeArgs) -> anyhow::Result<()> {
     let (loaded, to_come) = unbounded_channel();
     let engines: Arc<[Cpu]> = args.engine.engines(args.workers)?.into();
@@ -107,11 +121,10 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<()> {
         host: args.host,
         port: args.port,
         admin_port: args.admin_port,
-        lazy: args.lazy,
-        workers: args.workers,
         access: args.doors.access(),
         #[cfg(feature = "tls")]
         tls: args.doors.tls(),
+        service: service::Config { lazy: args.lazy, workers: args.workers, ..service::Config::default() },
         ..Config::default()
     });
     let (doors, lazy) = (args.doors, args.lazy);

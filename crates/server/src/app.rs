@@ -119,7 +119,7 @@ impl App {
             }
         }
         let origins = models.iter().map(Origin::of).collect();
-        let service = Service::new(config.service(), models)?;
+        let service = Service::new(config.service.clone(), models)?;
         Ok(Self(Arc::new(Inner {
             names,
             origins,
@@ -129,7 +129,7 @@ impl App {
             body_timeout: config.body_timeout,
             timeout: config.timeout,
             // No more than can wait: the queue may get them all before any is started.
-            early: config.max_queue.map(Early::new),
+            early: config.service.max_queue.map(Early::new),
             life: watch::Sender::new(Life::Serving),
             in_flight: AtomicUsize::new(0),
         })))

@@ -41,7 +41,6 @@ mod tls;
 mod trace;
 mod watch;
 
-use std::num::NonZeroUsize;
 use std::time::Duration;
 
 pub use access::{AccessConfig, ApiKey};
@@ -67,29 +66,8 @@ pub struct Config {
     /// The certificate for TLS; without one, connections are not encrypted.
     #[cfg(feature = "tls")]
     pub tls: Option<TlsConfig>,
-    /// Threads that run models side by side, each with its own instance of every model.
-    pub workers: NonZeroUsize,
-    /// Whether small pictures of the same shape that wait together are worked on together: more of them a second, and values
-    /// that may differ from those of a lone request by rounding.
-    pub batch_requests: bool,
-    /// Requests that may wait for the models while others are worked on; one more is told to come back later. `None` bounds
-    /// them by their memory and their deadlines alone.
-    pub max_queue: Option<usize>,
-    /// How much one request to a model of pictures may ask for.
-    pub limits: wire::Limits,
-    /// How much one request to a model of videos may ask for.
-    pub video_limits: wire::Limits,
-    /// Whether latents and pixels may be NaN or infinite, which makes pictures black or grey.
-    pub allow_non_finite: bool,
-    /// Bytes of memory that the process may have while it works; `None` for no limit.
-    pub memory_limit: Option<usize>,
-    /// What is done with requests that do not fit into it.
-    pub on_large: OnLarge,
-    /// Load models at their first use, and unload those that were not used for longest where their weights and the
-    /// work together go over the memory limit.
-    pub lazy: bool,
-    /// Bytes of request bodies that may be held together, on their way or waiting.
-    pub max_pending_bytes: usize,
+    /// How much the models take on.
+    pub service: service::Config,
     /// Connections that may be open together; more wait to be accepted.
     pub max_connections: usize,
     /// Connections that may be open from one address; one more is refused. `None` is a quarter of all, or all of them
@@ -109,13 +87,10 @@ pub struct Config {
     pub drain_delay: Duration,
     /// How long accepted requests may take to be finished once the server was told to stop.
     pub drain_timeout: Duration,
-    /// After how long without work the models give back memory that they keep for the next decode.
-    pub idle_release: Duration,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        let service = service::Config::default();
         Self {
             host: "127.0.0.1".to_owned(),
             port: 8080,
@@ -123,16 +98,7 @@ impl Default for Config {
             access: AccessConfig::default(),
             #[cfg(feature = "tls")]
             tls: None,
-            workers: service.workers,
-            batch_requests: service.batch_requests,
-            max_queue: service.max_queue,
-            limits: service.limits,
-            video_limits: service.video_limits,
-            allow_non_finite: service.allow_non_finite,
-            memory_limit: service.memory_limit,
-            on_large: service.on_large,
-            lazy: service.lazy,
-            max_pending_bytes: service.max_pending_bytes,
+            service: service::Config::default(),
             max_connections: 1024,
             max_connections_per_client: None,
             keep_alive: Duration::from_secs(75),
@@ -142,26 +108,6 @@ impl Default for Config {
             write_timeout: Duration::from_secs(60),
             drain_delay: Duration::ZERO,
             drain_timeout: Duration::from_secs(300),
-            idle_release: service.idle_release,
-        }
-    }
-}
-
-impl Config {
-    /// What of this is the service's.
-    fn service(&self) -> service::Config {
-        service::Config {
-            workers: self.workers,
-            batch_requests: self.batch_requests,
-            max_queue: self.max_queue,
-            limits: self.limits.clone(),
-            video_limits: self.video_limits.clone(),
-            allow_non_finite: self.allow_non_finite,
-            memory_limit: self.memory_limit,
-            on_large: self.on_large,
-            lazy: self.lazy,
-            max_pending_bytes: self.max_pending_bytes,
-            idle_release: self.idle_release,
         }
     }
 }

@@ -31,7 +31,7 @@ pub(crate) struct LimitArgs {
     #[arg(long, value_name = "SIZE")]
     max_body: Option<Size>,
     /// Size of all bodies together that may be on their way or wait, such as 512MiB; at most a quarter of --memory-limit
-    #[arg(long, value_name = "SIZE", default_value_t = Size(Config::default().max_pending_bytes))]
+    #[arg(long, value_name = "SIZE", default_value_t = Size(Config::default().service.max_pending_bytes))]
     max_pending: Size,
     /// Requests that may wait while others are worked on; one more is told to come back later [default: as many as fit into
     /// --max-pending and come to their turn in time]
@@ -107,21 +107,26 @@ impl LimitArgs {
                 .max_total_pixels
                 .unwrap_or_else(|| defaults.max_total_pixels.max(self.max_pixels)),
         };
-        Config {
-            allow_non_finite: self.allow_non_finite,
-            limits: limits(Limits::default()),
-            video_limits: limits(Limits::for_videos()),
+        let on_large = match self.on_large {
+            OnLargeArg::Exact => OnLarge::Exact,
+            OnLargeArg::Lean => OnLarge::Lean,
+            OnLargeArg::Tile => OnLarge::Tile,
+            OnLargeArg::Refuse => OnLarge::Refuse,
+        };
+        let service = service::Config {
             batch_requests: self.batch_requests,
             max_queue: self.max_queue,
-            memory_limit: self.memory_limit.map(|size| size.0).or(config.memory_limit),
-            on_large: match self.on_large {
-                OnLargeArg::Exact => OnLarge::Exact,
-                OnLargeArg::Lean => OnLarge::Lean,
-                OnLargeArg::Tile => OnLarge::Tile,
-                OnLargeArg::Refuse => OnLarge::Refuse,
-            },
-            idle_release: self.idle_release,
+            limits: limits(Limits::default()),
+            video_limits: limits(Limits::for_videos()),
+            allow_non_finite: self.allow_non_finite,
+            memory_limit: self.memory_limit.map(|size| size.0).or(config.service.memory_limit),
+            on_large,
             max_pending_bytes: self.max_pending.0,
+            idle_release: self.idle_release,
+            ..config.service
+        };
+        Config {
+            service,
             max_connections: self.max_connections,
             max_connections_per_client: self.max_connections_per_client,
             keep_alive: self.keep_alive,
@@ -165,8 +170,11 @@ mod tests {
     #[test]
     fn sizes_and_times_have_units() {
         let config = parse(&["--max-body=3MiB", "--max-pending=1GB", "--timeout=1m 30s"]).unwrap();
-        assert_eq!((config.limits.max_body_bytes, config.max_pending_bytes), (3 << 20, 1_000_000_000));
-        assert_eq!(config.video_limits.max_body_bytes, 3 << 20);
+        assert_eq!(
+            (config.service.limits.max_body_bytes, config.service.max_pending_bytes),
+            (3 << 20, 1_000_000_000)
+        );
+        assert_eq!(config.service.video_limits.max_body_bytes, 3 << 20);
         assert_eq!(config.timeout, Duration::from_secs(90));
         for nonsense in [
             "--timeout=0s",
@@ -190,11 +198,11 @@ mod tests {
 
     #[test]
     fn one_large_picture_is_no_large_request() {
-        let limits = |flags: &[&str]| parse(flags).unwrap().limits;
+        let limits = |flags: &[&str]| parse(flags).unwrap().service.limits;
         assert_eq!(limits(&["--max-pixels=99999999"]).max_total_pixels, 99_999_999);
         assert_eq!(limits(&["--max-pixels=1"]).max_total_pixels, Limits::default().max_total_pixels);
         assert_eq!(limits(&["--max-pixels=9", "--max-total-pixels=8"]).max_total_pixels, 8);
-        let videos = |flags: &[&str]| parse(flags).unwrap().video_limits.max_total_pixels;
+        let videos = |flags: &[&str]| parse(flags).unwrap().service.video_limits.max_total_pixels;
         assert_eq!(videos(&[]), Limits::for_videos().max_total_pixels);
         assert_eq!(videos(&["--max-total-pixels=8"]), 8);
     }

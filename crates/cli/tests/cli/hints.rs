@@ -120,6 +120,8 @@ fn numbers_are_asked_for_in_words() {
     for arguments in [
         &["serve", "--max-queue", "abc"][..],
         &["serve", "--port", "abc"],
+        &["serve", "--workers", "many"],
+        &["serve", "--workers", "0"],
         &["serve", "--max-queue", "-1"],
         &["health", "--port", "x"],
         &["bench", "--runs", "none"],

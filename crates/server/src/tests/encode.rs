@@ -268,8 +268,11 @@ async fn a_picture_of_four_channels_is_not_taken_for_latents() {
 #[tokio::test]
 async fn latents_that_are_too_large_may_be_a_picture() {
     let limits = wire::Limits { max_pixels: 100 * 100, ..wire::Limits::default() };
-    let server =
-        TestServer::open(Config { limits, ..Config::default() }, vec![model("fake", info()).0]).await;
+    let server = TestServer::open(
+        Config { service: service::Config { limits, ..service::Config::default() }, ..Config::default() },
+        vec![model("fake", info()).0],
+    )
+    .await;
     let values: Vec<f32> = (0..4 * 80 * 80).map(|index| (index % 9) as f32 - 4.0).collect();
     let uri = "/?dtype=float32&shape=[1,4,80,80]";
     let error = post(&server, uri, None, f32_bytes(&values)).await.error(413);
@@ -355,7 +358,11 @@ async fn what_cannot_be_encoded() {
     let limits = wire::Limits { max_pixels: 100, max_batch: 2, ..wire::Limits::default() };
     let decoder = VaeInfo { can_encode: false, ..info() };
     let models = vec![model("fake", info()).0, model("decoder", decoder).0];
-    let server = TestServer::open(Config { limits, ..Config::default() }, models).await;
+    let server = TestServer::open(
+        Config { service: service::Config { limits, ..service::Config::default() }, ..Config::default() },
+        models,
+    )
+    .await;
     let png = |width, height| media::encode_png(&rgb(width, height), width, height).unwrap();
     let mut damaged = png(6, 4);
     damaged.truncate(damaged.len() - 45);

@@ -126,7 +126,10 @@ async fn methods_and_paths_that_are_not_there() {
 #[tokio::test]
 async fn limits_hold_before_memory_is_taken() {
     let limits = Limits { max_body_bytes: 64, max_batch: 2, max_pixels: 16, max_total_pixels: 24 };
-    let config = Config { limits: limits.clone(), ..Config::default() };
+    let config = Config {
+        service: service::Config { limits: limits.clone(), ..service::Config::default() },
+        ..Config::default()
+    };
     let server = TestServer::open(config, vec![model("fake", info()).0]).await;
     for (shape, elements, flag) in [
         ("[1,4,5,5]", 100, "64 at most (--max-body)"),

@@ -10,7 +10,7 @@ const PT: &str = "tensor/binary";
 const GIB: usize = 1 << 30;
 
 fn lazy() -> Config {
-    Config { lazy: true, ..Config::default() }
+    Config { service: service::Config { lazy: true, ..service::Config::default() }, ..Config::default() }
 }
 
 async fn decode(server: &TestServer, name: &str) -> Reply {
@@ -43,7 +43,8 @@ async fn a_model_is_loaded_at_its_first_use() {
 #[tokio::test]
 async fn the_model_that_was_not_used_for_longest_makes_room() {
     // Two of them fit, three do not; the process itself is far smaller than what is left.
-    let config = Config { memory_limit: Some(4 * GIB), ..lazy() };
+    let config =
+        Config { service: service::Config { memory_limit: Some(4 * GIB), ..lazy().service }, ..lazy() };
     let (models, handles): (Vec<_>, Vec<_>) =
         ["a", "b", "c"].map(|name| model(name, info())).into_iter().unzip();
     handles.iter().for_each(|handle| handle.set_weights(3 * GIB / 2));

@@ -19,7 +19,11 @@ async fn figure(live: &Live, name: &str) -> usize {
 
 #[tokio::test]
 async fn clients_that_leave_are_noticed_whatever_they_have_sent_behind_their_request() {
-    let (mut live, handle) = Live::ready(Config { max_queue: Some(32), ..Config::default() }).await;
+    let (mut live, handle) = Live::ready(Config {
+        service: service::Config { max_queue: Some(32), ..service::Config::default() },
+        ..Config::default()
+    })
+    .await;
     handle.hold();
     // A byte, another request, and more than the server reads together with the request.
     let behind = ["x".to_owned(), DECODE.to_owned(), "x".repeat(20_000)];

@@ -59,7 +59,11 @@ async fn loading(config: Config) -> (Live, mpsc::Sender<()>) {
 
 #[tokio::test]
 async fn as_many_come_early_as_can_be_queued() {
-    let (mut live, may_load) = loading(Config { max_queue: Some(2), ..Config::default() }).await;
+    let (mut live, may_load) = loading(Config {
+        service: service::Config { max_queue: Some(2), ..service::Config::default() },
+        ..Config::default()
+    })
+    .await;
     let early = [live.connect(DECODE).await, live.connect(DECODE).await];
     until(async || {
         let figures = live.ask("GET /metrics HTTP/1.1\r\n\r\n").await;

@@ -15,8 +15,14 @@ const URI: &str = "/?dtype=uint8&shape=[1,4,1,1]&output_type=pt";
 /// A server whose model is busy with a request, and that request.
 async fn busy(max_queue: usize) -> (TestServer, Handle, JoinHandle<Reply>) {
     let (model, handle) = model("fake", info());
-    let server =
-        TestServer::open(Config { max_queue: Some(max_queue), ..Config::default() }, vec![model]).await;
+    let server = TestServer::open(
+        Config {
+            service: service::Config { max_queue: Some(max_queue), ..service::Config::default() },
+            ..Config::default()
+        },
+        vec![model],
+    )
+    .await;
     handle.hold();
     let running = request(&server);
     server.until(|_| handle.started() == 1).await;
@@ -82,7 +88,10 @@ async fn bodies_find_room_or_are_sent_away() {
     let (model, handle) = model("fake", info());
     let limits = wire::Limits { max_body_bytes: 4096, ..wire::Limits::default() };
     // Room for one JSON body of the largest size, whatever is configured.
-    let config = Config { limits, max_pending_bytes: 0, ..Config::default() };
+    let config = Config {
+        service: service::Config { limits, max_pending_bytes: 0, ..service::Config::default() },
+        ..Config::default()
+    };
     let server = TestServer::open(config, vec![model]).await;
     handle.hold();
     let running = request(&server);
@@ -100,7 +109,10 @@ async fn bodies_find_room_or_are_sent_away() {
 #[tokio::test]
 async fn an_idle_model_gives_back_its_memory_once() {
     let (model, handle) = model("fake", info());
-    let config = Config { idle_release: Duration::from_millis(5), ..Config::default() };
+    let config = Config {
+        service: service::Config { idle_release: Duration::from_millis(5), ..service::Config::default() },
+        ..Config::default()
+    };
     let server = TestServer::open(config, vec![model]).await;
     server.until(|_| handle.released() == 1).await;
     tokio::time::sleep(Duration::from_millis(30)).await;

@@ -103,7 +103,11 @@ async fn a_fault_of_ours_is_an_error_with_its_cause() {
 async fn a_model_that_cannot_be_loaded_is_named_with_its_cause() {
     let load = |_| Err("/secret/path is not there".into());
     let broken = super::fake::from("broken", "a test", Box::new(load));
-    let server = TestServer::open(Config { lazy: true, ..Config::default() }, vec![broken]).await;
+    let server = TestServer::open(
+        Config { service: service::Config { lazy: true, ..service::Config::default() }, ..Config::default() },
+        vec![broken],
+    )
+    .await;
     let (log, _guard) = Log::open();
     server.post(ONE, "", vec![0; 4]).await.error(503);
     let line = log.line();
@@ -114,7 +118,15 @@ async fn a_model_that_cannot_be_loaded_is_named_with_its_cause() {
 async fn a_limit_that_is_reached_is_a_warning_with_its_flag() {
     let (model, handle) = model("fake", info());
     let limits = wire::Limits { max_body_bytes: 4096, max_batch: 2, ..wire::Limits::default() };
-    let config = Config { max_queue: Some(1), max_pending_bytes: 0, limits, ..Config::default() };
+    let config = Config {
+        service: service::Config {
+            max_queue: Some(1),
+            max_pending_bytes: 0,
+            limits,
+            ..service::Config::default()
+        },
+        ..Config::default()
+    };
     let server = TestServer::open(config, vec![model]).await;
     let (log, _guard) = Log::open();
 

@@ -37,10 +37,20 @@ fn demo_model() -> Model {
 fn tight() -> Config {
     let forecast = demo().forecaster().unwrap().decode(&SHAPE, &DecodeOptions::default()).unwrap();
     let limits = Limits { max_body_bytes: 8 * MIB, ..Limits::default() };
-    let config = Config { limits, idle_release: Duration::from_millis(20), ..Config::default() };
+    let config = Config {
+        service: service::Config {
+            limits,
+            idle_release: Duration::from_millis(20),
+            ..service::Config::default()
+        },
+        ..Config::default()
+    };
     (1..)
-        .map(|mib| Config { memory_limit: Some(mib * MIB), ..config.clone() })
-        .find(|config| config.service().work_memory().unwrap() >= forecast.memory())
+        .map(|mib| Config {
+            service: service::Config { memory_limit: Some(mib * MIB), ..config.service.clone() },
+            ..config.clone()
+        })
+        .find(|config| config.service.work_memory().unwrap() >= forecast.memory())
         .unwrap()
 }
 
@@ -103,7 +113,10 @@ async fn what_others_held_while_the_server_rested_changes_nothing() {
 
 #[tokio::test]
 async fn a_body_that_all_together_may_not_have_is_refused() {
-    let config = Config { memory_limit: Some(24 * MIB), ..Config::default() };
+    let config = Config {
+        service: service::Config { memory_limit: Some(24 * MIB), ..service::Config::default() },
+        ..Config::default()
+    };
     let mut live = Live::open(config, vec![model("fake", info()).0]).await;
     live.until_ready().await;
     let head = format!("POST / HTTP/1.1\r\nContent-Type: image/png\r\nContent-Length: {}\r\n\r\n", 7 * MIB);
@@ -117,12 +130,11 @@ async fn a_body_that_all_together_may_not_have_is_refused() {
 /// The settings with the smallest limit that leaves so many bytes for work.
 fn leaving(work: usize) -> Config {
     let config = Config::default();
-    let with = |limit| Config { memory_limit: Some(limit), ..config.clone() };
-    (16 * MIB..)
-        .step_by(1 << 10)
-        .map(with)
-        .find(|with| with.service().work_memory().unwrap() >= work)
-        .unwrap()
+    let with = |limit| Config {
+        service: service::Config { memory_limit: Some(limit), ..config.service.clone() },
+        ..config.clone()
+    };
+    (16 * MIB..).step_by(1 << 10).map(with).find(|with| with.service.work_memory().unwrap() >= work).unwrap()
 }
 
 #[tokio::test]
@@ -137,9 +149,16 @@ async fn a_limit_in_which_a_model_cannot_run_at_all_is_refused_at_its_load() {
     let small = leaving(needed / 2);
     let error = Live::open(small.clone(), vec![demo_model()]).await.end().await.unwrap_err().to_string();
     assert!(error.contains("even 16 x 16 pixels take") && error.contains("--memory-limit"), "{error}");
-    let tried = Config { on_large: OnLarge::Exact, ..small.clone() };
+    let tried = Config {
+        service: service::Config { on_large: OnLarge::Exact, ..small.service.clone() },
+        ..small.clone()
+    };
     Live::open(tried, vec![demo_model()]).await.until_ready().await;
-    let lazy = Live::open(Config { lazy: true, ..small }, vec![demo_model()]).await;
+    let lazy = Live::open(
+        Config { service: service::Config { lazy: true, ..small.service.clone() }, ..small },
+        vec![demo_model()],
+    )
+    .await;
     lazy.until_ready().await;
     assert!(decode(&lazy).await.starts_with("HTTP/1.1 503"), "it is loaded, and refused, at its first use");
 }
@@ -147,10 +166,16 @@ async fn a_limit_in_which_a_model_cannot_run_at_all_is_refused_at_its_load() {
 #[test]
 fn a_limit_that_leaves_nothing_for_work_is_refused_at_the_start() {
     for lazy in [false, true] {
-        let config = Config { memory_limit: Some(8), lazy, ..Config::default() };
+        let config = Config {
+            service: service::Config { memory_limit: Some(8), lazy, ..service::Config::default() },
+            ..Config::default()
+        };
         let error = App::new(&config, vec![model("fake", info()).0]).map(drop).unwrap_err().to_string();
         assert!(error.contains("--memory-limit 1 MiB leaves nothing for work"), "{error}");
-        let tried = Config { on_large: OnLarge::Exact, ..config };
+        let tried = Config {
+            service: service::Config { on_large: OnLarge::Exact, ..config.service.clone() },
+            ..config
+        };
         assert!(App::new(&tried, vec![model("fake", info()).0]).is_ok());
     }
 }

@@ -65,7 +65,10 @@ async fn latents_that_are_no_numbers_are_refused_with_where_they_are() {
     }
     assert_eq!(handle.started(), FLOATS.len(), "what is refused is not decoded");
 
-    let allow = Config { allow_non_finite: true, ..Config::default() };
+    let allow = Config {
+        service: service::Config { allow_non_finite: true, ..service::Config::default() },
+        ..Config::default()
+    };
     let server = TestServer::open(allow, vec![model("fake", info()).0]).await;
     post(&server, &[f32::NAN; 256], DType::Float16, "").await.content("tensor/binary");
     post(&server, &[1.0; 256], DType::Float32, "&scaling_factor=1e-39").await.content("tensor/binary");
