@@ -135,7 +135,7 @@ fn try_next(out: &Path, info: &VaeInfo) {
               {call}.show()\n\n  \
            2. Decode without a server:\n\n       \
               {BOLD}{program} decode {} -o {}{BOLD:#}\n\n  \
-           3. Serve a real model (this one is a small demonstration). {}:\n\n       \
+           3. Serve a real model, as this one is a small demonstration. {}:\n\n       \
               {BOLD}{program} serve {}{BOLD:#}\n",
         shell(&latents),
         shell(&again),
@@ -146,7 +146,7 @@ fn try_next(out: &Path, info: &VaeInfo) {
 
 /// What is said of a real model, and how it is named. Without the hub it can only be a file of its user's.
 const REAL: (&str, &str) = if cfg!(feature = "hub") {
-    ("This one is downloaded from the Hugging Face hub; a folder or file of yours goes as well", "sdxl")
+    ("It is downloaded from the Hugging Face hub; a folder or file of yours goes as well", "sdxl")
 } else {
     ("Put your folder in the place of FOLDER", "sdxl=FOLDER")
 };

@@ -153,7 +153,7 @@ impl Metadata {
             (None, None) => Ok(None),
             (Some(shape), Some(dtype)) => Ok(Some(TensorHead::new(dtype.parse()?, shape)?)),
             (Some(_), None) => Err(WireError::Parameter(
-                "`dtype` is missing: give float16, bfloat16, float32 or uint8".to_owned(),
+                "`dtype` is missing: give float16, bfloat16, float32, float64 or uint8".to_owned(),
             )),
             (None, Some(_)) => Err(WireError::Parameter(
                 "`shape` is missing: give it as repeated keys (shape=1&shape=4&...) or as a JSON list"
