@@ -7,6 +7,7 @@ use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::device::Device;
 use crate::files::{SHOWN, weights_in};
+use crate::latents::Pipeline;
 use crate::{LoadError, Vae, families, single_file};
 
 /// Where a model comes from.
@@ -53,13 +54,15 @@ pub enum LoadMode {
     Copy,
 }
 
-/// The factors of a model's configuration, where its user knows better.
+/// What the user of a model knows of its latents better than its files.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Factors {
     /// In the place of `scaling_factor`.
     pub scaling_factor: Option<f32>,
     /// In the place of `shift_factor`.
     pub shift_factor: Option<f32>,
+    /// The pipeline whose latents it decodes, where other pipelines hand them over in another way.
+    pub pipeline: Option<Pipeline>,
 }
 
 /// Loads a model and prepares it on a device.
@@ -95,14 +98,14 @@ pub fn load_with(
             Checkpoint::embedded(Path::new("embedded/diffusion_pytorch_model.safetensors"), weights)?,
         ),
     };
-    let Factors { scaling_factor, shift_factor } = options.factors;
+    let Factors { scaling_factor, shift_factor, .. } = options.factors;
     for (key, factor) in [("scaling_factor", scaling_factor), ("shift_factor", shift_factor)] {
         if let Some(factor) = factor {
             config.set(key, factor);
         }
     }
     checkpoint.settle(options.mode)?;
-    families::load(&config, &checkpoint, Arc::new(device))
+    families::load(&config, &checkpoint, options, Arc::new(device))
 }
 
 /// What is in a folder.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use wire::routes;
 
-use super::{FACTORS, Preset};
+use super::{FACTORS, PIPELINE, Preset};
 
 /// How many letters a name may be off to be taken for another.
 const LETTERS_OFF: usize = 2;
@@ -17,13 +17,15 @@ pub(super) fn option(key: &str, value: &str) -> Option<String> {
     if FACTORS.contains(&key) {
         return None;
     }
-    let near = FACTORS.into_iter().find(|known| is_near(key, known, LETTERS_OFF + 1));
+    let known = FACTORS.into_iter().chain([PIPELINE]);
+    let near = known.into_iter().find(|known| is_near(key, known, LETTERS_OFF + 1));
     let is_number = value.parse::<f32>().is_ok() && !Path::new(value).exists();
     let is_word = !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'));
     (near.is_some() || is_number && is_word).then(|| {
         let meant = near.map(|near| format!(" (did you mean `{near}`?)")).unwrap_or_default();
         format!(
-            "there is no option `{key}` of a model{meant}; after a SOURCE may stand ,{}=NUMBER and ,{}=NUMBER",
+            "there is no option `{key}` of a model{meant}; after a SOURCE may stand ,{}=NUMBER, ,{}=NUMBER and \
+             ,{PIPELINE}=NAME",
             FACTORS[0], FACTORS[1]
         )
     })
