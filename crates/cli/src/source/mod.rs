@@ -282,9 +282,9 @@ impl FromStr for Source {
 }
 
 /// What may follow a source, after a comma.
-const FACTORS: [&str; 2] = ["scaling_factor", "shift_factor"];
+const OPTIONS: [&str; 3] = ["scaling_factor", "shift_factor", PIPELINE];
 
-/// The same, for the pipeline that the latents are of.
+/// The pipeline that the latents are of.
 const PIPELINE: &str = "pipeline";
 
 /// A source and the factors that follow it.
@@ -292,7 +292,7 @@ fn with_factors(text: &str) -> Result<(&str, Factors), String> {
     let (mut source, mut factors) = (text, Factors::default());
     while let Some((before, last)) = source.rsplit_once(',')
         && let Some((key, value)) = last.split_once('=')
-        && (FACTORS.contains(&key) || key == PIPELINE)
+        && OPTIONS.contains(&key)
     {
         if key == PIPELINE {
             if factors.pipeline.replace(pipeline(value)?).is_some() {
@@ -303,7 +303,7 @@ fn with_factors(text: &str) -> Result<(&str, Factors), String> {
         }
         let number = value.parse().ok().filter(|number: &f32| number.is_finite());
         let number = number.ok_or_else(|| format!("{key} is {value:?}, expected a number"))?;
-        let factor = if key == FACTORS[0] { &mut factors.scaling_factor } else { &mut factors.shift_factor };
+        let factor = if key == OPTIONS[0] { &mut factors.scaling_factor } else { &mut factors.shift_factor };
         if factor.replace(number).is_some() {
             return Err(format!("{key} is there twice"));
         }

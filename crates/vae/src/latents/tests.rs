@@ -222,6 +222,15 @@ fn of_flux2() -> Normalization {
     }
 }
 
+/// PyTorch's kernels may round the last bit in another way.
+#[track_caller]
+fn assert_close(found: &HostTensor, shape: &[usize], data: &[f32]) {
+    assert_eq!((found.shape.as_slice(), found.data.len()), (shape, data.len()));
+    for (found, expected) in found.data.iter().zip(data) {
+        assert!((found - expected).abs() < 1e-6, "{found} for {expected}");
+    }
+}
+
 /// Two tokens beside each other, as diffusers' pipelines get them of a transformer.
 fn two_tokens() -> HostTensor {
     HostTensor::new(vec![1, 2, 8], (0..16).map(|i| i as f32 / 8.0 - 1.0).collect())
@@ -260,7 +269,7 @@ fn patches_are_normalised_by_the_statistics_of_the_weights() {
         0.032_286_137,
         0.499_996_87,
         1.903_141_6,
-        2.500_021_9,
+        2.500_022,
     ];
     let flux2 = scaled_by(of_flux2());
     let tokens = two_tokens();
@@ -273,7 +282,7 @@ fn patches_are_normalised_by_the_statistics_of_the_weights() {
             [(&tokens, Some((16, 32))), (&patches, None), (&patches, Some((1, 1))), (&one_patch, None)]
         {
             let (out, warning) = decoded(latents, &flux2, asked, size);
-            assert_eq!((out.shape.as_slice(), out.data.as_slice()), (&[1, 2, 2, 4][..], &expected[..]));
+            assert_close(&out, &[1, 2, 2, 4], &expected);
             assert_eq!(warning.is_some(), asked == factors, "factors are left out of account, which is said");
         }
         // `Flux2KleinPipeline` hands over what the model takes.
@@ -284,14 +293,11 @@ fn patches_are_normalised_by_the_statistics_of_the_weights() {
     let mut fibo = flux2.clone();
     fibo.latents.set_pipeline(Pipeline::BriaFibo2).unwrap();
     let plain = arrange(tokens.clone(), &flux2, Some(16), Some(32)).unwrap();
-    assert_eq!(decoded(&plain, &fibo, Scaling::Unchanged, None).0.data, expected);
+    assert_close(&decoded(&plain, &fibo, Scaling::Unchanged, None).0, &[1, 2, 2, 4], &expected);
     // And back.
     let mut encoded = HostTensor::new(vec![1, 2, 2, 4], expected.to_vec());
     Scaling::Model.undo(&mut encoded, &flux2).unwrap();
-    assert_eq!(encoded.shape, patches.shape);
-    for (found, expected) in encoded.data.iter().zip(&patches.data) {
-        assert!((found - expected).abs() < 1e-6, "{found} for {expected}");
-    }
+    assert_close(&encoded, &patches.shape, &patches.data);
 }
 
 /// `expected` is what `Ideogram4Pipeline` makes of [`two_tokens`].
@@ -316,9 +322,9 @@ fn ideogram_orders_the_values_of_a_patch_in_another_way() {
         -0.399_529_87,
         0.499_996_87,
         1.332_549_8,
-        2.500_021_9,
+        2.500_022,
     ];
-    assert_eq!((out.shape.as_slice(), out.data.as_slice()), (&[1, 2, 2, 4][..], &expected[..]));
+    assert_close(&out, &[1, 2, 2, 4], &expected);
 }
 
 #[test]
