@@ -63,6 +63,13 @@ impl Fetched {
     }
 }
 
+impl Fetched {
+    /// What it computes.
+    pub(crate) fn graphs(self) -> anyhow::Result<vae::Graphs> {
+        Ok(vae::graphs(self.source, &self.options)?)
+    }
+}
+
 impl Source {
     /// The embedded demonstration model.
     pub(crate) fn demo() -> Self {

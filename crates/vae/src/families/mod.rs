@@ -70,12 +70,9 @@ pub(crate) fn load(
     let mut build = || {
         let mut weights = Weights::default();
         take(&description.decoder.graph, checkpoint, &mut weights)?;
-        // A checkpoint may hold a decoder only.
-        let encoder = &description.encoder.graph;
-        let first = (0..encoder.nodes().len()).find_map(|id| encoder.tensors(id).into_iter().next());
-        let can_encode = first.is_some_and(|tensor| checkpoint.contains(&tensor.name));
+        let can_encode = has_encoder(&description, checkpoint);
         if can_encode {
-            take(encoder, checkpoint, &mut weights)?;
+            take(&description.encoder.graph, checkpoint, &mut weights)?;
         }
         let family = FAMILIES.iter().find(|family| family.class_name == description.info.class_name);
         if let Some(read) = family.and_then(|family| family.read_latents) {
@@ -91,6 +88,13 @@ pub(crate) fn load(
     let bytes = [checkpoint.bytes(), checkpoint.copied_bytes()];
     let model = Model::new(description, device, &weights, can_encode, bytes)?;
     Ok(Box::new(Loaded(Arc::new(model))))
+}
+
+/// Whether a checkpoint holds the model's encoder: it may hold a decoder only.
+pub(crate) fn has_encoder(description: &Description, checkpoint: &Checkpoint) -> bool {
+    let encoder = &description.encoder.graph;
+    let first = (0..encoder.nodes().len()).find_map(|id| encoder.tensors(id).into_iter().next());
+    first.is_some_and(|tensor| checkpoint.contains(&tensor.name))
 }
 
 /// Takes the tensors of a graph from a checkpoint.
