@@ -91,8 +91,15 @@ impl Banner {
 
 /// Python that decodes `latents`, an expression, with the model at `url`.
 pub(crate) fn snippet(url: &str, latents: &str, info: &VaeInfo) -> String {
-    let shift = info.shift_factor.map(|shift| format!(", shift_factor={shift}")).unwrap_or_default();
-    format!("remote_decode(\"{url}\", {latents}, scaling_factor={}{shift})", info.scaling_factor)
+    let factors = match info.latents.normalization.factors() {
+        Some((scaling_factor, Some(shift_factor))) => {
+            format!("scaling_factor={scaling_factor}, shift_factor={shift_factor}")
+        }
+        Some((scaling_factor, None)) => format!("scaling_factor={scaling_factor}"),
+        // The model's own numbers, which are no factors.
+        None => "do_scaling=True".to_owned(),
+    };
+    format!("remote_decode(\"{url}\", {latents}, {factors})")
 }
 
 /// The URL for people on this machine.

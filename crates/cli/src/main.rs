@@ -21,6 +21,7 @@ mod contents;
 mod decode;
 mod demo;
 mod encode;
+mod graphs;
 mod health;
 mod machine;
 mod models;

@@ -3,17 +3,25 @@
 use clap::builder::styling::Style;
 use serde::Serialize;
 
-use crate::source::Preset;
-use crate::{demo, source};
+use crate::source::{ModelArgs, Preset};
+use crate::{demo, graphs, source};
 
-/// List the models that have a name, and what else can be served
+/// List the models that have a name, and what else can be served; or show what one of them computes
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Wherever a SOURCE is taken, these names stand for the checkpoint: \
-    `remote-vae serve --model sdxl`. It is downloaded when it is first used.")]
+    `remote-vae serve --model sdxl`. It is downloaded when it is first used.\n\nExamples:\n  \
+    remote-vae models --graph demo\n  \
+    remote-vae models --graph sdxl --size 1024x1024 --encoder\n  \
+    remote-vae models --graph ./vae --dot | dot -Tsvg > vae.svg")]
 pub(crate) struct ModelsArgs {
     /// Print JSON instead of a table
-    #[arg(long)]
+    #[arg(long, conflicts_with = "graph")]
     json: bool,
+    /// Show what this model computes: each operation with its weights, the shape of its value and its work
+    #[arg(long, value_name = "SOURCE")]
+    graph: Option<ModelArgs>,
+    #[command(flatten)]
+    shown: graphs::ShownArgs,
 }
 
 /// What `--json` prints.
@@ -90,6 +98,12 @@ impl Row {
 const HEAD: [&str; 7] = ["NAME", "FAMILY", "LATENTS", "SCALING FACTOR", "SOURCE", "LICENSE", "HERE"];
 
 pub(crate) fn run(args: &ModelsArgs) -> anyhow::Result<()> {
+    if let Some(ModelArgs(models)) = &args.graph {
+        for model in models {
+            graphs::show(model.source.clone(), &args.shown)?;
+        }
+        return Ok(());
+    }
     let rows: Vec<Row> = Preset::all().map(Row::of).chain([Row::demo()?]).collect();
     if args.json {
         say!("{}", serde_json::to_string_pretty(&List { families: vae::CLASS_NAMES, models: &rows })?);

@@ -12,6 +12,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use tower::ServiceExt;
 use vae::VaeInfo;
+use vae::latents::{Normalization, Tokens};
 use wire::routes::{self, DOCS, HEALTH, METRICS, MODELS, OPENAPI, PREDICT, READY};
 
 use crate::app::{App, Origin};
@@ -175,22 +176,51 @@ struct ModelDetails<'a> {
     temporal_factor: Option<usize>,
     /// Whether it has an encoder.
     can_encode: bool,
-    /// What pipelines multiply latents with.
-    scaling_factor: f32,
+    /// Channels of its pictures: 3, or 4 with alpha.
+    out_channels: usize,
+    /// What pipelines multiply latents with; null for a model that has no such factor.
+    scaling_factor: Option<f32>,
     /// What pipelines subtract from latents before that.
     shift_factor: Option<f32>,
     /// Mean of each channel, where it is set apart from the factors.
     latents_mean: Option<&'a [f32]>,
     /// Standard deviation of each channel.
     latents_std: Option<&'a [f32]>,
+    /// By what latents are normalised in patches of 2x2; absent for models that do not do so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    batch_norm: Option<BatchNorm<'a>>,
+    /// How latents are packed into tokens: `patches` of 2x2 in the order channel, row, column, `patches_channels_last` in the
+    /// order row, column, channel, or `single` latents; null for models of videos.
+    tokens: Option<&'static str>,
     /// What neither its configuration nor the server's owner has said and was concluded from its tensors, such as its
     /// factors; absent where nothing was.
     #[serde(skip_serializing_if = "Option::is_none")]
     concluded: Option<&'a str>,
 }
 
+/// Statistics of packed latents, from the weights: `latents * sqrt(running_var + eps) + running_mean` is what the model takes.
+#[derive(Serialize, JsonSchema)]
+struct BatchNorm<'a> {
+    /// A mean for each of the `4 * latent_channels` channels of a patch.
+    running_mean: &'a [f32],
+    /// A variance for each.
+    running_var: &'a [f32],
+    /// Added to the variance.
+    eps: f32,
+}
+
 impl<'a> From<&'a VaeInfo> for ModelDetails<'a> {
     fn from(info: &'a VaeInfo) -> Self {
+        let (mut latents_mean, mut latents_std, mut batch_norm) = (None, None, None);
+        match &info.latents.normalization {
+            Normalization::MeanStd { mean, std, .. } => {
+                (latents_mean, latents_std) = (Some(mean.as_slice()), Some(std.as_slice()));
+            }
+            Normalization::BatchNorm { running_mean, running_var, eps, .. } => {
+                batch_norm = Some(BatchNorm { running_mean, running_var, eps: *eps });
+            }
+            Normalization::Factors { .. } | Normalization::Identity => {}
+        }
         Self {
             class_name: &info.class_name,
             engine: &info.engine,
@@ -198,10 +228,18 @@ impl<'a> From<&'a VaeInfo> for ModelDetails<'a> {
             spatial_factor: info.spatial_factor,
             temporal_factor: info.temporal_factor,
             can_encode: info.can_encode,
-            scaling_factor: info.scaling_factor,
-            shift_factor: info.shift_factor,
-            latents_mean: info.latents_mean.as_deref(),
-            latents_std: info.latents_std.as_deref(),
+            scaling_factor: info.latents.normalization.scaling_factor(),
+            shift_factor: info.latents.normalization.factors().and_then(|(_, shift_factor)| shift_factor),
+            latents_mean,
+            latents_std,
+            batch_norm,
+            tokens: match info.latents.tokens {
+                _ if info.temporal_factor.is_some() => None,
+                Tokens::Patches => Some("patches"),
+                Tokens::PatchesChannelsLast => Some("patches_channels_last"),
+                Tokens::Single => Some("single"),
+            },
+            out_channels: info.out_channels,
             concluded: info.concluded.as_deref(),
         }
     }

@@ -72,10 +72,12 @@ impl Reply {
 pub(crate) fn check(
     answer: wire::Answer,
     info: &VaeInfo,
-    batch: usize,
+    [batch, frames]: [usize; 2],
     size: [usize; 2],
 ) -> Result<(), Failure> {
-    let is_video = info.temporal_factor.is_some();
+    let can_be_video = info.temporal_factor.is_some();
+    // One frame is a picture.
+    let is_video = frames > 1;
     let needs_rgb = !matches!(answer, wire::Answer::Tensor { values: Values::Raw, .. });
     if needs_rgb && info.out_channels != 3 {
         return Err(Failure::unprocessable(format!(
@@ -84,7 +86,7 @@ pub(crate) fn check(
         )));
     }
     match answer {
-        wire::Answer::Video(_) if is_video => check_video(batch, size),
+        wire::Answer::Video(_) if can_be_video => check_video(batch, size),
         wire::Answer::Video(_) => Err(Failure::unprocessable(
             "output_type=mp4 needs a video model, and this one decodes images: use pil or pt",
         )),

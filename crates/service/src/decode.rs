@@ -1,6 +1,7 @@
 //! From the latents of a request to the work of decoding them.
 
 use media::IsWanted;
+use vae::latents::Scaling;
 use vae::{DecodeOptions, HostTensor, VaeError, VaeInfo};
 use wire::{Answer, DecodeRequest, Limits, Params, Task, Tensor, TensorHead};
 
@@ -30,12 +31,16 @@ pub(crate) fn prepare(request: DecodeRequest, context: &Context<'_>) -> Result<P
         DecodeOptions { tiling: params.tiling, framewise: params.framewise, ..DecodeOptions::default() };
     // Shapes cost nothing to check, values a pass over them.
     let survey = values::check(&latents, Kind::Latents, non_finite, &mut warnings)?;
-    values::check_scaled(&survey, scaling(params.scaling), info, non_finite)?;
+    let scaling = scaling(params.scaling);
+    let (scaling, warning) =
+        vae::latents::settle(scaling, &latents.head.shape, info, params.height, params.width)?;
+    warnings.extend(warning);
+    values::check_scaled(&survey, scaling, info, non_finite)?;
     let Granted { options, mode, forecast } = context.admission.decode(context.forecasts, &shape, options)?;
     let reply = Reply::Pictures(params.answer);
     let reading = values_memory(&shape);
     let info = info.clone();
-    let read = Box::new(move |_: &IsWanted<'_>| for_model(latents, &params, &info));
+    let read = Box::new(move |_: &IsWanted<'_>| for_model(latents, &params, scaling, &info));
     let options = Options::Decode(options);
     Ok(Prepared { options, shape, read, reading, frames, pixels, mode, forecast, reply, warnings })
 }
@@ -70,14 +75,19 @@ fn check(latents: &Tensor, params: &Params, info: &VaeInfo, limits: &Limits) -> 
     let shape = vae::latents::arranged_shape(&latents.head.shape, info, params.height, params.width)?;
     let [batch, frames, height, width] = decoded_size(&shape, info);
     limits.check_pictures(Task::Decode, batch, frames, height, width)?;
-    answer::check(params.answer, info, batch, [height, width])?;
+    answer::check(params.answer, info, [batch, frames], [height, width])?;
     Ok([batch * frames, batch * frames * height * width])
 }
 
 /// The latents as the model takes them, in its layout and scaled.
-fn for_model(latents: Tensor, params: &Params, info: &VaeInfo) -> Result<HostTensor, VaeError> {
+fn for_model(
+    latents: Tensor,
+    params: &Params,
+    scaling: Scaling,
+    info: &VaeInfo,
+) -> Result<HostTensor, VaeError> {
     let mut latents = vae::latents::arrange(host_tensor(latents)?, info, params.height, params.width)?;
-    scaling(params.scaling).apply(&mut latents, info)?;
+    scaling.apply(&mut latents, info)?;
     Ok(latents)
 }
 
@@ -116,10 +126,7 @@ mod tests {
             spatial_factor: 8,
             can_encode: true,
             temporal_factor: Some(4),
-            scaling_factor: 1.0,
-            shift_factor: None,
-            latents_mean: None,
-            latents_std: None,
+            latents: vae::latents::LatentFormat::default(),
             concluded: None,
         };
         let config = Config::default();

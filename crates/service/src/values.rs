@@ -95,12 +95,16 @@ pub(crate) fn check_scaled(
         return Ok(());
     }
     let factor = match scaling {
-        vae::latents::Scaling::Factors { scaling_factor, .. } => scaling_factor,
-        _ => info.scaling_factor,
+        vae::latents::Scaling::Factors { scaling_factor, .. } => Some(scaling_factor),
+        _ => info.latents.normalization.factors().map(|(scaling_factor, _)| scaling_factor),
+    };
+    let by = match factor {
+        Some(factor) => format!("`scaling_factor` {factor:e}"),
+        None => "the numbers of this model".to_owned(),
     };
     Err(Failure::unprocessable(format!(
-        "the latents go up to {:e} and become infinite when they are scaled with `scaling_factor` {factor:e}; the option \
-         --allow-non-finite lets them through",
+        "the latents go up to {:e} and become infinite when they are scaled with {by}; the option --allow-non-finite lets \
+         them through",
         survey.largest()
     )))
 }

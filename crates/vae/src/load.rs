@@ -7,6 +7,8 @@ use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::device::Device;
 use crate::files::{SHOWN, weights_in};
+use crate::graph::Graph;
+use crate::latents::Pipeline;
 use crate::{LoadError, Vae, families, single_file};
 
 /// Where a model comes from.
@@ -53,13 +55,15 @@ pub enum LoadMode {
     Copy,
 }
 
-/// The factors of a model's configuration, where its user knows better.
+/// What the user of a model knows of its latents better than its files.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Factors {
     /// In the place of `scaling_factor`.
     pub scaling_factor: Option<f32>,
     /// In the place of `shift_factor`.
     pub shift_factor: Option<f32>,
+    /// The pipeline whose latents it decodes, where other pipelines hand them over in another way.
+    pub pipeline: Option<Pipeline>,
 }
 
 /// Loads a model and prepares it on a device.
@@ -79,7 +83,43 @@ pub fn load_with(
     options: &LoadOptions,
     device: impl Device + 'static,
 ) -> Result<Box<dyn Vae>, LoadError> {
-    let (mut config, mut checkpoint) = match source {
+    let (config, mut checkpoint) = open(source, options)?;
+    checkpoint.settle(options.mode)?;
+    families::load(&config, &checkpoint, options, Arc::new(device))
+}
+
+/// What a model computes, for people.
+#[derive(Clone, Debug)]
+pub struct Graphs {
+    /// `_class_name` of its configuration.
+    pub class_name: String,
+    /// Pixels for a latent along a side, and frames for a latent frame (1 for models of pictures).
+    pub factors: [usize; 2],
+    /// From latents, normalised for the model, to pictures.
+    pub decoder: Graph,
+    /// From pictures to the moments of latents, for checkpoints that hold an encoder.
+    pub encoder: Option<Graph>,
+}
+
+/// The graphs of a model, without preparing it on a device.
+///
+/// # Errors
+/// Those of [`load`], but for tensors that are missing.
+pub fn graphs(source: Source, options: &LoadOptions) -> Result<Graphs, LoadError> {
+    let (config, checkpoint) = open(source, options)?;
+    let description = families::describe(&config)?;
+    let can_encode = families::has_encoder(&description, &checkpoint);
+    Ok(Graphs {
+        factors: [description.info.spatial_factor, description.info.temporal_factor.unwrap_or(1)],
+        class_name: description.info.class_name,
+        decoder: description.decoder.graph,
+        encoder: can_encode.then_some(description.encoder.graph),
+    })
+}
+
+/// The configuration and the tensors of a model.
+fn open(source: Source, options: &LoadOptions) -> Result<(Config, Checkpoint), LoadError> {
+    let (mut config, checkpoint) = match source {
         Source::File(path) => single_file::open(&path, options)?,
         Source::Folder(folder) => match look_into(&folder)? {
             Found::Autoencoder(folder) => {
@@ -95,14 +135,13 @@ pub fn load_with(
             Checkpoint::embedded(Path::new("embedded/diffusion_pytorch_model.safetensors"), weights)?,
         ),
     };
-    let Factors { scaling_factor, shift_factor } = options.factors;
+    let Factors { scaling_factor, shift_factor, .. } = options.factors;
     for (key, factor) in [("scaling_factor", scaling_factor), ("shift_factor", shift_factor)] {
         if let Some(factor) = factor {
             config.set(key, factor);
         }
     }
-    checkpoint.settle(options.mode)?;
-    families::load(&config, &checkpoint, Arc::new(device))
+    Ok((config, checkpoint))
 }
 
 /// What is in a folder.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::latents::LatentFormat;
 use crate::{Forecaster, HostTensor, Observer, VaeError};
 
 /// What a caller needs to know of a loaded model.
@@ -13,7 +14,7 @@ pub struct VaeInfo {
     pub engine: String,
     /// Channels of the latents.
     pub latent_channels: usize,
-    /// Channels of the pictures (3).
+    /// Channels of the pictures: 3, or 4 with alpha.
     pub out_channels: usize,
     /// Pixels per latent, along height and width (8 for the models we know).
     pub spatial_factor: usize,
@@ -21,14 +22,8 @@ pub struct VaeInfo {
     pub can_encode: bool,
     /// Frames per latent frame for video models (`F = (f - 1) * factor + 1`); `None` for image models.
     pub temporal_factor: Option<usize>,
-    /// `scaling_factor` of the configuration.
-    pub scaling_factor: f32,
-    /// `shift_factor` of the configuration, if it has one.
-    pub shift_factor: Option<f32>,
-    /// `latents_mean` of the configuration, one value a channel, if it has them.
-    pub latents_mean: Option<Vec<f32>>,
-    /// `latents_std` of the configuration, one value a channel, if it has them.
-    pub latents_std: Option<Vec<f32>>,
+    /// How pipelines hand over its latents.
+    pub latents: LatentFormat,
     /// What neither a configuration nor the user has said and was concluded from the tensors, such as the factors: one
     /// sentence for people, without the path of the file.
     pub concluded: Option<String>,

@@ -3,6 +3,7 @@
 mod common;
 
 use common::{Recorder, case, cases, engines};
+use remote_vae_vae::latents::Normalization;
 use remote_vae_vae::{DecodeOptions, HostTensor, Silent, VaeError};
 
 #[test]
@@ -97,11 +98,12 @@ fn a_model_says_what_it_is() {
             ("AutoencoderKL", 16, 3)
         );
         assert_eq!((info.spatial_factor, info.temporal_factor), (4, None));
-        assert_eq!((info.scaling_factor, info.shift_factor), (0.3611, Some(0.1159)));
-        assert_eq!((&info.latents_mean, &info.latents_std), (&None, &None));
+        assert_eq!(info.latents.normalization.factors(), Some((0.3611, Some(0.1159))));
         assert!(!info.engine.is_empty(), "{engine}");
         let other = load(case("conv-attention").source()).unwrap();
-        assert_eq!(other.info().latents_mean.as_deref(), Some(&[0.1, -0.2, 0.3, -0.4][..]));
-        assert_eq!(other.info().latents_std.as_deref(), Some(&[1.5, 0.5, 2.0, 1.0][..]));
+        let Normalization::MeanStd { mean, std, .. } = &other.info().latents.normalization else {
+            panic!("{:?}", other.info().latents);
+        };
+        assert_eq!((&mean[..], &std[..]), (&[0.1, -0.2, 0.3, -0.4][..], &[1.5, 0.5, 2.0, 1.0][..]));
     }
 }

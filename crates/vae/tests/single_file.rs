@@ -98,7 +98,7 @@ fn factors(tensors: &Tensors, given: Factors) -> Result<(f32, Option<f32>), Stri
     let path = write(tensors, &folder.path().join("file.safetensors"));
     let vae = load_with(Source::File(path), &options(given), Reference::default())
         .map_err(|error| error.to_string())?;
-    let VaeInfo { scaling_factor, shift_factor, .. } = *vae.info();
+    let (scaling_factor, shift_factor) = vae.info().latents.normalization.factors().unwrap();
     Ok((scaling_factor, shift_factor))
 }
 
@@ -161,7 +161,10 @@ fn a_configuration_counts_for_files_that_it_fits_and_belongs_to() {
     fs::write(&config, text.replacen('{', "{\"scaling_factor\": 0.75,", 1)).unwrap();
     let told = |path: &Path, options: &LoadOptions| {
         let vae = load_with(Source::File(path.to_path_buf()), options, Reference::default()).unwrap();
-        (vae.info().scaling_factor, vae.info().concluded.clone().unwrap_or_default())
+        (
+            vae.info().latents.normalization.factors().unwrap().0,
+            vae.info().concluded.clone().unwrap_or_default(),
+        )
     };
     let none = LoadOptions::default();
     assert_eq!(told(&own, &none), (0.75, String::new()));
@@ -226,7 +229,8 @@ fn a_factor_beside_the_file_is_the_last_resort() {
     config["shift_factor"] = 0.25.into();
     fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
     let vae = open(&path);
-    let VaeInfo { scaling_factor, shift_factor, ref concluded, .. } = *vae.info();
+    let VaeInfo { latents, concluded, .. } = vae.info();
+    let (scaling_factor, shift_factor) = latents.normalization.factors().unwrap();
     assert_eq!((scaling_factor, shift_factor), (0.5, Some(0.25)));
     assert!(concluded.as_ref().unwrap().contains("of the config.json beside it are taken"), "{concluded:?}");
 }
@@ -279,13 +283,14 @@ fn the_rest_of_a_checkpoint_tells_the_factors() {
 
 #[test]
 fn given_factors_go_first_and_unknown_ones_are_asked_for() {
-    let given = |scaling, shift| Factors { scaling_factor: Some(scaling), shift_factor: shift };
+    let given =
+        |scaling, shift| Factors { scaling_factor: Some(scaling), shift_factor: shift, pipeline: None };
     let bare = weights(&wide());
     assert_eq!(factors(&bare, given(0.13025, None)), Ok((0.13025, None)));
     let flux = with_latent_channels(16, false);
     assert_eq!(factors(&flux, given(1.5305, Some(0.0609))), Ok((1.5305, Some(0.0609))));
     assert_eq!(
-        factors(&flux, Factors { scaling_factor: None, shift_factor: Some(0.0) }),
+        factors(&flux, Factors { shift_factor: Some(0.0), ..Factors::default() }),
         Ok((0.3611, Some(0.0)))
     );
     assert!(factors(&bare, given(0.0, None)).unwrap_err().contains("`scaling_factor` is 0"));
@@ -303,7 +308,7 @@ fn given_factors_go_first_and_unknown_ones_are_asked_for() {
     }
     // In a folder too.
     let vae = load_with(wide().source(), &options(given(0.5, Some(0.25))), Reference::default()).unwrap();
-    assert_eq!((vae.info().scaling_factor, vae.info().shift_factor), (0.5, Some(0.25)));
+    assert_eq!(vae.info().latents.normalization.factors(), Some((0.5, Some(0.25))));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use clap::ArgMatches;
 use clap::parser::ValueSource;
 
-use super::{FACTORS, Factors, HubPath, Preset, Source, mistakes, with_factors};
+use super::{Factors, HubPath, OPTIONS, Preset, Source, mistakes, with_factors};
 
 /// `NAME=SOURCE`, or a `SOURCE` alone.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,7 +44,7 @@ impl FromStr for ModelArg {
 /// It is meant so, but no model can have the name.
 fn named(text: &str) -> Result<Option<(&str, &str)>, String> {
     let Some((name, source)) = text.split_once('=') else { return Ok(None) };
-    if name.contains(['/', '\\', ',']) || FACTORS.contains(&name) || Path::new(text).exists() {
+    if name.contains(['/', '\\', ',']) || OPTIONS.contains(&name) || Path::new(text).exists() {
         return Ok(None);
     }
     match mistakes::option(name, source).or_else(|| mistakes::name(name)) {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use wire::routes;
 
-use super::{FACTORS, Preset};
+use super::{OPTIONS, PIPELINE, Preset};
 
 /// How many letters a name may be off to be taken for another.
 const LETTERS_OFF: usize = 2;
@@ -14,17 +14,18 @@ const MAX_COMPARED: usize = 1000;
 
 /// Why `key` cannot follow a SOURCE, where `value` is to be its value; `None` if it may be something else than an option.
 pub(super) fn option(key: &str, value: &str) -> Option<String> {
-    if FACTORS.contains(&key) {
+    if OPTIONS.contains(&key) {
         return None;
     }
-    let near = FACTORS.into_iter().find(|known| is_near(key, known, LETTERS_OFF + 1));
+    let near = OPTIONS.into_iter().find(|known| is_near(key, known, LETTERS_OFF + 1));
     let is_number = value.parse::<f32>().is_ok() && !Path::new(value).exists();
     let is_word = !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'));
     (near.is_some() || is_number && is_word).then(|| {
         let meant = near.map(|near| format!(" (did you mean `{near}`?)")).unwrap_or_default();
         format!(
-            "there is no option `{key}` of a model{meant}; after a SOURCE may stand ,{}=NUMBER and ,{}=NUMBER",
-            FACTORS[0], FACTORS[1]
+            "there is no option `{key}` of a model{meant}; after a SOURCE may stand ,{}=NUMBER, ,{}=NUMBER and \
+             ,{PIPELINE}=NAME",
+            OPTIONS[0], OPTIONS[1]
         )
     })
 }

@@ -13,6 +13,7 @@ use std::str::FromStr;
 
 use anyhow::{Context, bail};
 use vae::device::cpu::Cpu;
+use vae::latents::Pipeline;
 use vae::{Factors, LoadMode, LoadOptions, Vae};
 
 pub(crate) use self::list::{ModelArg, ModelArgs, in_order};
@@ -59,6 +60,13 @@ impl Fetched {
     pub(crate) fn load(self, engine: Cpu, mode: Option<LoadMode>) -> anyhow::Result<Box<dyn Vae>> {
         let options = LoadOptions { mode: mode.unwrap_or(self.options.mode), ..self.options };
         Ok(vae::load_with(self.source, &options, engine)?)
+    }
+}
+
+impl Fetched {
+    /// What it computes.
+    pub(crate) fn graphs(self) -> anyhow::Result<vae::Graphs> {
+        Ok(vae::graphs(self.source, &self.options)?)
     }
 }
 
@@ -281,18 +289,28 @@ impl FromStr for Source {
 }
 
 /// What may follow a source, after a comma.
-const FACTORS: [&str; 2] = ["scaling_factor", "shift_factor"];
+const OPTIONS: [&str; 3] = ["scaling_factor", "shift_factor", PIPELINE];
+
+/// The pipeline that the latents are of.
+const PIPELINE: &str = "pipeline";
 
 /// A source and the factors that follow it.
 fn with_factors(text: &str) -> Result<(&str, Factors), String> {
     let (mut source, mut factors) = (text, Factors::default());
     while let Some((before, last)) = source.rsplit_once(',')
         && let Some((key, value)) = last.split_once('=')
-        && FACTORS.contains(&key)
+        && OPTIONS.contains(&key)
     {
+        if key == PIPELINE {
+            if factors.pipeline.replace(pipeline(value)?).is_some() {
+                return Err(format!("{key} is there twice"));
+            }
+            source = before;
+            continue;
+        }
         let number = value.parse().ok().filter(|number: &f32| number.is_finite());
         let number = number.ok_or_else(|| format!("{key} is {value:?}, expected a number"))?;
-        let factor = if key == FACTORS[0] { &mut factors.scaling_factor } else { &mut factors.shift_factor };
+        let factor = if key == OPTIONS[0] { &mut factors.scaling_factor } else { &mut factors.shift_factor };
         if factor.replace(number).is_some() {
             return Err(format!("{key} is there twice"));
         }
@@ -305,6 +323,13 @@ fn with_factors(text: &str) -> Result<(&str, Factors), String> {
         return Err(mistake);
     }
     Ok((source, factors))
+}
+
+/// The pipeline of this name, with `-` or `_`.
+fn pipeline(name: &str) -> Result<Pipeline, String> {
+    let found = Pipeline::ALL.into_iter().find(|pipeline| pipeline.name() == name.replace('-', "_"));
+    let names = Pipeline::ALL.map(Pipeline::name).join(", ");
+    found.ok_or_else(|| format!("{PIPELINE} is {name:?}, expected one of {names}"))
 }
 
 impl HubPath {
@@ -367,7 +392,10 @@ mod tests {
     }
 
     fn scaled(source: Source, scaling_factor: f32, shift_factor: Option<f32>) -> Source {
-        Source { factors: Factors { scaling_factor: Some(scaling_factor), shift_factor }, ..source }
+        Source {
+            factors: Factors { scaling_factor: Some(scaling_factor), shift_factor, pipeline: None },
+            ..source
+        }
     }
 
     #[test]
@@ -386,6 +414,16 @@ mod tests {
                 vec![(None, scaled(Source::demo(), 2.0, None)), (None, path("src"))],
             ),
             ("./no,src", vec![(None, path("./no,src"))]),
+            (
+                "x=demo,pipeline=ernie-image",
+                vec![(
+                    Some("x"),
+                    Source {
+                        factors: Factors { pipeline: Some(Pipeline::ErnieImage), ..Factors::default() },
+                        ..Source::demo()
+                    },
+                )],
+            ),
             (
                 "a=/x,y,shift_factor=-1,scaling_factor=0.5,b=demo",
                 vec![(Some("a"), scaled(path("/x,y"), 0.5, Some(-1.0))), (Some("b"), Source::demo())],
@@ -406,6 +444,8 @@ mod tests {
             "demo,shift_factor=1,shift_factor=2",
             "demo,scaling_factr=0.5",
             "demo,scale=0.5",
+            "demo,pipeline=flux",
+            "demo,pipeline=flux2,pipeline=flux2",
             "health=demo",
             "my model=demo",
         ] {

@@ -96,6 +96,10 @@ impl Preset {
 
     /// The factors of its model.
     pub(crate) fn factors(&self) -> vae::Factors {
-        vae::Factors { scaling_factor: Some(self.scaling_factor), shift_factor: self.shift_factor }
+        vae::Factors {
+            scaling_factor: Some(self.scaling_factor),
+            shift_factor: self.shift_factor,
+            pipeline: None,
+        }
     }
 }

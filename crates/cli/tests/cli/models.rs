@@ -118,3 +118,23 @@ fn pull_says_what_cannot_be_pulled() {
     run_with(&["pull", home], &offline).fails(1, "is on this machine already");
     assert!(run_with(&["pull", "demo"], &offline).ok().stdout.contains("part of this program"));
 }
+
+#[test]
+fn what_a_model_computes_is_shown() {
+    let table = run(&["models", "--graph", "demo", "--size", "64x32"]).ok().stdout;
+    for words in [
+        "AutoencoderKL, decoder, 64x32",
+        "decoder.mid_block.resnets.0.conv1",
+        "1 x 16 x 4 x 8\n",
+        "1 x 3 x 32 x 64",
+        "These look at the whole picture: group norm, 2 groups; attention.",
+    ] {
+        assert!(table.contains(words), "{words:?} is missing in\n{table}");
+    }
+    let encoder = run(&["models", "--graph", "demo", "--encoder"]).ok().stdout;
+    assert!(encoder.contains("encoder.conv_in") && encoder.contains("1 x 3 x 512 x 512"), "{encoder}");
+    let dot = run(&["models", "--graph", "demo", "--dot"]).ok().stdout;
+    assert!(dot.starts_with("digraph ") && dot.ends_with("}\n") && dot.contains("n1 -> n2;"), "{dot}");
+    let too_small = run(&["models", "--graph", "demo", "--size", "4x9"]);
+    too_small.fails(1, "smaller than one latent, which stands for 8x8 pixels");
+}

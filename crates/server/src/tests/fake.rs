@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use vae::latents::{LatentFormat, Normalization};
 use vae::{DecodeOptions, DeviceError, EncodeOptions, HostTensor, Observer, Vae, VaeError, VaeInfo};
 
 use crate::{Load, Model};
@@ -208,10 +209,10 @@ pub(super) fn info() -> VaeInfo {
         spatial_factor: 2,
         can_encode: true,
         temporal_factor: None,
-        scaling_factor: 0.5,
-        shift_factor: Some(0.125),
-        latents_mean: None,
-        latents_std: None,
+        latents: LatentFormat {
+            normalization: Normalization::Factors { scaling_factor: 0.5, shift_factor: Some(0.125) },
+            ..LatentFormat::default()
+        },
         concluded: None,
     }
 }

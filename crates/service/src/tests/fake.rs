@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use vae::latents::{LatentFormat, Normalization};
 use vae::{DecodeOptions, EncodeOptions, HostTensor, Observer, Vae, VaeError, VaeInfo};
 
 use crate::{Load, Model};
@@ -145,10 +146,10 @@ pub(super) fn info() -> VaeInfo {
         spatial_factor: 2,
         can_encode: true,
         temporal_factor: None,
-        scaling_factor: 1.0,
-        shift_factor: None,
-        latents_mean: None,
-        latents_std: None,
+        latents: LatentFormat {
+            normalization: Normalization::Factors { scaling_factor: 1.0, shift_factor: None },
+            ..LatentFormat::default()
+        },
         concluded: None,
     }
 }

@@ -7,12 +7,14 @@ use super::blocks::{Blocks, Settings};
 use super::{Family, refused};
 use crate::config::Config;
 use crate::graph::{Conv, Graph, GraphError, NodeId, Scope, Upsample};
+use crate::latents::{LatentFormat, Normalization};
 use crate::model::{Description, Framewise, Half, Tiling};
 use crate::{LoadError, VaeInfo};
 
 pub(super) const FAMILY: Family = Family {
     class_name: "AutoencoderKLHunyuanVideo",
     describe: |config| HunyuanVideoConfig::read(config)?.description().map_err(refused(config)),
+    read_latents: None,
 };
 
 /// Limits that no real model comes near; they keep every product of sizes far from overflow.
@@ -127,7 +129,13 @@ impl HunyuanVideoConfig {
                 out_channels: self.out_channels,
                 spatial_factor: space,
                 temporal_factor: Some(time),
-                scaling_factor: self.scaling_factor,
+                latents: LatentFormat {
+                    normalization: Normalization::Factors {
+                        scaling_factor: self.scaling_factor,
+                        shift_factor: None,
+                    },
+                    ..LatentFormat::default()
+                },
                 ..VaeInfo::default()
             },
         })

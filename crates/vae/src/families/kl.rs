@@ -7,12 +7,14 @@ use super::blocks::{Blocks, Settings};
 use super::{Family, refused};
 use crate::config::Config;
 use crate::graph::{Conv, Graph, GraphError, NodeId, Pad, Scope, Upsample};
+use crate::latents::{LatentFormat, Normalization};
 use crate::model::{Description, Half, Tiling};
 use crate::{LoadError, VaeInfo};
 
 pub(super) const FAMILY: Family = Family {
     class_name: "AutoencoderKL",
     describe: |config| AutoencoderKLConfig::read(config)?.description().map_err(refused(config)),
+    read_latents: None,
 };
 
 /// Limits that no real model comes near; they keep every product of sizes far from overflow.
@@ -98,10 +100,15 @@ impl AutoencoderKLConfig {
                 latent_channels: self.latent_channels,
                 out_channels: self.out_channels,
                 spatial_factor: factor,
-                scaling_factor: self.scaling_factor,
-                shift_factor: self.shift_factor,
-                latents_mean: self.latents_mean,
-                latents_std: self.latents_std,
+                latents: LatentFormat {
+                    normalization: Normalization::of_config(
+                        self.scaling_factor,
+                        self.shift_factor,
+                        self.latents_mean,
+                        self.latents_std,
+                    ),
+                    ..LatentFormat::default()
+                },
                 ..VaeInfo::default()
             },
         })

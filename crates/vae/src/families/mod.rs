@@ -10,9 +10,10 @@ use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::device::{Device, Weights};
 use crate::graph::{Graph, GraphError};
+use crate::latents::LatentFormat;
 use crate::model::{Description, Loaded, Model};
 use crate::single_file::{kinds, layout};
-use crate::{LoadError, Vae};
+use crate::{LoadError, LoadOptions, Vae};
 
 /// What there is to know of a family.
 pub(crate) struct Family {
@@ -20,7 +21,12 @@ pub(crate) struct Family {
     pub(crate) class_name: &'static str,
     /// Reads and checks a configuration.
     pub(crate) describe: fn(&Config) -> Result<Description, LoadError>,
+    /// Reads what its weights say of latents, for a family that has such.
+    pub(crate) read_latents: Option<ReadLatents>,
 }
+
+/// Completes a format of latents by what a checkpoint holds.
+type ReadLatents = fn(&Config, &Checkpoint, &mut LatentFormat) -> Result<(), LoadError>;
 
 /// All of them.
 const FAMILIES: [Family; 2] = [kl::FAMILY, hunyuan_video::FAMILY];
@@ -57,26 +63,38 @@ pub(crate) fn describe(config: &Config) -> Result<Description, LoadError> {
 pub(crate) fn load(
     config: &Config,
     checkpoint: &Checkpoint,
+    options: &LoadOptions,
     device: Arc<dyn Device>,
 ) -> Result<Box<dyn Vae>, LoadError> {
-    let description = describe(config)?;
-    let build = || {
+    let mut description = describe(config)?;
+    let mut build = || {
         let mut weights = Weights::default();
         take(&description.decoder.graph, checkpoint, &mut weights)?;
-        // A checkpoint may hold a decoder only.
-        let encoder = &description.encoder.graph;
-        let first = (0..encoder.nodes().len()).find_map(|id| encoder.tensors(id).into_iter().next());
-        let can_encode = first.is_some_and(|tensor| checkpoint.contains(&tensor.name));
+        let can_encode = has_encoder(&description, checkpoint);
         if can_encode {
-            take(encoder, checkpoint, &mut weights)?;
+            take(&description.encoder.graph, checkpoint, &mut weights)?;
+        }
+        let family = FAMILIES.iter().find(|family| family.class_name == description.info.class_name);
+        if let Some(read) = family.and_then(|family| family.read_latents) {
+            read(config, checkpoint, &mut description.info.latents)?;
         }
         layout::refuse_unused(&description.info.class_name, checkpoint)?;
         Ok((weights, can_encode))
     };
     let (weights, can_encode) = build().map_err(|error| kinds::explained(error, checkpoint))?;
+    if let Some(pipeline) = options.factors.pipeline {
+        description.info.latents.set_pipeline(pipeline).map_err(|error| config.wrong(error))?;
+    }
     let bytes = [checkpoint.bytes(), checkpoint.copied_bytes()];
     let model = Model::new(description, device, &weights, can_encode, bytes)?;
     Ok(Box::new(Loaded(Arc::new(model))))
+}
+
+/// Whether a checkpoint holds the model's encoder: it may hold a decoder only.
+pub(crate) fn has_encoder(description: &Description, checkpoint: &Checkpoint) -> bool {
+    let encoder = &description.encoder.graph;
+    let first = (0..encoder.nodes().len()).find_map(|id| encoder.tensors(id).into_iter().next());
+    first.is_some_and(|tensor| checkpoint.contains(&tensor.name))
 }
 
 /// Takes the tensors of a graph from a checkpoint.

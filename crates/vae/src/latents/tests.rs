@@ -10,12 +10,20 @@ fn info(latent_channels: usize) -> VaeInfo {
         spatial_factor: 8,
         can_encode: false,
         temporal_factor: None,
-        scaling_factor: 0.18215,
-        shift_factor: None,
-        latents_mean: None,
-        latents_std: None,
+        latents: LatentFormat {
+            normalization: Normalization::Factors { scaling_factor: 0.18215, shift_factor: None },
+            ..LatentFormat::default()
+        },
         concluded: None,
     }
+}
+
+fn scaled_by(normalization: Normalization) -> VaeInfo {
+    VaeInfo { latents: LatentFormat { normalization, ..LatentFormat::default() }, ..info(2) }
+}
+
+fn standardised() -> Normalization {
+    Normalization::MeanStd { mean: vec![0.5, -0.25], std: vec![2.0, 3.0], scaling_factor: 0.3611 }
 }
 
 /// Values that say where they are.
@@ -113,7 +121,9 @@ fn video_latents_keep_their_frames() {
     let shape = |shape: &[usize]| arrange(counted(shape), &video, Some(1), Some(1)).map(|x| x.shape);
     assert_eq!(shape(&[1, 16, 3, 4, 5]).unwrap(), [1, 16, 3, 4, 5]);
     assert_eq!(shape(&[16, 3, 4, 5]).unwrap(), [1, 16, 3, 4, 5]);
-    assert!(shape(&[1, 16, 4, 5]).is_err());
+    assert_eq!(shape(&[2, 16, 4, 5]).unwrap(), [2, 16, 1, 4, 5], "pictures");
+    assert_eq!(shape(&[16, 16, 4, 5]).unwrap(), [1, 16, 16, 4, 5], "a video without its batch axis");
+    assert!(shape(&[1, 4, 4, 5]).is_err());
     assert!(shape(&[16, 4, 5]).is_err());
 }
 
@@ -126,12 +136,8 @@ fn scaling_is_the_pipelines_arithmetic() {
     };
     let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
     let plain = info(2);
-    let shifted = VaeInfo { scaling_factor: 0.3611, shift_factor: Some(0.1159), ..info(2) };
-    let standardised = VaeInfo {
-        latents_mean: Some(vec![0.5, -0.25]),
-        latents_std: Some(vec![2.0, 3.0]),
-        ..shifted.clone()
-    };
+    let shifted = scaled_by(Normalization::Factors { scaling_factor: 0.3611, shift_factor: Some(0.1159) });
+    let standardised = scaled_by(standardised());
 
     let x = [0.7f32, -1.3, 2.9, -0.0];
     assert_eq!(bits(&scaled(Scaling::Unchanged, &standardised)), bits(&x));
@@ -150,12 +156,8 @@ fn scaling_is_the_pipelines_arithmetic() {
 
 #[test]
 fn what_was_scaled_can_be_scaled_back() {
-    let shifted = VaeInfo { scaling_factor: 0.3611, shift_factor: Some(0.1159), ..info(2) };
-    let standardised = VaeInfo {
-        latents_mean: Some(vec![0.5, -0.25]),
-        latents_std: Some(vec![2.0, 3.0]),
-        ..shifted.clone()
-    };
+    let shifted = scaled_by(Normalization::Factors { scaling_factor: 0.3611, shift_factor: Some(0.1159) });
+    let standardised = scaled_by(standardised());
     let factors = Scaling::Factors { scaling_factor: -2.0, shift_factor: Some(0.5) };
     let expected = counted(&[2, 2, 1, 3]);
     for (scaling, info) in [
@@ -188,12 +190,8 @@ fn factors_that_make_no_sense_are_refused() {
 
 #[test]
 fn factors_that_make_latents_infinite_are_known_before() {
-    let shifted = VaeInfo { scaling_factor: 0.3611, shift_factor: Some(0.1159), ..info(2) };
-    let standardised = VaeInfo {
-        latents_mean: Some(vec![0.5, -0.25]),
-        latents_std: Some(vec![2.0, 3.0]),
-        ..shifted.clone()
-    };
+    let shifted = scaled_by(Normalization::Factors { scaling_factor: 0.3611, shift_factor: Some(0.1159) });
+    let standardised = scaled_by(standardised());
     let factors = |scaling_factor, shift_factor| Scaling::Factors { scaling_factor, shift_factor };
     for (scaling, largest, info) in [
         (Scaling::Unchanged, f32::MAX, &shifted),
@@ -212,4 +210,186 @@ fn factors_that_make_latents_infinite_are_known_before() {
         let overflown = latents.data.iter().any(|value| !value.is_finite());
         assert_eq!(scaling.overflows(largest, info), overflown, "{scaling:?} {largest}");
     }
+}
+
+/// What FLUX.2's autoencoder says, with two channels.
+fn of_flux2() -> Normalization {
+    Normalization::BatchNorm {
+        running_mean: (0..8).map(|i| i as f32 / 4.0 - 1.0).collect(),
+        running_var: (1..9).map(|i| i as f32 / 2.0).collect(),
+        eps: 1e-4,
+        plain_is_normalized: false,
+    }
+}
+
+/// PyTorch's kernels may round the last bit in another way.
+#[track_caller]
+fn assert_close(found: &HostTensor, shape: &[usize], data: &[f32]) {
+    assert_eq!((found.shape.as_slice(), found.data.len()), (shape, data.len()));
+    for (found, expected) in found.data.iter().zip(data) {
+        assert!((found - expected).abs() < 1e-6, "{found} for {expected}");
+    }
+}
+
+/// Two tokens beside each other, as diffusers' pipelines get them of a transformer.
+fn two_tokens() -> HostTensor {
+    HostTensor::new(vec![1, 2, 8], (0..16).map(|i| i as f32 / 8.0 - 1.0).collect())
+}
+
+/// What a decode makes of latents where `asked` is asked for, and what it says of the request.
+fn decoded(
+    latents: &HostTensor,
+    info: &VaeInfo,
+    asked: Scaling,
+    size: Option<(usize, usize)>,
+) -> (HostTensor, Option<String>) {
+    let (height, width) = size.unzip();
+    let (scaling, warning) = settle(asked, &latents.shape, info, height, width).unwrap();
+    let mut arranged = arrange(latents.clone(), info, height, width).unwrap();
+    scaling.apply(&mut arranged, info).unwrap();
+    (arranged, warning)
+}
+
+/// `expected` is what `Flux2Pipeline` (diffusers 0.42.1) makes of [`two_tokens`] before it decodes, with `bn` of these statistics.
+#[test]
+fn patches_are_normalised_by_the_statistics_of_the_weights() {
+    let expected = [
+        -1.707_177_5,
+        -1.625_043_6,
+        -1.0,
+        -0.624_993_74,
+        -1.418_589_2,
+        -1.133_905_6,
+        -0.193_803_58,
+        0.280_343_35,
+        -0.790_585_2,
+        -0.399_529_87,
+        0.790_585_2,
+        1.332_549_8,
+        0.032_286_137,
+        0.499_996_87,
+        1.903_141_6,
+        2.500_022,
+    ];
+    let flux2 = scaled_by(of_flux2());
+    let tokens = two_tokens();
+    let columns: Vec<_> = (0..16).map(|i| tokens.data[i % 2 * 8 + i / 2]).collect();
+    let patches = HostTensor::new(vec![1, 8, 1, 2], columns.clone());
+    let one_patch = HostTensor::new(vec![8, 1, 2], columns);
+    let factors = Scaling::Factors { scaling_factor: 0.5, shift_factor: None };
+    for asked in [Scaling::Unchanged, Scaling::Model, factors] {
+        for (latents, size) in
+            [(&tokens, Some((16, 32))), (&patches, None), (&patches, Some((1, 1))), (&one_patch, None)]
+        {
+            let (out, warning) = decoded(latents, &flux2, asked, size);
+            assert_close(&out, &[1, 2, 2, 4], &expected);
+            assert_eq!(warning.is_some(), asked == factors, "factors are left out of account, which is said");
+        }
+        // `Flux2KleinPipeline` hands over what the model takes.
+        let plain = HostTensor::new(vec![1, 2, 2, 4], expected.to_vec());
+        assert_eq!(decoded(&plain, &flux2, asked, None).0, plain);
+    }
+    // `BriaFibo2Pipeline` hands over the same without patches, and still normalised.
+    let mut fibo = flux2.clone();
+    fibo.latents.set_pipeline(Pipeline::BriaFibo2).unwrap();
+    let plain = arrange(tokens.clone(), &flux2, Some(16), Some(32)).unwrap();
+    assert_close(&decoded(&plain, &fibo, Scaling::Unchanged, None).0, &[1, 2, 2, 4], &expected);
+    // And back.
+    let mut encoded = HostTensor::new(vec![1, 2, 2, 4], expected.to_vec());
+    Scaling::Model.undo(&mut encoded, &flux2).unwrap();
+    assert_close(&encoded, &patches.shape, &patches.data);
+}
+
+/// `expected` is what `Ideogram4Pipeline` makes of [`two_tokens`].
+#[test]
+fn ideogram_orders_the_values_of_a_patch_in_another_way() {
+    let mut info = scaled_by(of_flux2());
+    info.latents.set_pipeline(Pipeline::Ideogram4).unwrap();
+    let (out, _) = decoded(&two_tokens(), &info, Scaling::Model, Some((16, 32)));
+    let expected = [
+        -1.707_177_5,
+        -1.418_589_2,
+        -1.0,
+        -0.193_803_58,
+        -0.790_585_2,
+        0.032_286_137,
+        0.790_585_2,
+        1.903_141_6,
+        -1.625_043_6,
+        -1.133_905_6,
+        -0.624_993_74,
+        0.280_343_35,
+        -0.399_529_87,
+        0.499_996_87,
+        1.332_549_8,
+        2.500_022,
+    ];
+    assert_close(&out, &[1, 2, 2, 4], &expected);
+}
+
+#[test]
+fn ernie_adds_its_own_epsilon() {
+    let mut info = scaled_by(of_flux2());
+    info.latents.set_pipeline(Pipeline::ErnieImage).unwrap();
+    let Normalization::BatchNorm { eps, .. } = info.latents.normalization else { panic!("{info:?}") };
+    assert_eq!(eps, 1e-5);
+    let error = info_of_factors().latents.set_pipeline(Pipeline::ErnieImage).unwrap_err();
+    assert!(error.contains("FLUX.2"), "{error}");
+}
+
+fn info_of_factors() -> VaeInfo {
+    info(4)
+}
+
+/// As `QwenImageLayeredPipeline._unpack_latents` and what follows it does with `arange(48)` and two layers.
+#[test]
+fn layers_are_pictures_and_the_first_is_left_out() {
+    let mut layered = info(4);
+    layered.latents.layers = true;
+    let expected: Vec<f32> = (16..48).map(|i| i as f32).collect();
+    let packed = counted(&[1, 3, 16]);
+    let out = arrange(packed.clone(), &layered, Some(16), Some(16)).unwrap();
+    assert_eq!((out.shape.as_slice(), out.data.as_slice()), (&[2, 4, 2, 2][..], &expected[..]));
+    assert_eq!(arranged_shape(&packed.shape, &layered, Some(16), Some(16)).unwrap(), [2, 4, 2, 2]);
+    // The same as frames: [layer, channel, row, column] of the packed order, brought to [channel, layer, row, column].
+    let frames: Vec<f32> = (0..48).map(|i| (i / 4 % 3 * 16 + i / 12 * 4 + i % 4) as f32).collect();
+    for shape in [&[1, 4, 3, 2, 2][..], &[4, 3, 2, 2]] {
+        let out = arrange(HostTensor::new(shape.to_vec(), frames.clone()), &layered, None, None).unwrap();
+        assert_eq!((out.shape.as_slice(), out.data.as_slice()), (&[2, 4, 2, 2][..], &expected[..]));
+        assert_eq!(arranged_shape(shape, &layered, None, None).unwrap(), [2, 4, 2, 2]);
+    }
+    // One layer is a picture.
+    assert_eq!(arranged_shape(&[1, 1, 16], &layered, Some(16), Some(16)).unwrap(), [1, 4, 2, 2]);
+    assert_eq!(arranged_shape(&[1, 4, 1, 2, 2], &layered, None, None).unwrap(), [1, 4, 2, 2]);
+    // Other models have none.
+    assert!(arranged_shape(&[1, 3, 16], &info(4), Some(16), Some(16)).is_err());
+    assert!(arranged_shape(&[1, 4, 3, 2, 2], &info(4), None, None).is_err());
+}
+
+/// As `QwenImage21Pipeline._unpack_latents(arange(32).reshape(1, 8, 4), 32, 64, 16)`.
+#[test]
+fn tokens_of_one_latent_each() {
+    let mut single = VaeInfo { spatial_factor: 16, ..info(4) };
+    single.latents.tokens = Tokens::Single;
+    let out = arrange(counted(&[1, 8, 4]), &single, Some(32), Some(64)).unwrap();
+    let expected: Vec<f32> = (0..32).map(|i| (i % 8 * 4 + i / 8) as f32).collect();
+    assert_eq!((out.shape.as_slice(), out.data.as_slice()), (&[1, 4, 2, 4][..], &expected[..]));
+    // Sides are rounded down to pairs.
+    assert_eq!(arranged_shape(&[1, 8, 4], &single, Some(63), Some(95)).unwrap(), [1, 4, 2, 4]);
+    assert!(arranged_shape(&[1, 15, 4], &single, Some(48), Some(80)).is_err());
+}
+
+#[test]
+fn a_model_without_factors_takes_latents_as_they_are() {
+    let tiny = scaled_by(Normalization::Identity);
+    let latents = counted(&[1, 2, 2, 2]);
+    let factors = Scaling::Factors { scaling_factor: 0.13025, shift_factor: None };
+    for asked in [Scaling::Unchanged, Scaling::Model, factors] {
+        let (out, warning) = decoded(&latents, &tiny, asked, None);
+        assert_eq!((out, warning.is_some()), (latents.clone(), asked == factors));
+    }
+    // Factors are taken where there are means too, and that is said.
+    let (out, warning) = decoded(&latents, &scaled_by(standardised()), factors, None);
+    assert_eq!(out.data[1], 1.0 / 0.13025);
+    assert!(warning.unwrap().contains("do_scaling=true"));
 }

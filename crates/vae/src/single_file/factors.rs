@@ -131,7 +131,7 @@ pub(super) fn find(
         return Ok(Found { known, conclusion: None, is_guess: false });
     }
     let Some(known) = likely else {
-        let Some(Factors { scaling_factor: Some(scaling_factor), shift_factor }) = beside else {
+        let Some(Factors { scaling_factor: Some(scaling_factor), shift_factor, .. }) = beside else {
             return Err(checkpoint.wrong(format!(
                 "nothing in this file tells by which factor its {channels}-channel latents are scaled; give it after the \
                  file: FILE,scaling_factor=NUMBER (and ,shift_factor=NUMBER if there is one)"

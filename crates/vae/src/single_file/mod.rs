@@ -72,6 +72,7 @@ fn configure(
                 .number("scaling_factor", if shapes.is_video { 0.476_986 } else { 0.18215 })
                 .ok(),
             shift_factor: config.optional_number("shift_factor").ok().flatten(),
+            pipeline: None,
         }),
         _ => None,
     };
