@@ -17,11 +17,11 @@ pub(super) struct Fused {
 /// What is done, with the nodes whose weights are needed.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Kind {
-    /// `conv(silu(norm(upsample(x)))) + residual`, each part but the convolution if it is there.
+    /// `conv(activation(norm(upsample(x)))) + residual`, each part but the convolution if it is there.
     Conv {
         x: NodeId,
         norm: Option<NodeId>,
-        silu: bool,
+        activation: Option<Activation>,
         upsampling: Upsampling,
         conv: NodeId,
         residual: Option<NodeId>,
@@ -30,6 +30,8 @@ pub(super) enum Kind {
     Pointwise { x: NodeId, conv: NodeId },
     /// `x + to_out(attention(to_q(n), to_k(n), to_v(n)))` with `n = norm(x)`, in the memory of `x`.
     Attention { x: NodeId, norm: NodeId, layers: [NodeId; 4] },
+    /// A node that works on each value by itself, in the memory of `x`.
+    InPlace { x: NodeId, other: Option<NodeId> },
     /// A node that no kernel does.
     Alone,
 }
@@ -39,6 +41,7 @@ impl Fused {
     pub(super) fn inputs<'a>(&'a self, graph: &'a Graph) -> Vec<NodeId> {
         match &self.kind {
             Kind::Conv { x, residual, .. } => [*x].into_iter().chain(*residual).collect(),
+            Kind::InPlace { x, other } => [*x].into_iter().chain(*other).collect(),
             Kind::Pointwise { x, .. } | Kind::Attention { x, .. } => vec![*x],
             Kind::Alone => graph.nodes()[self.output].inputs.clone(),
         }
@@ -54,8 +57,11 @@ pub(super) fn fuse(graph: &Graph) -> Vec<Fused> {
         if fusion.is_taken[output] || matches!(graph.nodes()[output].op, Op::Input { .. }) {
             continue;
         }
-        let (kind, mut nodes) =
-            fusion.attention(output).or_else(|| fusion.conv(output)).unwrap_or((Kind::Alone, vec![output]));
+        let (kind, mut nodes) = fusion
+            .attention(output)
+            .or_else(|| fusion.conv(output))
+            .or_else(|| fusion.in_place(output))
+            .unwrap_or((Kind::Alone, vec![output]));
         nodes.sort_unstable();
         for &node in &nodes {
             fusion.is_taken[node] = true;
@@ -132,7 +138,7 @@ impl<'a> Fusion<'a> {
                     Kind::Conv {
                         x,
                         norm: None,
-                        silu: false,
+                        activation: None,
                         upsampling: Upsampling::default(),
                         conv: conv_id,
                         residual,
@@ -142,7 +148,7 @@ impl<'a> Fusion<'a> {
             };
         }
         let mut upsampling = Upsampling::default();
-        let (mut norm, mut silu) = (None, false);
+        let (mut norm, mut activation) = (None, None);
         match &self.node(x).op {
             Op::Upsample(Upsample { frames, sides })
                 if self.is_inner(x, 1) && self.has_upsampled(conv, *frames, residual) =>
@@ -152,8 +158,11 @@ impl<'a> Fusion<'a> {
                 x = self.node(x).inputs[0];
             }
             _ => {
-                if self.is_inner(x, 1) && self.node(x).op == Op::Activation(Activation::Silu) {
-                    silu = true;
+                if let Op::Activation(of_x) = self.node(x).op
+                    && self.is_inner(x, 1)
+                    && kernel_activation(of_x).is_some()
+                {
+                    activation = Some(of_x);
                     nodes.push(x);
                     x = self.node(x).inputs[0];
                 }
@@ -168,7 +177,27 @@ impl<'a> Fusion<'a> {
         if residual == Some(x) {
             return None;
         }
-        Some((Kind::Conv { x, norm, silu, upsampling, conv: conv_id, residual }, nodes))
+        Some((Kind::Conv { x, norm, activation, upsampling, conv: conv_id, residual }, nodes))
+    }
+
+    fn in_place(&self, output: NodeId) -> Option<(Kind, Vec<NodeId>)> {
+        let kind = match (&self.node(output).op, self.node(output).inputs.as_slice()) {
+            (Op::Activation(activation), &[x]) => {
+                let has_kernel =
+                    matches!(activation, Activation::Tanh { .. }) || kernel_activation(*activation).is_some();
+                (has_kernel && self.is_last(x, output)).then_some(Kind::InPlace { x, other: None })
+            }
+            (Op::Affine { .. } | Op::Clamp { .. }, &[x]) => {
+                self.is_last(x, output).then_some(Kind::InPlace { x, other: None })
+            }
+            (Op::Add | Op::Mul, &[a, b]) if a != b => {
+                let in_memory_of =
+                    |x, other| self.is_last(x, output).then_some(Kind::InPlace { x, other: Some(other) });
+                in_memory_of(a, b).or_else(|| in_memory_of(b, a))
+            }
+            _ => None,
+        };
+        Some((kind?, vec![output]))
     }
 
     /// The convolution that a node is, if there is a kernel for it.
@@ -242,4 +271,14 @@ fn has_kernel(conv: &Conv, is_video: bool) -> bool {
 /// The stride of a convolution over a clip.
 pub(super) fn stride(conv: &Conv) -> Stride {
     Stride { time: conv.stride[0], space: conv.stride[1] }
+}
+
+/// The activation as kernels have it, if they take it over while they read their input.
+pub(super) fn kernel_activation(activation: Activation) -> Option<kernels::Activation> {
+    match activation {
+        Activation::Silu => Some(kernels::Activation::Silu),
+        Activation::Relu => Some(kernels::Activation::Relu),
+        Activation::Gelu => Some(kernels::Activation::Gelu),
+        Activation::Tanh { .. } | Activation::SwiGlu => None,
+    }
 }

@@ -2,10 +2,10 @@
 
 use kernels::{Context, Features, Pre, Upsampling, Watched};
 
-use super::fuse::{Fused, Kind, stride};
+use super::fuse::{Fused, Kind, kernel_activation, stride};
 use super::value::Value;
 use crate::device::{Weights, reference};
-use crate::graph::{self, Graph, NodeId, Op, Shape};
+use crate::graph::{self, Activation, Graph, NodeId, Op, Shape};
 use crate::observe::Choice;
 use crate::{Cancelled, DeviceError, Weight};
 
@@ -25,7 +25,7 @@ pub(super) struct Step {
 enum Prepared {
     Conv {
         norm: Option<kernels::GroupNorm>,
-        silu: bool,
+        activation: Option<kernels::Activation>,
         upsampling: Upsampling,
         conv: Conv,
     },
@@ -34,6 +34,8 @@ enum Prepared {
         norm: kernels::GroupNorm,
         layers: [Layer; 4],
     },
+    /// Of each value by itself, with the channels of the value.
+    InPlace(Op, usize),
     /// The operation and its tensors.
     Alone(Op, Vec<Vec<f64>>),
 }
@@ -117,8 +119,7 @@ fn group_norm(graph: &Graph, id: NodeId, weights: &Weights) -> Result<kernels::G
 }
 
 /// What happens to the input of a convolution.
-fn pre(norm: Option<&kernels::GroupNorm>, silu: bool) -> Pre<'_> {
-    let activation = silu.then_some(kernels::Activation::Silu);
+fn pre(norm: Option<&kernels::GroupNorm>, activation: Option<kernels::Activation>) -> Pre<'_> {
     Pre { norm: norm.map(Into::into), activation }
 }
 
@@ -127,16 +128,57 @@ fn attention<'a>(norm: &'a kernels::GroupNorm, layers: &'a [Layer; 4]) -> kernel
     kernels::Attention { norm: Some(norm.into()), heads: 1, to_q, to_k, to_v, to_out }
 }
 
+/// What an operation of each value by itself makes of pictures, or of a clip, in their memory.
+macro_rules! in_place {
+    ($name:ident, $value:ty) => {
+        fn $name(
+            x: $value,
+            other: Option<&$value>,
+            op: &Op,
+            channels: usize,
+            context: &Context,
+            watched: &mut Watched<'_>,
+        ) -> Result<$value, DeviceError> {
+            let all = |value: f64| vec![value as f32; channels];
+            let pre = |activation| Pre { norm: None, activation: Some(activation) };
+            match (op, other) {
+                (Op::Affine { scale, shift }, None) => {
+                    Ok(x.scale_shift(context, &all(*scale), &all(*shift), watched)?)
+                }
+                (Op::Clamp { min, max }, None) => Ok(x.clamp(context, *min as f32, *max as f32, watched)?),
+                (Op::Activation(Activation::Tanh { scale }), None) => {
+                    let x = x.scale_shift(context, &all(1.0 / scale), &[], watched)?;
+                    let x = x.apply(context, pre(kernels::Activation::Tanh), watched)?;
+                    Ok(x.scale_shift(context, &all(*scale), &[], watched)?)
+                }
+                (Op::Activation(activation), None) if kernel_activation(*activation).is_some() => Ok(x
+                    .apply(
+                        context,
+                        Pre { norm: None, activation: kernel_activation(*activation) },
+                        watched,
+                    )?),
+                (Op::Add, Some(other)) => Ok(x.add(context, other, watched)?),
+                (Op::Mul, Some(other)) => Ok(x.multiply(context, other, watched)?),
+                (op, _) => Err(DeviceError::Unsupported(format!("{op} in place"))),
+            }
+        }
+    };
+}
+
+in_place!(pictures_in_place, Features);
+in_place!(clip_in_place, kernels::Clip);
+
 impl Step {
     pub(super) fn new(graph: &Graph, fused: Fused, weights: &Weights) -> Result<Self, DeviceError> {
         let inputs = fused.inputs(graph);
         let node = &graph.nodes()[fused.output];
         let mut name = node.stages.first().cloned().unwrap_or_else(|| node.title());
         let prepared = match fused.kind {
-            Kind::Conv { norm, silu, upsampling, conv, .. } => {
+            Kind::Conv { norm, activation, upsampling, conv, .. } => {
                 name.clone_from(&graph.nodes()[conv].name);
                 let norm = norm.map(|norm| group_norm(graph, norm, weights)).transpose()?;
-                Prepared::Conv { norm, silu, upsampling, conv: Conv::new(graph, conv, weights)? }
+                let activation = activation.and_then(kernel_activation);
+                Prepared::Conv { norm, activation, upsampling, conv: Conv::new(graph, conv, weights)? }
             }
             Kind::Pointwise { conv, .. } => {
                 name.clone_from(&graph.nodes()[conv].name);
@@ -151,6 +193,7 @@ impl Step {
                     Layer::new(graph, out, weights)?,
                 ],
             },
+            Kind::InPlace { .. } => Prepared::InPlace(node.op.clone(), node.channels),
             Kind::Alone => {
                 Prepared::Alone(node.op.clone(), reference::node_weights(graph, fused.output, weights)?)
             }
@@ -172,13 +215,13 @@ impl Step {
         let mut next =
             || inputs.next().ok_or_else(|| DeviceError::Lost("a step without its input".to_owned()));
         match &self.prepared {
-            Prepared::Conv { norm, silu, upsampling, conv } => {
+            Prepared::Conv { norm, activation, upsampling, conv } => {
                 let x = next()?;
                 let residual = match next() {
                     Ok(residual) => Some(residual.owned()?),
                     Err(_) => None,
                 };
-                let pre = pre(norm.as_ref(), *silu);
+                let pre = pre(norm.as_ref(), *activation);
                 let y = match (x.value(), residual) {
                     (Value::Pictures(x), None) if upsampling.space => {
                         conv.of_pictures().run_upsampled(context, x, &mut watched).map(Value::Pictures)?
@@ -219,6 +262,26 @@ impl Step {
                 layers.iter().for_each(|layer| layer.done(context));
                 Ok(y)
             }
+            Prepared::InPlace(op, channels) => {
+                let x = next()?.owned()?;
+                let other = next().ok();
+                match (x, other.as_ref().map(Taken::value)) {
+                    (Value::Pictures(x), None) => {
+                        pictures_in_place(x, None, op, *channels, context, &mut watched).map(Value::Pictures)
+                    }
+                    (Value::Pictures(x), Some(Value::Pictures(other))) => {
+                        pictures_in_place(x, Some(other), op, *channels, context, &mut watched)
+                            .map(Value::Pictures)
+                    }
+                    (Value::Clip(x), None) => {
+                        clip_in_place(x, None, op, *channels, context, &mut watched).map(Value::Clip)
+                    }
+                    (Value::Clip(x), Some(Value::Clip(other))) => {
+                        clip_in_place(x, Some(other), op, *channels, context, &mut watched).map(Value::Clip)
+                    }
+                    _ => Err(DeviceError::Lost("a clip among pictures".to_owned())),
+                }
+            }
             Prepared::Alone(op, weights) => {
                 let inputs: Vec<_> = inputs.collect();
                 let is_video = matches!(inputs[0].value(), Value::Clip(_));
@@ -240,8 +303,8 @@ impl Step {
     /// How it is done on these values, and why.
     pub(super) fn explain(&self, context: &Context, x: &Value) -> Choice {
         let (conv, pre, upsampled) = match &self.prepared {
-            Prepared::Conv { norm, silu, upsampling, conv } => {
-                (conv, pre(norm.as_ref(), *silu), upsampling.space)
+            Prepared::Conv { norm, activation, upsampling, conv } => {
+                (conv, pre(norm.as_ref(), *activation), upsampling.space)
             }
             Prepared::Pointwise(conv) => (conv, Pre::default(), false),
             Prepared::Attention { .. } => {
@@ -249,6 +312,9 @@ impl Step {
                     algorithm: "blocks of keys",
                     reason: "a running softmax: the matrix of scores never exists",
                 };
+            }
+            Prepared::InPlace(..) => {
+                return Choice { algorithm: "in place", reason: "of each value by itself" };
             }
             Prepared::Alone(..) => {
                 return Choice { algorithm: "as defined", reason: "there is no kernel for it" };
