@@ -8,13 +8,14 @@ use super::{Family, refused};
 use crate::config::Config;
 use crate::graph::{Conv, Graph, GraphError, NodeId, Pad, Scope, Upsample};
 use crate::latents::{LatentFormat, Normalization};
-use crate::model::{Description, Half, Tiling};
+use crate::model::{Description, Half, Tiling, Units};
 use crate::{LoadError, VaeInfo};
 
 pub(super) const FAMILY: Family = Family {
     class_name: "AutoencoderKL",
     describe: |config| AutoencoderKLConfig::read(config)?.description().map_err(refused(config)),
     read_latents: None,
+    unused: &[],
 };
 
 /// Limits that no real model comes near; they keep every product of sizes far from overflow.
@@ -88,8 +89,13 @@ impl AutoencoderKLConfig {
     fn description(self) -> Result<Description, GraphError> {
         const ODD: &str = "its `sample_size` does not divide into tiles that overlap by a quarter";
         let factor = self.spatial_factor();
-        let half =
-            |graph: Graph, tiling: Option<Tiling>| Half { graph, tiling: tiling.ok_or(ODD), framewise: None };
+        let half = |graph: Graph, tiling: Option<Tiling>| Half {
+            graph,
+            still: None,
+            units: Units::default(),
+            tiling: tiling.ok_or(ODD),
+            framewise: None,
+        };
         let decoder = Graph::build(false, self.latent_channels, |root, x| self.decoder(root, x))?;
         let encoder = Graph::build(false, self.in_channels, |root, x| self.encoder(root, x))?;
         Ok(Description {

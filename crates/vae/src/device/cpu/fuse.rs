@@ -2,7 +2,9 @@
 
 use kernels::{Stride, Upsampling};
 
-use crate::graph::{self, Activation, Conv, Extent, Graph, Node, NodeId, Op, Pad, PadMode, Upsample};
+use crate::graph::{
+    self, Activation, Conv, ConvWeight, Extent, Graph, Node, NodeId, Op, Pad, PadMode, Upsample,
+};
 
 /// Nodes that are done together; the value of the last one is made.
 #[derive(Clone, Debug, PartialEq)]
@@ -184,7 +186,7 @@ impl<'a> Fusion<'a> {
         if self.graph.is_video() {
             return conv.stride == [1; 3];
         }
-        *conv == Conv { bias: conv.bias, ..Conv::same_2d(conv.out_channels, 3) }
+        *conv == Conv { bias: conv.bias, weight: conv.weight, ..Conv::same_2d(conv.out_channels, 3) }
             && !frames
             && residual.is_none()
     }
@@ -224,7 +226,7 @@ fn has_kernel(conv: &Conv, is_video: bool) -> bool {
     if is_video {
         let same = Conv { bias: conv.bias, ..Conv::causal_3d(conv.out_channels, 3) };
         let strided = Conv { stride: conv.stride, ..same };
-        return !conv.is_2d
+        return conv.weight == ConvWeight::Conv3d
             && (conv.is_pointwise()
                 || *conv == strided
                     && height == width
@@ -232,7 +234,7 @@ fn has_kernel(conv: &Conv, is_video: bool) -> bool {
     }
     let [_, rows, columns] = conv.pad;
     let zeros = |pad: Pad| pad.mode == PadMode::Zeros || pad.before + pad.after == 0;
-    conv.is_2d
+    conv.weight != ConvWeight::Conv3d
         && matches!(conv.kernel, [1, 1, 1] | [1, 3, 3])
         && height == width
         && zeros(rows)
