@@ -53,6 +53,7 @@ BLOCKS = (
     "QwenImageUpBlock",
     "QwenImage21ResidualUpBlock",
     "QwenImage21ResidualDownBlock",
+    "AutoencoderTinyBlock",
 )
 LAYERS = (
     "ResnetBlock2D",
@@ -90,6 +91,27 @@ def video_config(blocks: list[int], layers: int = 1, groups: int = 4, **settings
         "layers_per_block": layers,
         "norm_num_groups": groups,
         **settings,
+    }
+
+
+def tiny_config(channels: list[int], encoder: list[int], decoder: list[int], **settings) -> dict:
+    """The same for a tiny autoencoder."""
+    return {
+        "_class_name": "AutoencoderTiny",
+        "encoder_block_out_channels": channels,
+        "decoder_block_out_channels": channels,
+        "num_encoder_blocks": encoder,
+        "num_decoder_blocks": decoder,
+        **settings,
+    }
+
+
+def flux2_config(blocks: list[int], decoder: list[int] | None = None, **settings) -> dict:
+    """The same for FLUX.2's autoencoder, whose decoder may have other widths."""
+    return {
+        **config(blocks, **settings),
+        "_class_name": "AutoencoderKLFlux2",
+        "decoder_block_out_channels": decoder,
     }
 
 
@@ -225,6 +247,34 @@ CASES = {
         pixels=(1, 3, 1, 16, 9),
         dtype="float16",
     ),
+    "flux2": dict(
+        covers="FLUX.2: statistics of patches, packed latents, an epsilon that matters, tiles",
+        config=flux2_config([8, 16, 16], latent_channels=8, batch_norm_eps=0.01, sample_size=32),
+        latents=(2, 8, 14, 22),
+        pixels=(2, 3, 40, 56),
+        packed=True,
+        tiled=True,
+    ),
+    "flux2-small": dict(
+        covers="FLUX.2's small decoder: narrower than its encoder, bf16 file",
+        config=flux2_config([64, 64], [32, 64], groups=32, latent_channels=4),
+        latents=(1, 4, 6, 10),
+        pixels=(1, 3, 24, 20),
+        dtype="bfloat16",
+    ),
+    "tiny": dict(
+        covers="AutoencoderTiny: a batch, stages of different length, odd sizes, which its encoder rounds up",
+        config=tiny_config([16] * 4, [1, 2, 1, 2], [2, 1, 2, 1]),
+        latents=(2, 4, 5, 3),
+        pixels=(2, 3, 33, 22),
+    ),
+    "tiny-flux": dict(
+        covers="AutoencoderTiny: 16 latent channels, 3 stages, a scaling factor, f16 file",
+        config=tiny_config([16] * 3, [1, 1, 1], [1, 1, 1], latent_channels=16, scaling_factor=0.5),
+        latents=(1, 16, 9, 11),
+        pixels=(1, 3, 20, 16),
+        dtype="float16",
+    ),
     "qwen-image": dict(
         covers="Qwen-Image: the class's means and deviations, packed latents, a batch, odd sizes, clamped, every stage",
         config=wan_config("QwenImage", 16, layers=2, dim_mult=[1, 1, 2, 2]),
@@ -345,8 +395,12 @@ def by_channel(values: list[float], latents: torch.Tensor) -> torch.Tensor:
     return torch.tensor(values).view(1, -1, *[1] * (latents.ndim - 2))
 
 
-def scale(latents: torch.Tensor, config) -> torch.Tensor:
-    """What StableDiffusionXLPipeline (with mean and std) and FluxPipeline (with a shift) do before `vae.decode`."""
+def scale(latents: torch.Tensor, model: torch.nn.Module) -> torch.Tensor:
+    """What Flux2Pipeline, StableDiffusionXLPipeline (with mean and std) and FluxPipeline (with a shift) do before `vae.decode`."""
+    config = model.config
+    if isinstance(model, diffusers.AutoencoderKLFlux2):
+        mean, std = statistics(model)
+        return diffusers.Flux2Pipeline._unpatchify_latents(latents * std + mean)
     if config.get("latents_mean") is not None and config.get("latents_std") is not None:
         mean, std = (by_channel(config[key], latents) for key in ("latents_mean", "latents_std"))
         scaled = latents * std / config.get("scaling_factor", 1.0) + mean
@@ -358,18 +412,30 @@ def scale(latents: torch.Tensor, config) -> torch.Tensor:
     return latents if config.get("shift_factor") is None else latents + config.shift_factor
 
 
-def scale_encoded(latents: torch.Tensor, config) -> torch.Tensor:
+def statistics(model: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+    """As Flux2Pipeline takes them from the weights."""
+    variance = model.bn.running_var.view(1, -1, 1, 1)
+    return model.bn.running_mean.view(1, -1, 1, 1), torch.sqrt(variance + model.config.batch_norm_eps)
+
+
+def scale_encoded(latents: torch.Tensor, model: torch.nn.Module) -> torch.Tensor:
     """What the same pipelines do just after `vae.encode`."""
+    config = model.config
+    if isinstance(model, diffusers.AutoencoderKLFlux2):
+        mean, std = statistics(model)
+        return (diffusers.Flux2Pipeline._patchify_latents(latents) - mean) / std
     if config.get("latents_mean") is not None and config.get("latents_std") is not None:
         mean, std = (by_channel(config[key], latents) for key in ("latents_mean", "latents_std"))
         return (latents - mean) * config.get("scaling_factor", 1.0) / std
     return (latents - (config.get("shift_factor") or 0.0)) * config.scaling_factor
 
 
-def packed(latents: torch.Tensor, class_name: str) -> torch.Tensor:
-    """The latents as tokens, as the pipelines of this class have them."""
-    pipelines = {"QwenImage": "QwenImagePipeline", "QwenImage21": "QwenImage21Pipeline"}
-    pipeline = getattr(diffusers, pipelines.get(class_name.removeprefix("AutoencoderKL"), "FluxPipeline"))
+def packed(latents: torch.Tensor, model: torch.nn.Module) -> torch.Tensor:
+    """The latents as tokens, as the pipelines of this model have them."""
+    if isinstance(model, diffusers.AutoencoderKLFlux2):
+        return diffusers.Flux2Pipeline._pack_latents(latents)
+    pipelines = {"AutoencoderKLQwenImage": "QwenImagePipeline", "AutoencoderKLQwenImage21": "QwenImage21Pipeline"}
+    pipeline = getattr(diffusers, pipelines.get(type(model).__name__, "FluxPipeline"))
     return pipeline._pack_latents(latents, *latents.shape)
 
 
@@ -396,13 +462,21 @@ def golden(folder: Path, case: dict, seed: int) -> dict[str, torch.Tensor]:
         return {name: output[:, :, 0] if is_one_frame else output for name, output in joined.items()}
 
     decode = lambda latents: model.decode(latents).sample
-    encode = lambda pixels: model.encode(pixels).latent_dist.parameters
+
+    def encode(pixels: torch.Tensor) -> torch.Tensor:
+        encoded = model.encode(pixels)
+        if isinstance(model, diffusers.AutoencoderTiny):  # gives latents, not a distribution
+            return torch.cat([encoded.latents, torch.full_like(encoded.latents, -30.0)], dim=1)
+        return encoded.latent_dist.parameters
+
     tensors = {}
     latents = torch.randn(case["latents"], generator=torch.Generator().manual_seed(seed))
+    if isinstance(model, diffusers.AutoencoderKLFlux2):
+        latents = diffusers.Flux2Pipeline._patchify_latents(latents)
     tensors["pipeline_latents"] = latents
     if case.get("packed"):
-        tensors["packed_latents"] = packed(latents, class_name)
-    tensors["latents"] = scale(latents, model.config)
+        tensors["packed_latents"] = packed(latents, model)
+    tensors["latents"] = scale(latents, model)
     with torch.no_grad():
         if case.get("tiled"):
             model.enable_tiling()
@@ -425,7 +499,7 @@ def golden(folder: Path, case: dict, seed: int) -> dict[str, torch.Tensor]:
             tensors["moments"] = run(encode, tensors["pixels"])
             tensors |= stages()
             mode = DiagonalGaussianDistribution(tensors["moments"]).mode()
-            tensors["scaled_mode"] = scale_encoded(mode, model.config)
+            tensors["scaled_mode"] = scale_encoded(mode, model)
     return {name: value.contiguous() for name, value in tensors.items()}
 
 

@@ -122,6 +122,7 @@ fn serve(access: AccessConfig) -> SocketAddr {
 fn model(name: &str) -> Model {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/vae").join(name);
     Model {
+        preview: None,
         name: name.to_owned(),
         source: name.to_owned(),
         origin: None,

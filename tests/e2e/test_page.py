@@ -54,6 +54,42 @@ def test_options_reach_the_server(page, served):
     assert saved(page) == expected
 
 
+SEE_PREVIEW = """() => {
+  window.seen = [];
+  const note = () => {
+    const shown = !document.querySelector("#preview").hidden;
+    if (window.seen.at(-1) !== shown) window.seen.push(shown);
+  };
+  new MutationObserver(note).observe(document.querySelector("#preview"), { attributes: true });
+}"""
+
+
+def test_a_preview_is_shown_until_the_picture_is_there(browser, tmp_path):
+    """Any model of the same latents can make previews; what it makes is the server's tests' affair."""
+    models = ["--model", "demo=demo", "--model", "small=demo", "--preview", "demo=small"]
+    with serving(models, tmp_path / "log") as served, opened(browser, served.url) as page:
+        page.evaluate(SEE_PREVIEW)
+        try_it(page)
+        content = saved(page)
+        assert psnr(pixels(content, "PNG"), pixels(PHOTOGRAPH.read_bytes(), "PNG")) >= PHOTOGRAPH_PSNR
+        assert page.evaluate("window.seen") == [True, False]
+        assert re.search(r"\d m?s in the model", page.locator("#facts").inner_text())
+        # The code on the page asks for the picture alone.
+        assert "preview" not in page.locator("#code").inner_text()
+        latents = load_file(PHOTOGRAPH_LATENTS)["latents"]
+        query = {"shape": list(latents.shape), "dtype": "float16", "preview": "tiny", "image_format": "png", "do_scaling": True}
+        answer = requests.post(
+            f"{served.url}/demo",
+            params=query,
+            headers={"Content-Type": "tensor/binary", "Accept": "image/png"},
+            data=latents.numpy().tobytes(),
+            timeout=60,
+        )
+        assert answer.headers["Content-Type"].startswith("multipart/x-mixed-replace; boundary=")
+        assert answer.content.count(b"content-type: image/png") == 2
+        assert content in answer.content
+
+
 def encode_photograph(page, side: int) -> bytes:
     """Drops the photograph, smaller, and waits until it has been there and back."""
     picture = io.BytesIO()

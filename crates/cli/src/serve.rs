@@ -52,6 +52,10 @@ pub(crate) struct ServeArgs {
         value_hint = ValueHint::AnyPath
     )]
     pub(crate) models: Vec<ModelArgs>,
+    /// The model TINY, which is served too, makes previews for the model NAME: its picture comes at once where a request says
+    /// preview=tiny, and the exact one after it. A tiny autoencoder of the same latents, as taesdxl for sdxl
+    #[arg(long = "preview", value_name = "NAME=TINY", value_delimiter = ',', value_parser = preview)]
+    pub(crate) previews: Vec<[String; 2]>,
     /// Load each model when it is first asked for, and unload those that were not used for longest where memory gets
     /// short, instead of loading all at the start
     #[arg(long)]
@@ -103,6 +107,28 @@ impl ServeArgs {
     }
 }
 
+/// Reads `--preview`.
+fn preview(text: &str) -> Result<[String; 2], String> {
+    let names = text.split_once('=').filter(|(name, tiny)| !name.is_empty() && !tiny.is_empty());
+    let (name, tiny) = names.ok_or("expected the names of two models, such as sdxl=taesdxl")?;
+    Ok([name.to_owned(), tiny.to_owned()])
+}
+
+/// Lets models have previews by others.
+fn with_previews(models: &mut [Model], previews: &[[String; 2]]) -> anyhow::Result<()> {
+    for [name, tiny] in previews {
+        for wanted in [name, tiny] {
+            if !models.iter().any(|model| model.name == *wanted) {
+                bail!("--preview {name}={tiny}: no model called {wanted} is served");
+            }
+        }
+        if let Some(model) = models.iter_mut().find(|model| model.name == *name) {
+            model.preview = Some(tiny.clone());
+        }
+    }
+    Ok(())
+}
+
 /// Reads `--workers`.
 fn workers(text: &str) -> Result<NonZeroUsize, String> {
     Ok(NonZeroUsize::new(whole(1..=MOST_WORKERS)(text)?).unwrap_or(NonZeroUsize::MIN))
@@ -111,12 +137,13 @@ fn workers(text: &str) -> Result<NonZeroUsize, String> {
 pub(crate) fn run(args: ServeArgs) -> anyhow::Result<()> {
     let (loaded, to_come) = unbounded_channel();
     let engines: Arc<[Cpu]> = args.engine.engines(args.workers)?.into();
-    let models = args
+    let mut models = args
         .models
         .iter()
         .flat_map(|models| &models.0)
         .map(|model| served(model, Arc::clone(&engines), args.engine.load_mode(), loaded.clone()))
         .collect::<anyhow::Result<Vec<_>>>()?;
+    with_previews(&mut models, &args.previews)?;
     let config = args.limits.apply(Config {
         host: args.host,
         port: args.port,
@@ -185,6 +212,7 @@ pub(crate) fn served(
     let name = model.name()?;
     let source = model.source.clone();
     Ok(Model {
+        preview: None,
         name: name.clone(),
         source: source.to_string(),
         origin: source.origin(),

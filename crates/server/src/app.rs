@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use axum::http::StatusCode;
 use schemars::JsonSchema;
 use serde::Serialize;
 use service::{Failure, Model, Service};
@@ -60,11 +61,11 @@ enum Life {
 }
 
 /// A request that is worked on, from its head to its answer.
-pub(crate) struct InFlight<'a>(&'a AtomicUsize);
+pub(crate) struct InFlight(App);
 
-impl Drop for InFlight<'_> {
+impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
+        self.0.0.in_flight.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -79,6 +80,9 @@ pub(crate) struct Origin {
     license: Option<String>,
     /// Whether there are latents to try it with, at `/models/{model}/example`.
     has_example: bool,
+    /// The model that makes its previews, if there is one: see the parameter `preview`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    preview: Option<String>,
     #[serde(skip)]
     example: Option<&'static [u8]>,
 }
@@ -89,6 +93,7 @@ impl Origin {
             source: model.origin.clone(),
             license: model.license.clone(),
             has_example: model.example.is_some(),
+            preview: model.preview.clone(),
             example: model.example,
         }
     }
@@ -116,6 +121,15 @@ impl App {
             }
             if names.iter().take(index).any(|other| other == name) {
                 return Err(ServeError::Config(format!("two models are named {name:?}")));
+            }
+        }
+        for model in &models {
+            let Some(preview) = &model.preview else { continue };
+            if *preview == model.name || !names.contains(preview) {
+                return Err(ServeError::Config(format!(
+                    "the previews of {:?} cannot come from {preview:?}, which is no other model that is served",
+                    model.name
+                )));
             }
         }
         let origins = models.iter().map(Origin::of).collect();
@@ -169,6 +183,24 @@ impl App {
         &self.0.names
     }
 
+    /// The model that makes previews for another, by their indices.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(crate) fn preview(&self, model: usize) -> Result<usize, ApiError> {
+        let name = self.0.names.get(model).map_or("", String::as_str);
+        let preview = self.0.origins.get(model).and_then(|origin| origin.preview.as_deref());
+        let index = preview.and_then(|preview| self.0.names.iter().position(|name| name == preview));
+        index.ok_or_else(|| {
+            ApiError::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                format!(
+                    "model {name:?} has no preview: leave `preview` out, or start the server with --preview"
+                ),
+            )
+        })
+    }
+
     /// From now on the server says that it stops, and still takes work.
     pub(crate) fn leave(&self) {
         self.0.life.send_replace(Life::Leaving);
@@ -188,10 +220,10 @@ impl App {
     ///
     /// # Errors
     /// 503 once the server only finishes what it has.
-    pub(crate) fn accept(&self) -> Result<InFlight<'_>, ApiError> {
+    pub(crate) fn accept(&self) -> Result<InFlight, ApiError> {
         // Counted first, so that a server that begins to drain sees it or is seen by it.
         self.0.in_flight.fetch_add(1, Ordering::SeqCst);
-        let accepted = InFlight(&self.0.in_flight);
+        let accepted = InFlight(self.clone());
         if *self.0.life.borrow() == Life::Draining {
             return Err(stopping());
         }

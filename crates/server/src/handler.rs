@@ -6,7 +6,7 @@ use axum::http::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
-use service::{Client, Event, FailureKind, Job, Spans};
+use service::{Answer, Client, Event, Events, FailureKind, Job, Spans};
 use tracing::{Span, warn};
 use wire::routes::{self, Target};
 use wire::{BodyFormat, EncodeRequest, Metadata, Picture, RequestHead};
@@ -16,7 +16,7 @@ use crate::body::Upload;
 use crate::deadline::Deadline;
 use crate::error::ApiError;
 use crate::metrics::RequestMetrics;
-use crate::{body, deadline, respond};
+use crate::{body, deadline, preview, respond};
 
 /// `POST` of every path that names a model or none.
 pub(crate) async fn handle(State(app): State<App>, request: Request) -> Response {
@@ -116,10 +116,27 @@ async fn answer(
     };
     let model = app.model(&target, named)?;
     let spans = parts.extensions.get().cloned().unwrap_or_else(|| Spans::within(Span::none()));
-    let mut events = app
-        .service()
-        .submit(Job { model, request, head, client, deadline: Some(deadline.at()), held, spans })
-        .await?;
+    let job =
+        Job { model, request, head, client, deadline: Some(deadline.at()), latents_of: None, held, spans };
+    let wants_preview = matches!(&job.request, wire::Request::Decode(request) if request.params.preview);
+    let mut response = if wants_preview {
+        preview::respond(app, job, deadline, request_metrics).await?
+    } else {
+        let mut events = app.service().submit(job).await?;
+        respond::respond(outcome(app, model, &mut events, deadline, &request_metrics).await?)?
+    };
+    respond::warn(&mut response, &slips);
+    Ok(response)
+}
+
+/// What comes of a job.
+pub(crate) async fn outcome(
+    app: &App,
+    model: usize,
+    events: &mut Events,
+    deadline: Deadline,
+    request_metrics: &RequestMetrics,
+) -> Result<Answer, ApiError> {
     let answer = loop {
         match events.next().await {
             Event::Queued { outline, .. } => {
@@ -138,9 +155,7 @@ async fn answer(
     let name = app.names().get(model).map_or("", String::as_str);
     app.metrics().worked(name, &answer.report);
     request_metrics.set_report(answer.report);
-    let mut response = respond::respond(answer)?;
-    respond::warn(&mut response, &slips);
-    Ok(response)
+    Ok(answer)
 }
 
 /// The value of a header; one that is there several times is a list.

@@ -26,6 +26,7 @@ mod idle;
 mod metrics;
 mod openapi;
 mod page;
+mod preview;
 mod rate;
 mod respond;
 mod router;

@@ -39,7 +39,7 @@ macro_rules! file {
 static INDEX: File = file!("index.html", HTML);
 static DOCUMENTATION: File = file!("docs.html", HTML);
 
-static ALL: [File; 28] = [
+static ALL: [File; 29] = [
     file!("style.css", CSS),
     file!("app.css", CSS),
     file!("docs.css", CSS),
@@ -56,6 +56,7 @@ static ALL: [File; 28] = [
     file!("layout.js", SCRIPT),
     file!("live.js", SCRIPT),
     file!("options.js", SCRIPT),
+    file!("parts.js", SCRIPT),
     file!("pickle.js", SCRIPT),
     file!("ready.js", SCRIPT),
     file!("results.js", SCRIPT),

@@ -53,7 +53,7 @@ pub(crate) fn respond(answer: Answer) -> Result<Response, ApiError> {
 
 /// Bytes of an answer that are handed on at a time. What is handed on may be copied, under TLS for example, and then counts
 /// no more as memory of the answer.
-const PART: usize = 256 << 10;
+pub(crate) const PART: usize = 256 << 10;
 
 /// The body of an answer, in parts.
 struct Parts(Bytes);

@@ -14,6 +14,7 @@ mod line;
 mod live;
 mod log;
 mod memory;
+mod preview;
 mod spellings;
 #[cfg(feature = "tls")]
 mod tls;

@@ -20,27 +20,46 @@ use crate::values::{self, Kind};
 pub(crate) fn prepare(request: DecodeRequest, context: &Context<'_>) -> Result<Prepared, Failure> {
     let DecodeRequest { mut latents, params } = request;
     let &Context { info, limits, non_finite, .. } = context;
+    // The model whose pipelines the latents come from.
+    let of = context.latents_of.unwrap_or(info);
+    if (of.latent_channels, of.spatial_factor, of.temporal_factor)
+        != (info.latent_channels, info.spatial_factor, info.temporal_factor)
+    {
+        return Err(Failure::unprocessable(format!(
+            "the preview of this model takes other latents than it: {} channels for {} pixels, where the model has {} for {}",
+            info.latent_channels, info.spatial_factor, of.latent_channels, of.spatial_factor
+        )));
+    }
     limits.check_tensor(&latents.head)?;
     let mut warnings = Vec::new();
     if params.first_picture && matches!(params.answer, Answer::Image(_)) {
-        latents = first_of_batch(latents, &params, info, &mut warnings)?;
+        latents = first_of_batch(latents, &params, of, &mut warnings)?;
     }
-    let [frames, pixels] = check(&latents, &params, info, limits)?;
-    let shape = vae::latents::arranged_shape(&latents.head.shape, info, params.height, params.width)?;
+    let [frames, pixels] = check(&latents, &params, info, of, limits)?;
+    let shape = vae::latents::arranged_shape(&latents.head.shape, of, params.height, params.width)?;
     let options =
         DecodeOptions { tiling: params.tiling, framewise: params.framewise, ..DecodeOptions::default() };
     // Shapes cost nothing to check, values a pass over them.
     let survey = values::check(&latents, Kind::Latents, non_finite, &mut warnings)?;
     let scaling = scaling(params.scaling);
-    let (scaling, warning) =
-        vae::latents::settle(scaling, &latents.head.shape, info, params.height, params.width)?;
-    warnings.extend(warning);
-    values::check_scaled(&survey, scaling, info, non_finite)?;
+    let (settled, warning) =
+        vae::latents::settle(scaling, &latents.head.shape, of, params.height, params.width)?;
+    if context.latents_of.is_none() {
+        warnings.extend(warning);
+        values::check_scaled(&survey, settled, info, non_finite)?;
+    }
     let Granted { options, mode, forecast } = context.admission.decode(context.forecasts, &shape, options)?;
     let reply = Reply::Pictures(params.answer);
     let reading = values_memory(&shape);
-    let info = info.clone();
-    let read = Box::new(move |_: &IsWanted<'_>| for_model(latents, &params, scaling, &info));
+    let of_another = context.latents_of.is_some();
+    let of = of.clone();
+    let read = Box::new(move |_: &IsWanted<'_>| {
+        if of_another {
+            let latents = host_tensor(latents)?;
+            return vae::latents::of_pipeline(scaling, latents, &of, params.height, params.width);
+        }
+        for_model(latents, &params, settled, &of)
+    });
     let options = Options::Decode(options);
     Ok(Prepared { options, shape, read, reading, frames, pixels, mode, forecast, reply, warnings })
 }
@@ -71,8 +90,14 @@ fn first_of_batch(
 
 /// Checks by the shape alone that the model can decode the latents to such an answer, and gives the number of frames and
 /// of pixels that they decode to.
-fn check(latents: &Tensor, params: &Params, info: &VaeInfo, limits: &Limits) -> Result<[usize; 2], Failure> {
-    let shape = vae::latents::arranged_shape(&latents.head.shape, info, params.height, params.width)?;
+fn check(
+    latents: &Tensor,
+    params: &Params,
+    info: &VaeInfo,
+    of: &VaeInfo,
+    limits: &Limits,
+) -> Result<[usize; 2], Failure> {
+    let shape = vae::latents::arranged_shape(&latents.head.shape, of, params.height, params.width)?;
     let [batch, frames, height, width] = decoded_size(&shape, info);
     limits.check_pictures(Task::Decode, batch, frames, height, width)?;
     answer::check(params.answer, info, [batch, frames], [height, width])?;
@@ -138,6 +163,7 @@ mod tests {
             let request = DecodeRequest { latents, params: Params::new(answer) };
             let context = Context {
                 info: &info,
+                latents_of: None,
                 limits: &config.video_limits,
                 admission: &Admission::new(&config),
                 forecasts: None,

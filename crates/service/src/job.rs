@@ -30,6 +30,8 @@ pub struct Job {
     pub client: Client,
     /// When nobody waits for it any longer; `None` for never.
     pub deadline: Option<Instant>,
+    /// For a decode that is a preview: the model that the latents are of, by its index.
+    pub latents_of: Option<usize>,
     /// The memory of its request.
     pub held: Token,
     /// The spans of its parts.
@@ -110,6 +112,8 @@ impl Events {
 /// What a request meets: the model that it is for, and what there is room for.
 pub(crate) struct Context<'a> {
     pub(crate) info: &'a VaeInfo,
+    /// The model that latents are of, if it is another one.
+    pub(crate) latents_of: Option<&'a VaeInfo>,
     pub(crate) limits: &'a Limits,
     pub(crate) admission: &'a Admission,
     pub(crate) forecasts: Option<&'a Forecasts>,

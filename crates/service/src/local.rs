@@ -106,6 +106,7 @@ fn run(
 ) -> Result<(HostTensor, Reply), Failure> {
     let context = Context {
         info: vae.info(),
+        latents_of: None,
         limits,
         admission: &Admission { budget: Budget::unlimited(), on_large: OnLarge::Exact },
         forecasts: None,

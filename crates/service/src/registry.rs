@@ -40,6 +40,8 @@ pub struct Model {
     pub origin: Option<String>,
     /// Under which licence its weights are, as far as that is known.
     pub license: Option<String>,
+    /// The name of the model that makes previews of its latents.
+    pub preview: Option<String>,
     /// Latents to try it with: a safetensors file with one tensor, as a pipeline hands them over.
     pub example: Option<&'static [u8]>,
     /// What its weights will take. Called before `load` where memory may have to be made for them.

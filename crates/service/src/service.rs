@@ -206,11 +206,19 @@ impl Service {
     pub async fn submit(&self, job: Job) -> Result<Events, Failure> {
         let loaded = self.0.registry.get(job.model).await;
         let loaded = loaded.map_err(|error| Failure::not_loaded(&error))?;
-        let Job { model, request, head, client, deadline, mut held, spans } = job;
+        let latents_of = match job.latents_of {
+            None => None,
+            Some(other) => {
+                let other = self.0.registry.get(other).await;
+                Some(other.map_err(|error| Failure::not_loaded(&error))?.details.info.clone())
+            }
+        };
+        let Job { model, request, head, client, deadline, mut held, spans, .. } = job;
         let service = self.clone();
         let context = Arc::clone(&loaded);
         let read = move |is_wanted: &IsWanted<'_>| {
-            let (outline, prepared) = service.prepare(model, &context, request, &head)?;
+            let (outline, prepared) =
+                service.prepare(model, &context, request, &head, latents_of.as_ref())?;
             let cost = service.cost(model, &context.details, &outline, &prepared);
             let Prepared { options, read, reading, forecast, reply, warnings, .. } = prepared;
             let input = if held.try_grow(held.bytes().saturating_add(reading)) {
@@ -286,15 +294,18 @@ impl Service {
         loaded: &Loaded,
         request: Request,
         head: &RequestHead,
+        latents_of: Option<&VaeInfo>,
     ) -> Result<(Outline, Prepared), Failure> {
         let Details { info, forecasts, .. } = &loaded.details;
         let request = match request {
-            Request::Decode(latents) => rgba::settle(latents, head, info)?,
+            Request::Decode(latents) if latents_of.is_none() => rgba::settle(latents, head, info)?,
+            request @ Request::Decode(_) => request,
             request @ Request::Encode(_) => request,
         };
         let admission = self.0.admission.beside(self.0.registry.copied(model));
         let context = Context {
             info,
+            latents_of,
             limits: self.limits(info),
             admission: &admission,
             forecasts: forecasts.as_ref(),

@@ -47,6 +47,7 @@ fn job_of(service: &Service, client: u64, shape: &[usize], values: &[f32]) -> Jo
     let mut held = service.request_memory();
     held.grow(latents.bytes.len()).unwrap();
     Job {
+        latents_of: None,
         model: 0,
         head: RequestHead::read("shape=[1,4,1,1]&dtype=float32", Some("tensor/binary"), None).unwrap(),
         request: Request::Decode(DecodeRequest { latents, params: Params::new(answer) }),

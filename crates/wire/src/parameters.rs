@@ -114,6 +114,12 @@ pub const PARAMETERS: &[Parameter] = &[
         "True",
         "Of a video: a few frames at a time, as diffusers does; or all in one exact pass, in more memory.",
     ),
+    parameter(
+        "preview",
+        Choice(&["tiny"]),
+        "Answer twice, as `multipart/x-mixed-replace`: with what a tiny autoencoder makes of the latents, at once, and then \
+         with the picture itself. For models that have a `preview` in the list of models.",
+    ),
     // No default: with `partial_postprocess` it is uint8, and whoever sends float16 then is refused.
     parameter(
         "out_dtype",

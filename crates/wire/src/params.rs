@@ -71,6 +71,8 @@ pub struct Params {
     pub tiling: bool,
     /// Decode a video a few frames at a time, as diffusers does by default.
     pub framewise: bool,
+    /// Answer twice: with what the model's preview makes of the latents, and then with the picture itself.
+    pub preview: bool,
     /// Whether the client reads one picture from an answer, so that a picture file of a batch is its first one.
     pub first_picture: bool,
 }
@@ -85,8 +87,18 @@ impl Default for Params {
             answer: Answer::default(),
             tiling: false,
             framewise: true,
+            preview: false,
             first_picture: false,
         }
+    }
+}
+
+/// Reads `preview`, which has one value.
+fn preview(metadata: &Metadata) -> Result<bool, WireError> {
+    match metadata.text("preview")? {
+        None => Ok(false),
+        Some("tiny") => Ok(true),
+        Some(text) => Err(WireError::Parameter(format!("`preview` is {text:?}, but must be tiny"))),
     }
 }
 
@@ -116,6 +128,7 @@ impl Params {
             answer: Answer::read(metadata, accept)?,
             tiling: metadata.flag("tiling")?.unwrap_or(false),
             framewise: metadata.flag("framewise")?.unwrap_or(true),
+            preview: preview(metadata)?,
             // SD.Next alone sends this key. It opens the body of an answer as one picture.
             first_picture: metadata.text("input_tensor_type")?.is_some(),
         })
@@ -129,6 +142,7 @@ impl Params {
         parameters.extend(self.width.map(|width| ("width", width.to_string())));
         parameters.extend(self.tiling.then(|| ("tiling", "True".to_owned())));
         parameters.extend((!self.framewise).then(|| ("framewise", "False".to_owned())));
+        parameters.extend(self.preview.then(|| ("preview", "tiny".to_owned())));
         parameters.extend(self.first_picture.then(|| ("input_tensor_type", "binary".to_owned())));
         parameters.extend(self.model.clone().map(|model| ("model", model)));
         parameters

@@ -66,7 +66,7 @@ pub struct RequestHead {
 
 /// Parameters that make sense for a decode only.
 const OF_DECODES: &[&str] =
-    &["output_type", "image_format", "partial_postprocess", "quality", "fps", "height", "width"];
+    &["output_type", "image_format", "partial_postprocess", "quality", "fps", "height", "width", "preview"];
 
 /// A request to decode.
 #[derive(Clone, Debug, PartialEq)]

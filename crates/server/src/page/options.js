@@ -76,7 +76,7 @@ function scaling(model) {
 const ACCEPT = { png: "image/png", jpg: "image/jpeg", webp: "image/webp", mp4: "video/mp4" };
 
 /**
- * The request for one item of a tensor: { url, path, query, accept, dtype, item, source, output, hasKey }. `item` has
+ * The request for one item of a tensor: { url, path, query, accept, hasPreview, dtype, item, source, output, hasKey }. `item` has
  * its shape with a batch of one, and `source` the place of its bytes in the file.
  */
 export function request(model, tensor, item, source) {
@@ -98,6 +98,7 @@ export function request(model, tensor, item, source) {
     path: `/${model.name}`,
     query,
     accept: ACCEPT[chosen],
+    hasPreview: Boolean(model.preview) && chosen !== "mp4",
     dtype: tensor.dtype,
     item,
     source,

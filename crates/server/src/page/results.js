@@ -77,6 +77,17 @@ function against() {
 }
 find("#against").addEventListener("change", against);
 
+/** Shows what a picture will be like until it is there; nothing takes that away. */
+export function preview(blob) {
+  const picture = find("#preview-picture");
+  URL.revokeObjectURL(picture.src);
+  find("#preview").hidden = !blob;
+  if (!blob) return picture.removeAttribute("src");
+  picture.src = URL.createObjectURL(blob);
+  hide();
+  bring();
+}
+
 /** Takes the pictures away; they are still there to compare the next one with. */
 export function hide() {
   find("#result").hidden = true;

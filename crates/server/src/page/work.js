@@ -5,8 +5,9 @@ import { arrange } from "./fit.js";
 import { writeSafetensors } from "./latents.js";
 import * as options from "./options.js";
 import * as results from "./results.js";
+import { isInParts, parts } from "./parts.js";
 import { attempt, goOn } from "./say.js";
-import { ask, timing } from "./server.js";
+import { ServerError, ask, timing } from "./server.js";
 import { content, item, model, request, state, wanted } from "./state.js";
 
 const NAMES = { png: "PNG", jpg: "JPEG", webp: "WebP", mp4: "MP4" };
@@ -30,19 +31,37 @@ async function asResult(blob, name, frame) {
 
 async function decode(asked, body, frame, signal) {
   const start = performance.now();
-  const answer = await ask(`${asked.path}?${new URLSearchParams(asked.query)}`, {
+  // The code that the page shows asks for the picture alone.
+  const query = asked.hasPreview ? [...asked.query, ["preview", "tiny"]] : asked.query;
+  const answer = await ask(`${asked.path}?${new URLSearchParams(query)}`, {
     method: "POST",
     headers: { "Content-Type": "tensor/binary", Accept: asked.accept },
     body,
     signal,
   });
-  const blob = await answer.blob();
+  const { blob, headers } = isInParts(answer) ? await exact(answer) : { blob: await answer.blob(), headers: answer.headers };
   const took = performance.now() - start;
   const quality = asked.query.find(([name]) => name === "quality")?.[1];
   const tiled = asked.query.some(([name]) => name === "tiling");
   const name = [NAMES[options.format()], quality && `quality ${quality}`, tiled && "in tiles"].filter(Boolean).join(", ");
   const result = await asResult(blob, name, frame);
-  return { ...result, took, steps: timing(answer), output: asked.output };
+  return { ...result, took, steps: timing({ headers }), output: asked.output };
+}
+
+/** The last part of an answer, which is the picture itself; those before it are shown meanwhile. */
+async function exact(answer) {
+  let last;
+  try {
+    for await (const part of parts(answer)) {
+      const status = Number(part.headers.get("status"));
+      if (status) throw new ServerError(status, JSON.parse(await part.blob.text()).error);
+      if (!last) results.preview(part.blob);
+      last = part;
+    }
+  } finally {
+    results.preview();
+  }
+  return last;
 }
 
 /** Decodes what is chosen: one item, or one after the other all of a batch. */

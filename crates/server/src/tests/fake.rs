@@ -230,6 +230,7 @@ pub(super) fn model(name: &str, info: VaeInfo) -> (Model, Handle) {
 /// A model that `load` makes.
 pub(super) fn from(name: &str, source: &str, load: Box<Load>) -> Model {
     Model {
+        preview: None,
         name: name.to_owned(),
         source: source.to_owned(),
         origin: None,

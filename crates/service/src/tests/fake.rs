@@ -169,6 +169,7 @@ pub(super) fn model(name: &str) -> (Model, Handle) {
 /// A model that `load` makes.
 pub(super) fn from(name: &str, load: Box<Load>) -> Model {
     Model {
+        preview: None,
         name: name.to_owned(),
         source: "a test".to_owned(),
         origin: None,

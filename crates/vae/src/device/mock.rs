@@ -8,7 +8,7 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use super::reference::{self, Value};
-use super::{Device, Limits, Memory, Mode, Plan, Weights, shape_of};
+use super::{Device, Limits, Memory, Mode, Plan, States, Weights, shape_of};
 use crate::graph::{Graph, Op, Shape};
 use crate::{DeviceError, HostTensor, Observer};
 
@@ -125,8 +125,8 @@ enum Event {
     Done(usize),
     /// This stage of the model put this out.
     Stage(usize, HostTensor),
-    /// The end.
-    End(Result<HostTensor, DeviceError>),
+    /// The end: what came out, and what is left for the next chunk.
+    End(Result<(HostTensor, Vec<Held>), DeviceError>),
 }
 
 impl MockPlan {
@@ -143,33 +143,43 @@ impl MockPlan {
         Ok(held)
     }
 
+    /// The shapes of all values.
+    fn shapes(&self, input: Option<&HostTensor>, states: &[Held]) -> Result<Vec<Shape>, DeviceError> {
+        let states: Vec<Shape> = states.iter().map(|held| held.value.shape).collect();
+        Ok(self.graph.shapes_with(input.map(shape_of).transpose()?, &states)?)
+    }
+
     /// Runs all nodes on the device's thread.
     fn work(
         &self,
-        input: &HostTensor,
+        input: Option<&HostTensor>,
+        states: Vec<Held>,
         stages: &[bool],
         is_cancelled: &AtomicBool,
         events: &mpsc::Sender<Event>,
-    ) -> Result<HostTensor, DeviceError> {
+    ) -> Result<(HostTensor, Vec<Held>), DeviceError> {
         let MockOptions { node: delay, download, fault, .. } = self.device.options;
-        let shapes = self.graph.shapes(shape_of(input)?)?;
+        let shapes = self.shapes(input, &states)?;
+        let mut states = states.into_iter();
         let mut uses = self.graph.uses();
         let mut values: Vec<Option<Held>> = Vec::new();
         let mut done = 0usize;
+        let lost = || DeviceError::Lost("a value is not there".to_owned());
         for (id, node) in self.graph.nodes().iter().enumerate() {
             if is_cancelled.load(Ordering::SeqCst) {
                 return Err(DeviceError::Cancelled);
             }
-            let mut value = match node.op {
-                Op::Input { .. } => Value::of_host(input)?,
+            let held = match (&node.op, input) {
+                (Op::Input { .. }, Some(input)) if id == 0 => self.hold(Value::of_host(input)?)?,
+                (Op::Input { .. }, _) => states.next().ok_or_else(lost)?,
                 _ => {
                     let inputs = node.inputs.iter().filter_map(|&id| values[id].as_ref());
                     let inputs: Vec<_> = inputs.map(|held| &held.value).collect();
-                    reference::eval(&node.op, &inputs, &self.weights[id], shapes[id])
+                    let mut value = reference::eval(&node.op, &inputs, &self.weights[id], shapes[id]);
+                    value.round();
+                    self.hold(value)?
                 }
             };
-            value.round();
-            let held = self.hold(value)?;
             std::thread::sleep(delay);
             if fault == Some(Fault::LostBehind(id)) {
                 self.device.state.is_lost.store(true, Ordering::SeqCst);
@@ -193,23 +203,29 @@ impl MockPlan {
         match (fault, &values[self.graph.output()]) {
             (Some(Fault::LateOutOfMemory), _) => Err(DeviceError::OutOfMemory(shapes[0].bytes())),
             (Some(Fault::LateNumerics), _) => Err(DeviceError::Numerics("a checksum differs".to_owned())),
-            (_, Some(held)) => Ok(held.value.to_host()),
-            (_, None) => Err(DeviceError::Lost("no value came out".to_owned())),
+            (_, Some(held)) => {
+                let output = held.value.to_host();
+                let left = self.graph.states_out().iter().map(|&id| values[id].take().ok_or_else(lost));
+                Ok((output, left.collect::<Result<_, _>>()?))
+            }
+            (_, None) => Err(lost()),
         }
     }
 }
 
 impl Plan for MockPlan {
-    fn run(
+    fn run_chunk(
         &self,
-        input: &HostTensor,
+        input: Option<&HostTensor>,
+        states: &mut States,
         _: Mode,
         observer: &mut dyn Observer,
     ) -> Result<HostTensor, DeviceError> {
+        let before: Vec<Held> = states.take()?.unwrap_or_default();
         if self.device.state.is_lost.load(Ordering::SeqCst) {
             return Err(DeviceError::Lost("the device was lost before".to_owned()));
         }
-        let total = self.graph.work(shape_of(input)?);
+        let total = self.graph.work_of(&self.shapes(input, &before)?);
         let stages: Vec<bool> = self
             .graph
             .nodes()
@@ -221,7 +237,7 @@ impl Plan for MockPlan {
             let (sender, events) = mpsc::channel();
             let (stages, is_cancelled) = (&stages, &is_cancelled);
             scope.spawn(move || {
-                let result = self.work(input, stages, is_cancelled, &sender);
+                let result = self.work(input, before, stages, is_cancelled, &sender);
                 let _ = sender.send(Event::End(result));
             });
             let mut cancelled = false;
@@ -240,15 +256,29 @@ impl Plan for MockPlan {
                         }
                     }
                     Event::End(_) if cancelled => return Err(DeviceError::Cancelled),
-                    Event::End(result) => return result,
+                    Event::End(result) => {
+                        return result.map(|(output, left)| {
+                            states.put(left);
+                            output
+                        });
+                    }
                 }
             }
             Err(DeviceError::Lost("the device's thread ended".to_owned()))
         })
     }
 
-    fn forecast(&self, input: Shape, mode: Mode) -> Result<Option<Memory>, DeviceError> {
-        let shapes = self.graph.shapes(input)?;
-        Ok(Some(Memory { device: self.graph.peak_bytes(&shapes), host: 0, lean: mode.lean }))
+    fn forecast_chunk(
+        &self,
+        input: Option<Shape>,
+        states: &mut States,
+        mode: Mode,
+    ) -> Result<Option<Memory>, DeviceError> {
+        let (before, most): (Vec<Shape>, usize) = states.take()?.unwrap_or_default();
+        let shapes = self.graph.shapes_with(input, &before)?;
+        let device = most.max(self.graph.peak_bytes(&shapes));
+        let left: Vec<Shape> = self.graph.states_out().iter().map(|&id| shapes[id]).collect();
+        states.put((left, device));
+        Ok(Some(Memory { device, host: 0, lean: mode.lean }))
     }
 }

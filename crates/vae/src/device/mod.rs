@@ -7,6 +7,7 @@ pub mod cpu;
 pub mod mock;
 pub mod reference;
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -48,12 +49,62 @@ pub trait Plan: Send + Sync {
         input: &HostTensor,
         mode: Mode,
         observer: &mut dyn Observer,
+    ) -> Result<HostTensor, DeviceError> {
+        self.run_chunk(Some(input), &mut States::default(), mode, observer)
+    }
+
+    /// The same for a chunk of a [`Stream`](crate::graph::Stream): it takes the states that the chunk before has left, and leaves
+    /// those of the next one in their place. There is no input where nothing goes in besides them.
+    ///
+    /// # Errors
+    /// As for [`Plan::run`]; the states are gone then.
+    fn run_chunk(
+        &self,
+        input: Option<&HostTensor>,
+        states: &mut States,
+        mode: Mode,
+        observer: &mut dyn Observer,
     ) -> Result<HostTensor, DeviceError>;
+
     /// What [`Plan::run`] would take; `None` where that cannot be known. Takes milliseconds and hardly any memory.
     ///
     /// # Errors
     /// As for [`Plan::run`].
-    fn forecast(&self, input: Shape, mode: Mode) -> Result<Option<Memory>, DeviceError>;
+    fn forecast(&self, input: Shape, mode: Mode) -> Result<Option<Memory>, DeviceError> {
+        self.forecast_chunk(Some(input), &mut States::default(), mode)
+    }
+
+    /// What [`Plan::run_chunk`] would take, of this chunk and of those before it. The states are those of their forecasts.
+    ///
+    /// # Errors
+    /// As for [`Plan::run_chunk`].
+    fn forecast_chunk(
+        &self,
+        input: Option<Shape>,
+        states: &mut States,
+        mode: Mode,
+    ) -> Result<Option<Memory>, DeviceError>;
+}
+
+/// What a chunk of a stream leaves on its device for the next one. Before the first there is nothing.
+#[derive(Default)]
+pub struct States(Option<Box<dyn Any + Send>>);
+
+impl States {
+    /// Takes out what a device has put in; `None` before the first chunk.
+    ///
+    /// # Errors
+    /// What is in here is another device's.
+    pub(crate) fn take<T: Any>(&mut self) -> Result<Option<T>, DeviceError> {
+        let Some(states) = self.0.take() else { return Ok(None) };
+        let states = states.downcast::<T>().map(|states| Some(*states));
+        states.map_err(|_| DeviceError::Lost("the states of a chunk are another device's".to_owned()))
+    }
+
+    /// Puts in what the next chunk takes.
+    pub(crate) fn put<T: Any + Send>(&mut self, states: T) {
+        self.0 = Some(Box::new(states));
+    }
 }
 
 /// How a plan is run.

@@ -1,10 +1,12 @@
 //! The families of autoencoders, in one table. A family is data: it makes two graphs of a configuration.
 
 mod blocks;
+mod flux2;
 mod hunyuan_video;
 mod kl;
 mod qwen_image;
 mod qwen_image21;
+mod tiny;
 mod wan;
 mod wan_blocks;
 mod wan_settings;
@@ -37,8 +39,15 @@ pub(crate) struct Family {
 type ReadLatents = fn(&Config, &Checkpoint, &mut LatentFormat) -> Result<(), LoadError>;
 
 /// All of them.
-const FAMILIES: [Family; 5] =
-    [kl::FAMILY, hunyuan_video::FAMILY, qwen_image::FAMILY, qwen_image21::FAMILY, wan::FAMILY];
+const FAMILIES: [Family; 7] = [
+    kl::FAMILY,
+    flux2::FAMILY,
+    hunyuan_video::FAMILY,
+    qwen_image::FAMILY,
+    qwen_image21::FAMILY,
+    tiny::FAMILY,
+    wan::FAMILY,
+];
 
 /// The values of `_class_name` for which there is a family.
 pub const CLASS_NAMES: &[&str] = &class_names();

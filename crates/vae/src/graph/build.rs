@@ -39,7 +39,7 @@ impl Graph {
         let State { nodes, error } = state.into_inner();
         match error {
             Some(error) => Err(error),
-            None => Ok(Self { nodes, output, is_video }),
+            None => Ok(Self { nodes, output, is_video, states_in: Vec::new(), states_out: Vec::new() }),
         }
     }
 }

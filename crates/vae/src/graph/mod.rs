@@ -6,9 +6,11 @@
 
 mod build;
 mod op;
+mod part;
 mod print;
 mod reach;
 mod shape;
+mod stream;
 mod tensors;
 mod work;
 
@@ -20,19 +22,27 @@ pub use op::{
     Activation, Attention, Axis, BlockOrder, Blocks, Conv, ConvWeight, Extent, Linear, Op, Pad, PadMode,
     Upsample,
 };
+pub use part::Part;
 pub use reach::Everywhere;
 pub use shape::Shape;
+pub use stream::{Chunk, Stream};
 pub use tensors::Expected;
 
 /// A node, by its index: inputs come before the nodes that use them.
 pub type NodeId = usize;
 
 /// What a model computes from one input.
+///
+/// A chunk of a [`Stream`] has more: states, which are values that the chunk before has left, and values that it leaves itself.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Graph {
     nodes: Vec<Node>,
     output: NodeId,
     is_video: bool,
+    /// The inputs that are states; empty for a graph that is no chunk.
+    states_in: Vec<NodeId>,
+    /// Whose values are the states of the next chunk.
+    states_out: Vec<NodeId>,
 }
 
 /// An operation at its place in a graph.
@@ -57,7 +67,8 @@ pub struct Node {
 pub struct GraphError(pub String);
 
 impl Graph {
-    /// Its nodes, each after those whose values it takes. The first is the input.
+    /// Its nodes, each after those whose values it takes. The first is the input; in a chunk the states come behind it, or
+    /// stand alone where nothing new goes in.
     pub fn nodes(&self) -> &[Node] {
         &self.nodes
     }
@@ -65,6 +76,26 @@ impl Graph {
     /// Whose value comes out.
     pub fn output(&self) -> NodeId {
         self.output
+    }
+
+    /// The inputs that are states: what the chunk before has left, in the order of its [`Graph::states_out`].
+    pub fn states_in(&self) -> &[NodeId] {
+        &self.states_in
+    }
+
+    /// The nodes whose values the next chunk needs.
+    pub fn states_out(&self) -> &[NodeId] {
+        &self.states_out
+    }
+
+    /// Whether anything goes in besides states.
+    pub fn takes_input(&self) -> bool {
+        self.states_in.first() != Some(&0)
+    }
+
+    /// Whether a node's value comes out or is left for the next chunk.
+    pub fn is_output(&self, id: NodeId) -> bool {
+        id == self.output || self.states_out.contains(&id)
     }
 
     /// Whether it is of clips, which may have more than one frame.
@@ -83,10 +114,17 @@ impl Graph {
     }
 
     /// The graph without its last `count` nodes, and these as a graph of their own; `None` where they take other values than
-    /// the one that the first graph gives.
+    /// the one that the first graph gives. Neither has states.
     pub(crate) fn split(&self, count: usize) -> Option<(Self, Self)> {
         let last = self.nodes.len().checked_sub(count + 1)?;
-        let head = Self { nodes: self.nodes[..=last].to_vec(), output: last, is_video: self.is_video };
+        let of = |nodes, output| Self {
+            nodes,
+            output,
+            is_video: self.is_video,
+            states_in: Vec::new(),
+            states_out: Vec::new(),
+        };
+        let head = of(self.nodes[..=last].to_vec(), last);
         let mut tail = vec![Node {
             op: Op::Input { channels: head.out_channels() },
             inputs: Vec::new(),
@@ -99,26 +137,31 @@ impl Graph {
             tail.push(Node { inputs, ..node.clone() });
         }
         let output = self.output.checked_sub(last)?;
-        Some((head, Self { nodes: tail, output, is_video: self.is_video }))
+        Some((head, of(tail, output)))
     }
 
-    /// How often each node's value is taken; what comes out of the graph is taken once more.
+    /// How often each node's value is taken; what comes out of the graph is taken once more, and so is a state.
     pub fn uses(&self) -> Vec<usize> {
         let mut uses = vec![0; self.nodes.len()];
         for &input in self.nodes.iter().flat_map(|node| &node.inputs) {
             uses[input] += 1;
         }
-        uses[self.output] += 1;
+        for &output in self.states_out.iter().chain([&self.output]) {
+            uses[output] += 1;
+        }
         uses
     }
 
     /// Bytes of the values, in f32, that are there at once when node after node is run and each value is let go of after its
-    /// last use. `shapes` are those of [`Graph::shapes`].
+    /// last use. States are there from the beginning. `shapes` are those of [`Graph::shapes`].
     pub fn peak_bytes(&self, shapes: &[Shape]) -> usize {
         let mut uses = self.uses();
-        let (mut live, mut peak) = (0usize, 0usize);
+        let states = self.states_in.iter().map(|&id| shapes[id].bytes());
+        let (mut live, mut peak) = (states.fold(0, usize::saturating_add), 0usize);
         for (id, node) in self.nodes.iter().enumerate() {
-            live = live.saturating_add(shapes[id].bytes());
+            if !self.states_in.contains(&id) {
+                live = live.saturating_add(shapes[id].bytes());
+            }
             peak = peak.max(live);
             for &input in &node.inputs {
                 uses[input] -= 1;

@@ -28,17 +28,8 @@ impl Graph {
         for (id, node) in self.nodes.iter().enumerate().rev() {
             let Some(part) = needed[id].clone() else { continue };
             for (index, &input) in node.inputs.iter().enumerate() {
-                let length = shapes[input].axis(axis);
-                // Concatenated along this axis: only the inputs in which the part lies.
-                let part = match &node.op {
-                    Op::Concat(along) if *along == axis => {
-                        let before: usize =
-                            node.inputs[..index].iter().map(|&other| shapes[other].axis(axis)).sum();
-                        let inside = part.start.saturating_sub(before)..part.end.saturating_sub(before);
-                        inside.start.min(length)..inside.end.min(length)
-                    }
-                    op => reach(op, axis, part.clone(), length).ok_or(Everywhere { node: id })?,
-                };
+                let part = self.needed_of(id, index, axis, part.clone(), shapes);
+                let part = part.ok_or(Everywhere { node: id })?;
                 if part.is_empty() {
                     continue;
                 }
@@ -50,6 +41,43 @@ impl Graph {
             }
         }
         Ok(needed[0].clone().unwrap_or(0..0))
+    }
+
+    /// The positions of a node's input of this index on which the positions `part` of its output depend; they may be none.
+    /// `None` for all of them whatever the part.
+    pub(super) fn needed_of(
+        &self,
+        id: NodeId,
+        index: usize,
+        axis: Axis,
+        part: Range<usize>,
+        shapes: &[Shape],
+    ) -> Option<Range<usize>> {
+        let node = &self.nodes[id];
+        let length = shapes[node.inputs[index]].axis(axis);
+        match &node.op {
+            // Concatenated along this axis: only the inputs in which the part lies.
+            Op::Concat(along) if *along == axis => {
+                let before: usize = node.inputs[..index].iter().map(|&other| shapes[other].axis(axis)).sum();
+                let inside = part.start.saturating_sub(before)..part.end.saturating_sub(before);
+                Some(inside.start.min(length)..inside.end.min(length))
+            }
+            op => reach(op, axis, part, length),
+        }
+    }
+
+    /// The last node that has to see all of its input along an axis: up to it, nothing can be done in chunks.
+    pub fn last_that_sees_all(&self, axis: Axis) -> Option<NodeId> {
+        (0..self.nodes.len()).rev().find(|&id| self.sees_all(id, axis))
+    }
+
+    /// Whether a node has to see all of its input along an axis before it can tell any of its output: it is told by the
+    /// operation alone.
+    pub(super) fn sees_all(&self, id: NodeId, axis: Axis) -> bool {
+        match &self.nodes[id].op {
+            Op::Attention(Attention { extent: Extent::Causal, .. }) => true,
+            op => reach(op, axis, 0..1, 1).is_none(),
+        }
     }
 }
 

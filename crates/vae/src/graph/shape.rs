@@ -56,7 +56,8 @@ impl Shape {
         Self([self.0[0], self.0[1], frames, height, width])
     }
 
-    fn with_axis(mut self, axis: Axis, length: usize) -> Self {
+    /// The same with another length of one axis.
+    pub fn with_axis(mut self, axis: Axis, length: usize) -> Self {
         self.0[axis as usize] = length;
         self
     }
@@ -79,14 +80,31 @@ impl Graph {
     /// # Errors
     /// An input with other channels, or one that is too small or too large for some node.
     pub fn shapes(&self, input: Shape) -> Result<Vec<Shape>, GraphError> {
+        self.shapes_with(Some(input), &[])
+    }
+
+    /// The same for a chunk of a stream: `states` are the shapes of [`Graph::states_in`].
+    ///
+    /// # Errors
+    /// As for [`Graph::shapes`], and too few or too many inputs.
+    pub fn shapes_with(&self, input: Option<Shape>, states: &[Shape]) -> Result<Vec<Shape>, GraphError> {
+        if input.is_some() != self.takes_input() || states.len() != self.states_in.len() {
+            let expected = self.states_in.len() + usize::from(self.takes_input());
+            let found = states.len() + usize::from(input.is_some());
+            return Err(GraphError(format!("a graph of {expected} inputs and states was given {found}")));
+        }
+        let mut given = input.into_iter().chain(states.iter().copied());
         let mut shapes: Vec<Shape> = Vec::with_capacity(self.nodes.len());
         for node in &self.nodes {
             let inputs: Vec<Shape> = node.inputs.iter().map(|&id| shapes[id]).collect();
             let shape = match &node.op {
-                Op::Input { channels } if *channels == input.channels() => Ok(input),
-                Op::Input { channels } => {
-                    Err(format!("the input has {} channels, expected {channels}", input.channels()))
-                }
+                Op::Input { channels } => match given.next() {
+                    Some(input) if *channels == input.channels() => Ok(input),
+                    Some(input) => {
+                        Err(format!("the input has {} channels, expected {channels}", input.channels()))
+                    }
+                    None => Err("it has no value".to_owned()),
+                },
                 op => output(op, &inputs),
             };
             let shape = shape.and_then(|shape| match shape.values() {

@@ -25,8 +25,12 @@ impl Graph {
 
     /// The multiply-adds of all nodes for an input of this shape; 0 for one that it cannot take.
     pub fn work(&self, input: Shape) -> usize {
-        let Ok(shapes) = self.shapes(input) else { return 0 };
-        (0..self.nodes.len()).map(|id| self.multiply_adds(id, &shapes)).fold(0, usize::saturating_add)
+        self.shapes(input).map_or(0, |shapes| self.work_of(&shapes))
+    }
+
+    /// The multiply-adds of all nodes for values of these shapes, which are those of [`Graph::shapes`].
+    pub fn work_of(&self, shapes: &[Shape]) -> usize {
+        (0..self.nodes.len()).map(|id| self.multiply_adds(id, shapes)).fold(0, usize::saturating_add)
     }
 }
 

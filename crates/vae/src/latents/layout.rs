@@ -82,6 +82,30 @@ pub fn settle(
     Ok(info.latents.normalization.settle(asked, is_patched))
 }
 
+/// Latents as the pipelines of a model work with them, in the layout that [`arrange`] gives: what other models of the same
+/// latents take that have no normalisation of their own, as tiny autoencoders. `asked` is what a client asks for.
+///
+/// # Errors
+/// As for [`arrange`].
+pub fn of_pipeline(
+    asked: Scaling,
+    latents: HostTensor,
+    info: &VaeInfo,
+    height: Option<usize>,
+    width: Option<usize>,
+) -> Result<HostTensor, VaeError> {
+    let (scaling, _) = settle(asked, &latents.shape, info, height, width)?;
+    let mut latents = arrange(latents, info, height, width)?;
+    // Who does not want them scaled sends what the model takes.
+    if scaling == Scaling::Unchanged {
+        Scaling::Model.undo(&mut latents, info)?;
+        if latents.shape[1] != info.latent_channels {
+            latents = unpatch(&latents, info);
+        }
+    }
+    Ok(latents)
+}
+
 /// How a tensor holds latents.
 enum Layout {
     /// In the model's order: only axes of length 1 are missing or too many, and the shape is this one.

@@ -9,5 +9,5 @@ mod scaling;
 mod tests;
 
 pub use format::{LatentFormat, Normalization, Pipeline, Tokens};
-pub use layout::{arrange, arranged_shape, settle};
+pub use layout::{arrange, arranged_shape, of_pipeline, settle};
 pub use scaling::Scaling;

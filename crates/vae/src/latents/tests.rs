@@ -393,3 +393,26 @@ fn a_model_without_factors_takes_latents_as_they_are() {
     assert_eq!(out.data[1], 1.0 / 0.13025);
     assert!(warning.unwrap().contains("do_scaling=true"));
 }
+
+#[test]
+fn other_models_get_latents_as_the_pipeline_has_them() {
+    let shifted = scaled_by(Normalization::Factors { scaling_factor: 0.5, shift_factor: Some(0.25) });
+    let of_pipeline = HostTensor::new(vec![1, 2, 1, 2], vec![0.5, -1.5, 2.0, 0.0]);
+    let of_model = HostTensor::new(vec![1, 2, 1, 2], vec![1.25, -2.75, 4.25, 0.25]);
+    let factors = Scaling::Factors { scaling_factor: 0.5, shift_factor: Some(0.25) };
+    for (asked, sent) in
+        [(Scaling::Model, &of_pipeline), (factors, &of_pipeline), (Scaling::Unchanged, &of_model)]
+    {
+        let found = super::of_pipeline(asked, sent.clone(), &shifted, None, None).unwrap();
+        assert_eq!(found, of_pipeline, "{asked:?}");
+    }
+    // FLUX.2's stay normalised and lose their patches only; what its model takes is normalised again.
+    let flux2 = scaled_by(of_flux2());
+    let tokens = two_tokens();
+    let plain = arrange(tokens.clone(), &flux2, Some(16), Some(32)).unwrap();
+    let found = super::of_pipeline(Scaling::Model, tokens.clone(), &flux2, Some(16), Some(32)).unwrap();
+    assert_eq!(found, plain);
+    let (taken, _) = decoded(&tokens, &flux2, Scaling::Model, Some((16, 32)));
+    let found = super::of_pipeline(Scaling::Model, taken, &flux2, None, None).unwrap();
+    assert_close(&found, &plain.shape, &plain.data);
+}

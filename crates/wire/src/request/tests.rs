@@ -92,9 +92,18 @@ fn what_is_printed_reads_the_same() {
                     let latents = Tensor::new(dtype, shape, bytes.into()).unwrap();
                     let model = (dtype == DType::UInt8).then(|| "a model & more=1".to_owned());
                     let (tiling, framewise) = (dtype == DType::Float16, dtype != DType::Float32);
-                    let first_picture = dtype == DType::BFloat16;
-                    let params =
-                        Params { model, scaling, height, width, answer, tiling, framewise, first_picture };
+                    let (preview, first_picture) = (dtype == DType::Float32, dtype == DType::BFloat16);
+                    let params = Params {
+                        model,
+                        scaling,
+                        height,
+                        width,
+                        answer,
+                        tiling,
+                        framewise,
+                        preview,
+                        first_picture,
+                    };
                     let request = DecodeRequest { latents, params };
                     let head = RequestHead::read(
                         &request.query(),

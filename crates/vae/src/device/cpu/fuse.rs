@@ -47,13 +47,13 @@ impl Fused {
     }
 }
 
-/// Cuts a graph into steps, in an order in which they can be done. The input is none of them.
+/// Cuts a graph into steps, in an order in which they can be done. Inputs are none of them.
 pub(super) fn fuse(graph: &Graph) -> Vec<Fused> {
     let mut fusion = Fusion::new(graph);
     let mut steps = Vec::new();
     // From the end on, so that the last node of several is seen first.
     for output in (1..graph.nodes().len()).rev() {
-        if fusion.is_taken[output] {
+        if fusion.is_taken[output] || matches!(graph.nodes()[output].op, Op::Input { .. }) {
             continue;
         }
         let (kind, mut nodes) =
@@ -91,7 +91,7 @@ impl<'a> Fusion<'a> {
 
     /// Whether a step that makes the value of `output` may use up that of `id`: no later step takes it.
     fn is_last(&self, id: NodeId, output: NodeId) -> bool {
-        id != self.graph.output()
+        !self.graph.is_output(id)
             && self.users[id].iter().all(|&user| user == output || user < output && !self.is_taken[user])
     }
 

@@ -8,7 +8,7 @@ use kernels::{Context, Storage};
 use super::fuse::fuse;
 use super::step::{Step, Taken};
 use super::value::Value;
-use crate::device::{Memory, Mode, Plan, Weights, shape_of};
+use crate::device::{Memory, Mode, Plan, States, Weights, shape_of};
 use crate::graph::{Graph, Shape};
 use crate::observe::{LayerRun, Silent};
 use crate::{DeviceError, HostTensor, Observer};
@@ -18,7 +18,7 @@ pub(super) struct CpuPlan {
     context: Context,
     graph: Arc<Graph>,
     steps: Vec<Step>,
-    /// The last step that takes each node's value; none for the value that comes out.
+    /// The last step that takes each node's value; none for values that come out or are left for the next chunk.
     last_use: Vec<Option<usize>>,
 }
 
@@ -34,7 +34,9 @@ impl CpuPlan {
                 last_use[input] = Some(index);
             }
         }
-        last_use[graph.output()] = None;
+        for &id in graph.states_out().iter().chain([&graph.output()]) {
+            last_use[id] = None;
+        }
         Ok(Self { context: context.clone(), graph: Arc::clone(graph), steps, last_use })
     }
 
@@ -43,18 +45,25 @@ impl CpuPlan {
         Context { storage, ..self.context.clone() }
     }
 
-    /// Runs all steps on `input`.
+    /// Runs all steps on `input` and what the chunk before has left, and gives what comes out and what is left.
     fn run_on(
         &self,
         context: &Context,
-        input: &HostTensor,
+        input: Option<&HostTensor>,
+        states: Vec<Value>,
         observer: &mut dyn Observer,
-    ) -> Result<Value, DeviceError> {
-        let shapes = self.graph.shapes(shape_of(input)?)?;
-        let total = self.graph.work(shapes[0]);
+    ) -> Result<Outcome, DeviceError> {
+        let of_states: Vec<Shape> = states.iter().map(Value::shape).collect();
+        let shapes = self.graph.shapes_with(input.map(shape_of).transpose()?, &of_states)?;
+        let total = self.graph.work_of(&shapes);
         let mut values: Vec<Option<Value>> = Vec::new();
         values.resize_with(shapes.len(), || None);
-        values[0] = Some(Value::upload(context, self.graph.is_video(), input)?);
+        for (&id, state) in self.graph.states_in().iter().zip(states) {
+            values[id] = Some(state);
+        }
+        if let Some(input) = input {
+            values[0] = Some(Value::upload(context, self.graph.is_video(), input)?);
+        }
         let mut done = 0usize;
         for (index, step) in self.steps.iter().enumerate() {
             let work = step.fused.nodes.iter().map(|&id| self.graph.multiply_adds(id, &shapes));
@@ -100,35 +109,70 @@ impl CpuPlan {
             }
             values[output] = Some(y);
         }
-        let output = values.swap_remove(self.graph.output());
-        output.ok_or_else(|| DeviceError::Lost("no value came out".to_owned()))
+        Ok(values)
+    }
+
+    /// The values that the next chunk takes.
+    fn left(&self, mut outcome: Outcome) -> Result<Vec<Value>, DeviceError> {
+        let taken = self.graph.states_out().iter().map(|&id| outcome[id].take());
+        taken.map(|value| value.ok_or_else(lost)).collect()
     }
 }
 
+/// The values that are there when all steps are done: what comes out and what is left.
+type Outcome = Vec<Option<Value>>;
+
+fn lost() -> DeviceError {
+    DeviceError::Lost("a value is not there".to_owned())
+}
+
+/// What a forecast of a chunk leaves for that of the next.
+struct Rehearsed {
+    context: Context,
+    values: Vec<Value>,
+    /// The most of the host's memory that a chunk took.
+    host: usize,
+}
+
 impl Plan for CpuPlan {
-    fn run(
+    fn run_chunk(
         &self,
-        input: &HostTensor,
+        input: Option<&HostTensor>,
+        states: &mut States,
         mode: Mode,
         observer: &mut dyn Observer,
     ) -> Result<HostTensor, DeviceError> {
-        Ok(self.run_on(&self.context(mode), input, observer)?.download())
+        let before = states.take()?.unwrap_or_default();
+        let outcome = self.run_on(&self.context(mode), input, before, observer)?;
+        let output = outcome[self.graph.output()].as_ref().ok_or_else(lost)?.download();
+        states.put(self.left(outcome)?);
+        Ok(output)
     }
 
-    fn forecast(&self, input: Shape, mode: Mode) -> Result<Option<Memory>, DeviceError> {
-        let shapes = self.graph.shapes(input)?;
-        let context = self.context(mode).rehearsal();
+    fn forecast_chunk(
+        &self,
+        input: Option<Shape>,
+        states: &mut States,
+        mode: Mode,
+    ) -> Result<Option<Memory>, DeviceError> {
+        let before = states.take()?.unwrap_or_else(|| Rehearsed {
+            context: self.context(mode).rehearsal(),
+            values: Vec::new(),
+            host: 0,
+        });
+        let Rehearsed { context, values, host } = before;
+        let of_states: Vec<Shape> = values.iter().map(Value::shape).collect();
+        let shapes = self.graph.shapes_with(input, &of_states)?;
         // Zeros that nobody looks at take no memory.
-        let values = HostTensor::new(input.0.to_vec(), vec![0.0; input.0.iter().product()]);
-        let output = self.run_on(&context, &values, &mut Silent)?;
-        drop(output);
+        let zeros = |shape: Shape| HostTensor::new(shape.0.to_vec(), vec![0.0; shape.0.iter().product()]);
+        let outcome = self.run_on(&context, input.map(zeros).as_ref(), values, &mut Silent)?;
+        let left = self.left(outcome)?;
         // The frames of a clip are copied once more on their way out.
         let copied = if self.graph.is_video() { shapes[self.graph.output()].bytes() } else { 0 };
         let alone = self.steps.iter().map(|step| step.host_memory(&shapes)).max().unwrap_or(0);
-        Ok(Some(Memory {
-            device: context.arena.peak(),
-            host: copied.max(alone),
-            lean: context.storage == Storage::F16,
-        }))
+        let host = host.max(copied).max(alone);
+        let memory = Memory { device: context.arena.peak(), host, lean: context.storage == Storage::F16 };
+        states.put(Rehearsed { context, values: left, host });
+        Ok(Some(memory))
     }
 }

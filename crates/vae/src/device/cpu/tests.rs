@@ -8,8 +8,8 @@ use super::fuse::{Kind, fuse};
 use super::{Cpu, CpuOptions, Isa, Numerics, Storage};
 use crate::config::Config;
 use crate::device::reference::Reference;
-use crate::device::{Device, Mode, Weights};
-use crate::graph::{Activation, Axis, Conv, Graph, NodeId, Op, Scope, Shape, Upsample};
+use crate::device::{Device, Mode, States, Weights};
+use crate::graph::{Activation, Axis, Conv, Graph, NodeId, Op, Pad, Scope, Shape, Stream, Upsample};
 use crate::weight::WeightBytes;
 use crate::{DType, HostTensor, Silent, Weight, families};
 
@@ -88,6 +88,16 @@ fn a_value_that_is_needed_is_not_used_up() {
     };
 }
 
+/// How far a value may be off, of a small graph.
+fn bound(isa: Isa, numerics: Numerics, storage: Storage) -> f32 {
+    match (numerics, storage) {
+        (_, Storage::F16) => 4e-3,
+        (Numerics::Fast, _) if isa == Isa::Amx => 4e-4,
+        (Numerics::Fast, _) => 1e-4,
+        _ => 2e-5,
+    }
+}
+
 /// Runs a graph on the processor in all its ways, and in f64.
 fn assert_right(graph: Graph, shape: Shape) {
     let graph = Arc::new(graph);
@@ -112,12 +122,7 @@ fn assert_right(graph: Graph, shape: Shape) {
             let device =
                 Cpu::new(CpuOptions { isa: Some(isa), numerics, storage, threads: Some(2) }).unwrap();
             let found = run(&device, Mode::default());
-            let bound = match (numerics, storage) {
-                (_, Storage::F16) => 4e-3,
-                (Numerics::Fast, _) if isa == Isa::Amx => 4e-4,
-                (Numerics::Fast, _) => 1e-4,
-                _ => 2e-5,
-            };
+            let bound = bound(isa, numerics, storage);
             assert_eq!(found.shape, expected.shape);
             for (found, expected) in found.data.iter().zip(&expected.data) {
                 let error = (found - expected).abs() / expected.abs().max(1.0);
@@ -193,4 +198,94 @@ fn fused_steps_are_their_nodes() {
         }),
         shape,
     );
+}
+
+/// Positions of a tensor along an axis.
+fn positions(tensor: &HostTensor, axis: Axis, at: std::ops::Range<usize>) -> HostTensor {
+    let inner: usize = tensor.shape[axis as usize + 1..].iter().product();
+    let lines = tensor.data.chunks_exact(tensor.shape[axis as usize] * inner);
+    let data = lines.flat_map(|line| &line[at.start * inner..at.end * inner]).copied().collect();
+    let mut shape = tensor.shape.clone();
+    shape[axis as usize] = at.len();
+    HostTensor::new(shape, data)
+}
+
+/// A decoder of which each part can be made by itself.
+fn in_parts(is_video: bool) -> Graph {
+    let norm = Op::RmsNorm { eps: 1e-6, floor: 0.0, scale: Some("gamma") };
+    let build = Graph::build(is_video, 16, |root, mut x| {
+        for level in 0..2 {
+            for index in 0..2 {
+                let scope = root.pp(level).pp(index);
+                let conv = match is_video {
+                    true => Conv {
+                        pad: [
+                            Pad { before: 2, ..Pad::default() },
+                            Conv::same_2d(16, 3).pad[1],
+                            Conv::same_2d(16, 3).pad[2],
+                        ],
+                        ..Conv::causal_3d(16, 3)
+                    },
+                    false => Conv::same_2d(16, 3),
+                };
+                let hidden = scope.activation(scope.pp("norm").op(norm.clone(), &[x]), Activation::Silu);
+                x = scope.add(scope.conv(hidden, conv), x);
+            }
+            if level == 0 {
+                let x2 = root.upsample(x, Upsample { frames: false, sides: true });
+                x = root.pp("up").conv(x2, Conv::same_2d(16, 3));
+            }
+        }
+        root.pp("out").conv(x, Conv::same_2d(3, 3))
+    });
+    build.unwrap()
+}
+
+#[test]
+fn chunks_are_the_whole_and_take_what_was_foretold() {
+    for (is_video, axis, shape, ends) in [
+        (false, Axis::Height, [2, 16, 1, 20, 9], vec![12, 20, 32, 40]),
+        (true, Axis::Height, [1, 16, 2, 20, 5], vec![7, 20, 40]),
+        (true, Axis::Frames, [1, 16, 6, 8, 5], vec![1, 2, 4, 6]),
+    ] {
+        let graph = Arc::new(in_parts(is_video));
+        let shapes = graph.shapes(Shape(shape)).unwrap();
+        let keeps = |id: NodeId| axis == Axis::Frames || matches!(graph.nodes()[id].op, Op::Add);
+        let stream = Stream::new(&graph, axis, &ends, &shapes, &keeps).unwrap();
+        let weights = weights(&graph);
+        let input = HostTensor::new(shape.to_vec(), values(Shape(shape).values().unwrap(), 5));
+        for isa in Isa::available() {
+            for (numerics, storage) in [
+                (Numerics::Fast, Storage::F32),
+                (Numerics::Strict, Storage::F32),
+                (Numerics::Strict, Storage::F16),
+            ] {
+                let options = CpuOptions { isa: Some(isa), storage, numerics, threads: Some(2) };
+                let device = Cpu::new(options).unwrap();
+                let what = format!("{axis} on {}", device.describe());
+                let whole = device.prepare(&graph, &weights).unwrap();
+                let expected = whole.run(&input, Mode::default(), &mut Silent).unwrap();
+                let (mut states, mut foreseen) = (States::default(), States::default());
+                device.begin_peak();
+                let mut memory = None;
+                for chunk in &stream.chunks {
+                    let plan = device.prepare(&chunk.graph, &weights).unwrap();
+                    let part =
+                        (!chunk.input.is_empty()).then(|| positions(&input, axis, chunk.input.clone()));
+                    let found =
+                        plan.run_chunk(part.as_ref(), &mut states, Mode::default(), &mut Silent).unwrap();
+                    let expected = positions(&expected, axis, chunk.output.clone());
+                    assert_eq!(found.shape, expected.shape, "{what}");
+                    let bound = bound(isa, numerics, storage);
+                    for (found, expected) in found.data.iter().zip(&expected.data) {
+                        let error = (found - expected).abs() / expected.abs().max(1.0);
+                        assert!(error <= bound, "{what}: {found} for {expected}");
+                    }
+                    let shape = part.map(|part| crate::device::shape_of(&part).unwrap());
+                    memory = plan.forecast_chunk(shape, &mut foreseen, Mode::default()).unwrap();
+                }
+                assert_eq!(device.peak_memory(), memory.map(|memory| memory.device), "{what}");
+            }
+        }
+    }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 pub(crate) use self::ops::eval;
 
-use super::{Device, Limits, Memory, Mode, Plan, Weights, shape_of};
+use super::{Device, Limits, Memory, Mode, Plan, States, Weights, shape_of};
 use crate::graph::{Graph, NodeId, Op, Shape};
 use crate::observe::{Choice, LayerRun};
 use crate::{DeviceError, HostTensor, Observer};
@@ -29,7 +29,7 @@ pub(crate) struct Value {
     pub(crate) data: Vec<f64>,
 }
 
-struct Interpreter {
+pub(crate) struct Interpreter {
     graph: Arc<Graph>,
     /// The tensors of each node, in the order of [`Graph::tensors`].
     weights: Vec<Vec<Vec<f64>>>,
@@ -47,9 +47,7 @@ impl Device for Reference {
     }
 
     fn prepare(&self, graph: &Arc<Graph>, weights: &Weights) -> Result<Box<dyn Plan>, DeviceError> {
-        let of_node = |id: NodeId| node_weights(graph, id, weights);
-        let weights = (0..graph.nodes().len()).map(of_node).collect::<Result<_, _>>()?;
-        Ok(Box::new(Interpreter { graph: Arc::clone(graph), weights, exact: self.exact }))
+        Ok(Box::new(Interpreter::new(graph, weights, self.exact)?))
     }
 }
 
@@ -63,22 +61,33 @@ pub(crate) fn node_weights(
     graph.tensors(id).iter().map(|tensor| weights.get(&tensor.name).map(values)).collect()
 }
 
-impl Plan for Interpreter {
-    fn run(
+impl Interpreter {
+    /// With values in f64 between nodes if `exact`.
+    pub(crate) fn new(graph: &Arc<Graph>, weights: &Weights, exact: bool) -> Result<Self, DeviceError> {
+        let of_node = |id: NodeId| node_weights(graph, id, weights);
+        let weights = (0..graph.nodes().len()).map(of_node).collect::<Result<_, _>>()?;
+        Ok(Self { graph: Arc::clone(graph), weights, exact })
+    }
+
+    /// The value that comes out, and those that the next chunk takes.
+    pub(crate) fn evaluate(
         &self,
-        input: &HostTensor,
-        _: Mode,
+        input: Option<Value>,
+        states: Vec<Value>,
         observer: &mut dyn Observer,
-    ) -> Result<HostTensor, DeviceError> {
-        let shapes = self.graph.shapes(shape_of(input)?)?;
-        let total = self.graph.work(shapes[0]);
+    ) -> Result<(Value, Vec<Value>), DeviceError> {
+        let of_states: Vec<Shape> = states.iter().map(|value| value.shape).collect();
+        let shapes = self.graph.shapes_with(input.as_ref().map(|value| value.shape), &of_states)?;
+        let total = self.graph.work_of(&shapes);
         let mut uses = self.graph.uses();
+        let mut given = input.into_iter().chain(states);
         let mut values: Vec<Option<Value>> = vec![None; shapes.len()];
         let mut done = 0usize;
+        let lost = || DeviceError::Lost("a value is not there".to_owned());
         for (id, node) in self.graph.nodes().iter().enumerate() {
             let start = std::time::Instant::now();
             let mut value = if let Op::Input { .. } = node.op {
-                Value::of_host(input)?
+                given.next().ok_or_else(lost)?
             } else {
                 let inputs: Vec<&Value> =
                     node.inputs.iter().filter_map(|&input| values[input].as_ref()).collect();
@@ -113,11 +122,32 @@ impl Plan for Interpreter {
             }
             values[id] = Some(value);
         }
-        let output = values.swap_remove(self.graph.output());
-        output.map(|value| value.to_host()).ok_or_else(|| DeviceError::Lost("no output".to_owned()))
+        let states = self.graph.states_out().iter().map(|&id| values[id].clone().ok_or_else(lost));
+        let states = states.collect::<Result<_, _>>()?;
+        Ok((values.swap_remove(self.graph.output()).ok_or_else(lost)?, states))
+    }
+}
+
+impl Plan for Interpreter {
+    fn run_chunk(
+        &self,
+        input: Option<&HostTensor>,
+        states: &mut States,
+        _: Mode,
+        observer: &mut dyn Observer,
+    ) -> Result<HostTensor, DeviceError> {
+        let input = input.map(Value::of_host).transpose()?;
+        let (output, left) = self.evaluate(input, states.take()?.unwrap_or_default(), observer)?;
+        states.put(left);
+        Ok(output.to_host())
     }
 
-    fn forecast(&self, _: Shape, _: Mode) -> Result<Option<Memory>, DeviceError> {
+    fn forecast_chunk(
+        &self,
+        _: Option<Shape>,
+        _: &mut States,
+        _: Mode,
+    ) -> Result<Option<Memory>, DeviceError> {
         Ok(None)
     }
 }

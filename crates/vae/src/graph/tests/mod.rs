@@ -2,6 +2,7 @@
 
 mod ops;
 mod reach;
+mod stream;
 
 use super::*;
 
