@@ -1,6 +1,6 @@
 """Writes the golden fixtures: small models, inputs, and what diffusers makes of them stage by stage.
 
-    python tools/make_fixtures.py            # needs torch, diffusers, safetensors; takes seconds
+    python tools/make_fixtures.py [CASE ...]     # needs torch, diffusers, safetensors; takes a minute
 
 Each case is a folder of `fixtures/vae`: a diffusers checkpoint, and `golden.safetensors` with what diffusers computes in
 f32 from the weights as they are in the file:
@@ -14,9 +14,11 @@ f32 from the weights as they are in the file:
   `encode` makes its distribution of (of video, in one pass over all frames), `scaled_mode`, its mode as the pipelines scale
   it, and for some cases `tiled_moments` and `framewise_moments`. Other cases have no encoder in their checkpoint.
 
-`fixtures/vae/manifest.json` lists the cases with what each one covers.
+Without names, all cases are made; with names, only these. `fixtures/vae/manifest.json` lists the cases with what each one
+covers.
 """
 
+import argparse
 import json
 import shutil
 from pathlib import Path
@@ -25,6 +27,7 @@ import diffusers
 import torch
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from make_checkpoint import write_checkpoint
+from make_wan_checkpoint import CLASSES as WAN, write_wan_checkpoint
 from safetensors.torch import load_file, save_file
 
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "vae"
@@ -44,9 +47,22 @@ BLOCKS = (
     "DownEncoderBlock2D",
     "HunyuanVideoUpBlock3D",
     "HunyuanVideoDownBlock3D",
+    "WanUpBlock",
+    "WanResidualUpBlock",
+    "WanResidualDownBlock",
+    "QwenImageUpBlock",
+    "QwenImage21ResidualUpBlock",
+    "QwenImage21ResidualDownBlock",
     "AutoencoderTinyBlock",
 )
-LAYERS = ("ResnetBlock2D", "Attention", "Upsample2D", "Downsample2D", "HunyuanVideoResnetBlockCausal3D")
+LAYERS = (
+    "ResnetBlock2D",
+    "Attention",
+    "Upsample2D",
+    "Downsample2D",
+    "HunyuanVideoResnetBlockCausal3D",
+    *(prefix + layer for prefix in ("Wan", "QwenImage", "QwenImage21") for layer in ("ResidualBlock", "AttentionBlock", "Resample")),
+)
 
 DECODER_TENSORS = ("pipeline_latents", "packed_latents", "latents", "sample", "tiled_sample", "framewise_sample")
 ENCODER_TENSORS = ("pixels", "moments", "scaled_mode", "tiled_moments", "framewise_moments")
@@ -98,6 +114,18 @@ def flux2_config(blocks: list[int], decoder: list[int] | None = None, **settings
         "decoder_block_out_channels": decoder,
     }
 
+
+def wan_config(name: str, base_dim: int, layers: int = 1, **settings) -> dict:
+    """The same for Wan and Qwen-Image, whose latents have means and deviations."""
+    channels = settings.get("z_dim")
+    if channels:
+        settings["latents_mean"] = [round(0.3 * (index % 5) - 0.5, 1) for index in range(channels)]
+        settings["latents_std"] = [round(0.4 * (index % 7) + 0.7, 1) for index in range(channels)]
+    return {"_class_name": f"AutoencoderKL{name}", "base_dim": base_dim, "num_res_blocks": layers, **settings}
+
+
+# Wan 2.2's 5B model, but for its channels.
+WAN_22 = dict(is_residual=True, patch_size=2, in_channels=12, out_channels=12, scale_factor_spatial=16)
 
 CASES = {
     "sd-like": dict(
@@ -247,6 +275,104 @@ CASES = {
         pixels=(1, 3, 20, 16),
         dtype="float16",
     ),
+    "qwen-image": dict(
+        covers="Qwen-Image: the class's means and deviations, packed latents, a batch, odd sizes, clamped, every stage",
+        config=wan_config("QwenImage", 16, layers=2, dim_mult=[1, 1, 2, 2]),
+        latents=(2, 16, 2, 4),
+        pixels=(2, 3, 21, 27),
+        packed=True,
+        every_stage=True,
+        dtype="bfloat16",
+    ),
+    "qwen-image-alpha": dict(
+        covers="Qwen-Image Layered: pictures with alpha, one position, 3 blocks, channels that are no power of two",
+        config=wan_config("QwenImage", 12, z_dim=4, dim_mult=[1, 3, 2], temperal_downsample=[True, False], input_channels=4),
+        latents=(1, 4, 1, 1),
+        pixels=(1, 4, 5, 4),
+    ),
+    "qwen-image-tiled": dict(
+        covers="Qwen-Image in tiles, which are not clamped; a last tile of encoding that is smaller than what is blended",
+        config=wan_config("QwenImage", 16, z_dim=4, dim_mult=[1, 1, 1, 1]),
+        latents=(2, 4, 3, 33),
+        pixels=(1, 3, 19, 261),
+        only=("post_quant_conv", "quant_conv"),
+        dtype="bfloat16",
+        tiled=True,
+    ),
+    "qwen-image-2.1": dict(
+        covers="Qwen-Image 2.1: shortcuts around blocks, other channels in the decoder, alpha, tokens of one latent, every stage",
+        config=wan_config("QwenImage21", 8, decoder_base_dim=10, z_dim=8),
+        latents=(2, 8, 2, 2),
+        pixels=(2, 4, 16, 48),
+        packed=True,
+        every_stage=True,
+        dtype="float16",
+    ),
+    "qwen-image-2.1-tiled": dict(
+        covers="Qwen-Image 2.1 in tiles, which are clamped when they are together; shortcuts of all kinds",
+        config=wan_config(
+            "QwenImage21", 8, decoder_base_dim=9, z_dim=4, dim_mult=[1, 1, 4, 4, 4], temperal_downsample=[True, True, True, False]
+        ),
+        latents=(1, 4, 18, 1),
+        pixels=(1, 4, 16, 272),
+        only=("post_quant_conv", "quant_conv"),
+        dtype="float16",
+        tiled=True,
+    ),
+    "wan": dict(
+        covers="Wan 2.1: 5 latent frames, 19 frames of which two are left out, odd sizes, every stage",
+        config=wan_config("Wan", 16, dim_mult=[1, 1, 2, 2]),
+        latents=(1, 16, 5, 1, 2),
+        pixels=(1, 3, 19, 19, 11),
+        every_stage=True,
+        dtype="bfloat16",
+    ),
+    "wan-still": dict(
+        covers="one latent frame, a batch; 4 frames, of which only the first is encoded",
+        config=wan_config("Wan", 18, z_dim=4, dim_mult=[1, 1, 2, 2]),
+        latents=(2, 4, 1, 2, 3),
+        pixels=(2, 3, 4, 17, 26),
+        dtype="float16",
+    ),
+    "wan-two": dict(
+        covers="two latent frames: the second has no frame before it where frames are doubled; a batch of 5 frames",
+        config=wan_config("Wan", 16, z_dim=4, dim_mult=[1, 1, 2], temperal_downsample=[True, True]),
+        latents=(2, 4, 2, 3, 1),
+        pixels=(2, 3, 5, 9, 6),
+    ),
+    "wan-tiled": dict(
+        covers="Wan 2.1 in tiles, 3 latent frames and 9 frames",
+        config=wan_config("Wan", 16, z_dim=4, dim_mult=[1, 1, 1, 1]),
+        latents=(1, 4, 3, 33, 1),
+        pixels=(1, 3, 9, 10, 261),
+        only=("post_quant_conv", "quant_conv"),
+        dtype="bfloat16",
+        tiled=True,
+    ),
+    "wan-2.2": dict(
+        covers="Wan 2.2: shortcuts around blocks, patches, other channels in the decoder, 4 latent frames, 9 frames, every stage",
+        config=wan_config("Wan", 8, decoder_base_dim=10, z_dim=8, **WAN_22),
+        latents=(1, 8, 4, 1, 2),
+        pixels=(1, 3, 9, 32, 16),
+        every_stage=True,
+        dtype="float16",
+    ),
+    "wan-2.2-still": dict(
+        covers="one latent frame through shortcuts and patches, a batch; one frame",
+        config=wan_config("Wan", 10, decoder_base_dim=8, z_dim=4, **WAN_22),
+        latents=(2, 4, 1, 2, 1),
+        pixels=(2, 3, 1, 16, 48),
+        dtype="bfloat16",
+    ),
+    "wan-2.2-tiled": dict(
+        covers="tiles that are put together before patches become pixels; a picture that encodes in tiles smaller than the largest",
+        config=wan_config("Wan", 8, decoder_base_dim=9, z_dim=4, **WAN_22),
+        latents=(1, 4, 2, 1, 18),
+        pixels=(1, 3, 5, 16, 400),
+        only=("post_quant_conv", "quant_conv"),
+        dtype="float16",
+        tiled=True,
+    ),
 }
 
 
@@ -265,6 +391,10 @@ def is_of_encoder(stage: str) -> bool:
     return stage.startswith("encoder.") or stage == "quant_conv"
 
 
+def by_channel(values: list[float], latents: torch.Tensor) -> torch.Tensor:
+    return torch.tensor(values).view(1, -1, *[1] * (latents.ndim - 2))
+
+
 def scale(latents: torch.Tensor, model: torch.nn.Module) -> torch.Tensor:
     """What Flux2Pipeline, StableDiffusionXLPipeline (with mean and std) and FluxPipeline (with a shift) do before `vae.decode`."""
     config = model.config
@@ -272,9 +402,12 @@ def scale(latents: torch.Tensor, model: torch.nn.Module) -> torch.Tensor:
         mean, std = statistics(model)
         return diffusers.Flux2Pipeline._unpatchify_latents(latents * std + mean)
     if config.get("latents_mean") is not None and config.get("latents_std") is not None:
-        mean = torch.tensor(config.latents_mean).view(1, -1, 1, 1)
-        std = torch.tensor(config.latents_std).view(1, -1, 1, 1)
-        return latents * std / config.scaling_factor + mean
+        mean, std = (by_channel(config[key], latents) for key in ("latents_mean", "latents_std"))
+        scaled = latents * std / config.get("scaling_factor", 1.0) + mean
+        if "scaling_factor" not in config:
+            # QwenImagePipeline and WanPipeline divide by the reciprocal, which rounds once more.
+            torch.testing.assert_close(latents / (1.0 / std) + mean, scaled, rtol=1e-6, atol=1e-6)
+        return scaled
     latents = latents / config.scaling_factor
     return latents if config.get("shift_factor") is None else latents + config.shift_factor
 
@@ -292,56 +425,81 @@ def scale_encoded(latents: torch.Tensor, model: torch.nn.Module) -> torch.Tensor
         mean, std = statistics(model)
         return (diffusers.Flux2Pipeline._patchify_latents(latents) - mean) / std
     if config.get("latents_mean") is not None and config.get("latents_std") is not None:
-        mean = torch.tensor(config.latents_mean).view(1, -1, 1, 1)
-        std = torch.tensor(config.latents_std).view(1, -1, 1, 1)
-        return (latents - mean) * config.scaling_factor / std
+        mean, std = (by_channel(config[key], latents) for key in ("latents_mean", "latents_std"))
+        return (latents - mean) * config.get("scaling_factor", 1.0) / std
     return (latents - (config.get("shift_factor") or 0.0)) * config.scaling_factor
+
+
+def packed(latents: torch.Tensor, model: torch.nn.Module) -> torch.Tensor:
+    """The latents as tokens, as the pipelines of this model have them."""
+    if isinstance(model, diffusers.AutoencoderKLFlux2):
+        return diffusers.Flux2Pipeline._pack_latents(latents)
+    pipelines = {"AutoencoderKLQwenImage": "QwenImagePipeline", "AutoencoderKLQwenImage21": "QwenImage21Pipeline"}
+    pipeline = getattr(diffusers, pipelines.get(type(model).__name__, "FluxPipeline"))
+    return pipeline._pack_latents(latents, *latents.shape)
 
 
 def golden(folder: Path, case: dict, seed: int) -> dict[str, torch.Tensor]:
     """Decodes (and encodes) the case with diffusers in f32 and returns inputs, stages and results."""
-    family = getattr(diffusers, case["config"]["_class_name"])
-    model = family.from_pretrained(folder, variant=case.get("variant"), torch_dtype=torch.float32)
-    tensors = {}
+    class_name = case["config"]["_class_name"]
+    model = getattr(diffusers, class_name).from_pretrained(
+        folder, variant=case.get("variant"), torch_dtype=torch.float32
+    )
+    # Qwen-Image's pictures are videos of one frame.
+    is_one_frame = "QwenImage" in class_name
+    calls: dict[str, list[torch.Tensor]] = {}
     for name, module in observed_modules(model, case.get("every_stage", False), case.get("only")):
-        module.register_forward_hook(lambda _m, _i, output, name=name: tensors.__setitem__(name, output.clone()))
+        module.register_forward_hook(lambda _m, _i, output, name=name: calls.setdefault(name, []).append(output.clone()))
+
+    def run(task, tensor: torch.Tensor) -> torch.Tensor:
+        calls.clear()
+        output = task(tensor[:, :, None] if is_one_frame else tensor)
+        return output[:, :, 0] if is_one_frame else output
+
+    def stages() -> dict[str, torch.Tensor]:
+        """What each layer put out in the last run: Wan's are called for a few frames at a time."""
+        joined = {name: outputs[0] if len(outputs) == 1 else torch.cat(outputs, 2) for name, outputs in calls.items()}
+        return {name: output[:, :, 0] if is_one_frame else output for name, output in joined.items()}
+
+    decode = lambda latents: model.decode(latents).sample
+
+    def encode(pixels: torch.Tensor) -> torch.Tensor:
+        encoded = model.encode(pixels)
+        if isinstance(model, diffusers.AutoencoderTiny):  # gives latents, not a distribution
+            return torch.cat([encoded.latents, torch.full_like(encoded.latents, -30.0)], dim=1)
+        return encoded.latent_dist.parameters
+
+    tensors = {}
     latents = torch.randn(case["latents"], generator=torch.Generator().manual_seed(seed))
     if isinstance(model, diffusers.AutoencoderKLFlux2):
         latents = diffusers.Flux2Pipeline._patchify_latents(latents)
     tensors["pipeline_latents"] = latents
     if case.get("packed"):
-        if isinstance(model, diffusers.AutoencoderKLFlux2):
-            tensors["packed_latents"] = diffusers.Flux2Pipeline._pack_latents(latents)
-        else:
-            tensors["packed_latents"] = diffusers.FluxPipeline._pack_latents(latents, *case["latents"])
+        tensors["packed_latents"] = packed(latents, model)
     tensors["latents"] = scale(latents, model)
     with torch.no_grad():
-        if case.get("tiled"):  # first, so that the layers' outputs that stay are those of the whole picture
+        if case.get("tiled"):
             model.enable_tiling()
-            tensors["tiled_sample"] = model.decode(tensors["latents"]).sample
+            tensors["tiled_sample"] = run(decode, tensors["latents"])
             model.disable_tiling()
         if case.get("framewise"):
-            tensors["framewise_sample"] = model.decode(tensors["latents"]).sample
+            tensors["framewise_sample"] = run(decode, tensors["latents"])
             model.use_framewise_decoding = False
-        tensors["sample"] = model.decode(tensors["latents"]).sample
+        tensors["sample"] = run(decode, tensors["latents"])
+        tensors |= stages()
         if case.get("pixels"):
             tensors["pixels"] = torch.rand(case["pixels"], generator=torch.Generator().manual_seed(seed)) * 2 - 1
             if case.get("tiled"):
                 model.enable_tiling()
-                tensors["tiled_moments"] = model.encode(tensors["pixels"]).latent_dist.parameters
+                tensors["tiled_moments"] = run(encode, tensors["pixels"])
                 model.disable_tiling()
             if case.get("framewise"):
-                tensors["framewise_moments"] = model.encode(tensors["pixels"]).latent_dist.parameters
+                tensors["framewise_moments"] = run(encode, tensors["pixels"])
                 model.use_framewise_encoding = False
-            encoded = model.encode(tensors["pixels"])
-            if isinstance(model, diffusers.AutoencoderTiny):  # gives latents, not a distribution
-                certain = torch.full_like(encoded.latents, -30.0)
-                parameters = torch.cat([encoded.latents, certain], dim=1)
-                posterior = DiagonalGaussianDistribution(parameters, deterministic=True)
-            else:
-                posterior = encoded.latent_dist
-            tensors["moments"] = posterior.parameters
-            tensors["scaled_mode"] = scale_encoded(posterior.mode(), model)
+            tensors["moments"] = run(encode, tensors["pixels"])
+            tensors |= stages()
+            mode = DiagonalGaussianDistribution(tensors["moments"]).mode()
+            tensors["scaled_mode"] = scale_encoded(mode, model)
     return {name: value.contiguous() for name, value in tensors.items()}
 
 
@@ -375,12 +533,18 @@ def drop_encoder(folder: Path) -> None:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cases", nargs="*", metavar="CASE", help="all of them by default")
+    chosen = parser.parse_args().cases or list(CASES)
     torch.use_deterministic_algorithms(True)
-    manifest = {}
+    manifest = json.loads((FIXTURES / "manifest.json").read_text())["cases"]
     for seed, (name, case) in enumerate(CASES.items(), start=1):
+        if name not in chosen:
+            continue
         folder = FIXTURES / name
         shutil.rmtree(folder, ignore_errors=True)
-        write_checkpoint(
+        write = write_wan_checkpoint if case["config"]["_class_name"] in WAN else write_checkpoint
+        write(
             case["config"],
             folder,
             seed=seed,
@@ -403,6 +567,7 @@ def main() -> None:
             "encoder_stages": [stage for stage in stages if is_of_encoder(stage)],
         }
     made_with = {"torch": torch.__version__.split("+")[0], "diffusers": diffusers.__version__}
+    manifest = {name: manifest[name] for name in CASES if name in manifest}
     manifest = {"made_by": "tools/make_fixtures.py", "made_with": made_with, "cases": manifest}
     (FIXTURES / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
 

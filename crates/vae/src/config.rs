@@ -136,6 +136,22 @@ impl Config {
         }
     }
 
+    /// `count` booleans.
+    pub(crate) fn booleans(&self, key: &str, default: &[bool], count: usize) -> Result<Vec<bool>, LoadError> {
+        let expected = || format!("a list of {count} times true or false");
+        let found = self.list(key, default, Value::as_bool, expected)?;
+        if found.len() == count { Ok(found) } else { Err(self.refuse(key, &expected())) }
+    }
+
+    /// Refuses a key that says anything but nothing: `null` or an empty list. `expected` says what is expected, and why.
+    pub(crate) fn nothing(&self, key: &str, expected: &str) -> Result<(), LoadError> {
+        match self.get(key) {
+            None => Ok(()),
+            Some(Value::Array(items)) if items.is_empty() => Ok(()),
+            found => Err(self.unexpected(key, found, expected)),
+        }
+    }
+
     /// A text.
     pub(crate) fn text<'a>(&'a self, key: &str, default: &'a str) -> Result<&'a str, LoadError> {
         match self.get(key) {

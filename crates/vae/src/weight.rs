@@ -68,6 +68,32 @@ impl Weight {
         }
     }
 
+    /// Of the weight `[out, in, taps, ...]` of a convolution in time, what belongs to the last tap, `[out, in, ...]`, under this
+    /// name. It is copied unless it is all there is, in the type of the file.
+    ///
+    /// # Panics
+    /// When the weight has no third axis.
+    pub(crate) fn last_tap(self, name: &str) -> Self {
+        let taps = self.shape[2];
+        let mut shape = self.shape.clone();
+        shape.remove(2);
+        let bytes = match taps {
+            1 => self.bytes,
+            _ => {
+                let size = shape[2..].iter().product::<usize>() * self.dtype.size();
+                let all = self.bytes.as_slice().chunks_exact(taps * size);
+                WeightBytes::Owned(all.flat_map(|taps| &taps[taps.len() - size..]).copied().collect())
+            }
+        };
+        Self { name: name.to_owned(), dtype: self.dtype, shape, bytes }
+    }
+
+    /// Where its bytes lie, how many there are, and whether they have memory of their own and are no part of a mapped file.
+    pub(crate) fn memory(&self) -> (*const u8, usize, bool) {
+        let bytes = self.bytes.as_slice();
+        (bytes.as_ptr(), bytes.len(), matches!(self.bytes, WeightBytes::Owned(_)))
+    }
+
     /// The same values under another shape of the same size, such as a linear layer read from a 1×1 convolution.
     pub fn reshaped(mut self, shape: Vec<usize>) -> Self {
         assert_eq!(shape.iter().product::<usize>(), self.shape.iter().product::<usize>());

@@ -52,19 +52,6 @@ impl Checkpoint {
         self.tensors.contains_key(name)
     }
 
-    /// Bytes of all tensors together, as they lie in memory or in a mapped file.
-    pub(crate) fn bytes(&self) -> usize {
-        let values = self.tensors.values().filter_map(|tensor| tensor.values.as_ref());
-        values.map(|(_, bytes)| bytes.as_slice().len()).sum()
-    }
-
-    /// Bytes of those tensors that have memory of their own, and are no part of a mapped file.
-    pub(crate) fn copied_bytes(&self) -> usize {
-        let values = self.tensors.values().filter_map(|tensor| tensor.values.as_ref());
-        let owned = values.filter(|(_, bytes)| matches!(bytes, WeightBytes::Owned(_)));
-        owned.map(|(_, bytes)| bytes.as_slice().len()).sum()
-    }
-
     /// The names of all tensors, in no order.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
@@ -185,7 +172,26 @@ impl Checkpoint {
     /// # Errors
     /// There is none, or it has another shape or type.
     pub(crate) fn tensor(&self, expected: &Expected) -> Result<Weight, LoadError> {
-        let Expected { name, shape, may_have_more_axes } = expected;
+        let Expected { shape, may_have_more_axes, taps, .. } = expected;
+        let name = expected.tensor();
+        if let Some(taps) = *taps {
+            let mut whole = shape.clone();
+            whole.insert(2, taps);
+            let mut weight = self.find(name, &whole)?;
+            return if weight.shape == whole {
+                Ok(weight.last_tap(&expected.name))
+            } else if weight.shape == *shape {
+                // The file holds the last tap alone.
+                weight.name.clone_from(&expected.name);
+                Ok(weight)
+            } else {
+                Err(self.wrong(format!(
+                    "tensor `{name}` has shape {:?}, expected {whole:?} (or its last tap alone, {shape:?}) from the \
+                     configuration",
+                    weight.shape
+                )))
+            };
+        }
         let weight = self.find(name, shape)?;
         match weight.shape.strip_prefix(shape.as_slice()) {
             Some([]) => Ok(weight),

@@ -145,6 +145,15 @@ impl Weights {
         self.0.insert(weight.name.clone(), weight);
     }
 
+    /// Bytes of all of them, and of those that have memory of their own and are no part of a mapped file.
+    pub(crate) fn bytes(&self) -> [usize; 2] {
+        let distinct: HashMap<_, _> =
+            self.0.values().map(Weight::memory).map(|(at, size, own)| (at, (size, own))).collect();
+        distinct.values().fold([0, 0], |[all, owned], &(size, own)| {
+            [all.saturating_add(size), owned.saturating_add(if own { size } else { 0 })]
+        })
+    }
+
     /// The tensor `name`.
     ///
     /// # Errors

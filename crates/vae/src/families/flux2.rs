@@ -22,6 +22,7 @@ pub(super) const FAMILY: Family = Family {
         this.description(CLASS_NAME).map_err(refused(config))
     },
     read_latents: Some(read_latents),
+    unused: &[],
 };
 
 /// Those of the constructor in diffusers.
@@ -40,8 +41,12 @@ fn read_latents(
 ) -> Result<(), LoadError> {
     let channels = 4 * config.size("latent_channels", DEFAULTS.latent_channels, 1 << 14)?;
     let statistic = |name: &str| {
-        let expected =
-            Expected { name: format!("bn.{name}"), shape: vec![channels], may_have_more_axes: false };
+        let expected = Expected {
+            name: format!("bn.{name}"),
+            shape: vec![channels],
+            may_have_more_axes: false,
+            taps: None,
+        };
         Ok::<_, LoadError>(checkpoint.tensor(&expected)?.to_f32())
     };
     let eps = config.number("batch_norm_eps", 1e-4)?;

@@ -8,13 +8,14 @@ use super::{Family, refused};
 use crate::config::Config;
 use crate::graph::{Conv, Graph, GraphError, NodeId, Scope, Upsample};
 use crate::latents::{LatentFormat, Normalization};
-use crate::model::{Description, Framewise, Half, Tiling};
+use crate::model::{Description, Framewise, Half, Tiling, Units};
 use crate::{LoadError, VaeInfo};
 
 pub(super) const FAMILY: Family = Family {
     class_name: "AutoencoderKLHunyuanVideo",
     describe: |config| HunyuanVideoConfig::read(config)?.description().map_err(refused(config)),
     read_latents: None,
+    unused: &[],
 };
 
 /// Limits that no real model comes near; they keep every product of sizes far from overflow.
@@ -111,6 +112,8 @@ impl HunyuanVideoConfig {
         let (size, stride) = (TILE_SAMPLE_MIN_SIZE, TILE_SAMPLE_STRIDE);
         let half = |graph: Graph, tiling: Tiling, units: [usize; 2]| Half {
             graph,
+            still: None,
+            units: Units::default(),
             tiling: Ok(tiling),
             framewise: Some(Framewise {
                 min_num_frames: MIN_NUM_FRAMES,

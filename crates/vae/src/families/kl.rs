@@ -8,7 +8,7 @@ use super::{Family, refused};
 use crate::config::Config;
 use crate::graph::{Conv, Graph, GraphError, NodeId, Pad, Scope, Upsample};
 use crate::latents::{LatentFormat, Normalization};
-use crate::model::{Description, Half, Tiling};
+use crate::model::{Description, Half, Tiling, Units};
 use crate::{LoadError, VaeInfo};
 
 const CLASS_NAME: &str = "AutoencoderKL";
@@ -19,6 +19,7 @@ pub(super) const FAMILY: Family = Family {
         AutoencoderKLConfig::read(config, &DEFAULTS)?.description(CLASS_NAME).map_err(refused(config))
     },
     read_latents: None,
+    unused: &[],
 };
 
 /// Limits that no real model comes near; they keep every product of sizes far from overflow.
@@ -119,8 +120,13 @@ impl AutoencoderKLConfig {
     pub(super) fn description(self, class_name: &str) -> Result<Description, GraphError> {
         const ODD: &str = "its `sample_size` does not divide into tiles that overlap by a quarter";
         let factor = self.spatial_factor();
-        let half =
-            |graph: Graph, tiling: Option<Tiling>| Half { graph, tiling: tiling.ok_or(ODD), framewise: None };
+        let half = |graph: Graph, tiling: Option<Tiling>| Half {
+            graph,
+            still: None,
+            units: Units::default(),
+            tiling: tiling.ok_or(ODD),
+            framewise: None,
+        };
         let decoder = Graph::build(false, self.latent_channels, |root, x| self.decoder(root, x))?;
         let encoder = Graph::build(false, self.in_channels, |root, x| self.encoder(root, x))?;
         Ok(Description {

@@ -4,7 +4,13 @@ mod blocks;
 mod flux2;
 mod hunyuan_video;
 mod kl;
+mod qwen_image;
+mod qwen_image21;
 mod tiny;
+mod wan;
+mod wan_blocks;
+mod wan_settings;
+mod wan_shortcuts;
 
 use std::sync::Arc;
 
@@ -13,7 +19,7 @@ use crate::config::Config;
 use crate::device::{Device, Weights};
 use crate::graph::{Graph, GraphError};
 use crate::latents::LatentFormat;
-use crate::model::{Description, Loaded, Model};
+use crate::model::{Description, Half, Loaded, Model};
 use crate::single_file::{kinds, layout};
 use crate::{LoadError, LoadOptions, Vae};
 
@@ -25,13 +31,23 @@ pub(crate) struct Family {
     pub(crate) describe: fn(&Config) -> Result<Description, LoadError>,
     /// Reads what its weights say of latents, for a family that has such.
     pub(crate) read_latents: Option<ReadLatents>,
+    /// How the names end of tensors that its checkpoints have and no graph needs.
+    pub(crate) unused: &'static [&'static str],
 }
 
 /// Completes a format of latents by what a checkpoint holds.
 type ReadLatents = fn(&Config, &Checkpoint, &mut LatentFormat) -> Result<(), LoadError>;
 
 /// All of them.
-const FAMILIES: [Family; 4] = [kl::FAMILY, flux2::FAMILY, hunyuan_video::FAMILY, tiny::FAMILY];
+const FAMILIES: [Family; 7] = [
+    kl::FAMILY,
+    flux2::FAMILY,
+    hunyuan_video::FAMILY,
+    qwen_image::FAMILY,
+    qwen_image21::FAMILY,
+    tiny::FAMILY,
+    wan::FAMILY,
+];
 
 /// The values of `_class_name` for which there is a family.
 pub const CLASS_NAMES: &[&str] = &class_names();
@@ -71,24 +87,24 @@ pub(crate) fn load(
     let mut description = describe(config)?;
     let mut build = || {
         let mut weights = Weights::default();
-        take(&description.decoder.graph, checkpoint, &mut weights)?;
+        take(&description.decoder, checkpoint, &mut weights)?;
         let can_encode = has_encoder(&description, checkpoint);
         if can_encode {
-            take(&description.encoder.graph, checkpoint, &mut weights)?;
+            take(&description.encoder, checkpoint, &mut weights)?;
         }
         let family = FAMILIES.iter().find(|family| family.class_name == description.info.class_name);
         if let Some(read) = family.and_then(|family| family.read_latents) {
             read(config, checkpoint, &mut description.info.latents)?;
         }
-        layout::refuse_unused(&description.info.class_name, checkpoint)?;
+        let unused = family.map_or(&[][..], |family| family.unused);
+        layout::refuse_unused(&description.info.class_name, unused, checkpoint)?;
         Ok((weights, can_encode))
     };
     let (weights, can_encode) = build().map_err(|error| kinds::explained(error, checkpoint))?;
     if let Some(pipeline) = options.factors.pipeline {
         description.info.latents.set_pipeline(pipeline).map_err(|error| config.wrong(error))?;
     }
-    let bytes = [checkpoint.bytes(), checkpoint.copied_bytes()];
-    let model = Model::new(description, device, &weights, can_encode, bytes)?;
+    let model = Model::new(description, device, &weights, can_encode)?;
     Ok(Box::new(Loaded(Arc::new(model))))
 }
 
@@ -96,13 +112,17 @@ pub(crate) fn load(
 pub(crate) fn has_encoder(description: &Description, checkpoint: &Checkpoint) -> bool {
     let encoder = &description.encoder.graph;
     let first = (0..encoder.nodes().len()).find_map(|id| encoder.tensors(id).into_iter().next());
-    first.is_some_and(|tensor| checkpoint.contains(&tensor.name))
+    first.is_some_and(|tensor| checkpoint.contains(tensor.tensor()))
 }
 
-/// Takes the tensors of a graph from a checkpoint.
-fn take(graph: &Graph, checkpoint: &Checkpoint, weights: &mut Weights) -> Result<(), LoadError> {
-    for expected in (0..graph.nodes().len()).flat_map(|id| graph.tensors(id)) {
-        weights.insert(checkpoint.tensor(&expected)?);
+/// Takes the tensors of a half from a checkpoint, each once.
+fn take(half: &Half, checkpoint: &Checkpoint, weights: &mut Weights) -> Result<(), LoadError> {
+    let tensors =
+        |graph: &Graph| -> Vec<_> { (0..graph.nodes().len()).flat_map(|id| graph.tensors(id)).collect() };
+    for expected in half.graphs().flat_map(tensors) {
+        if weights.get(&expected.name).is_err() {
+            weights.insert(checkpoint.tensor(&expected)?);
+        }
     }
     Ok(())
 }

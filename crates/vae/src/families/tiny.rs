@@ -4,13 +4,14 @@ use super::{Family, refused};
 use crate::config::Config;
 use crate::graph::{Activation, Conv, Graph, GraphError, NodeId, Op, Scope, Upsample};
 use crate::latents::{LatentFormat, Normalization};
-use crate::model::{Description, Half};
+use crate::model::{Description, Half, Units};
 use crate::{LoadError, VaeInfo};
 
 pub(super) const FAMILY: Family = Family {
     class_name: "AutoencoderTiny",
     describe: |config| AutoencoderTinyConfig::read(config)?.description().map_err(refused(config)),
     read_latents: None,
+    unused: &[],
 };
 
 /// Limits that no real model comes near.
@@ -90,7 +91,13 @@ impl AutoencoderTinyConfig {
     fn description(self) -> Result<Description, GraphError> {
         const WHOLE: &str =
             "its tiles are blended in a way of their own, and it takes little memory as a whole";
-        let half = |graph: Graph| Half { graph, tiling: Err(WHOLE), framewise: None };
+        let half = |graph: Graph| Half {
+            graph,
+            still: None,
+            units: Units::default(),
+            tiling: Err(WHOLE),
+            framewise: None,
+        };
         let normalization = match (self.scaling_factor, self.shift_factor) {
             (1.0, None) => Normalization::Identity,
             (scaling_factor, shift_factor) => Normalization::Factors { scaling_factor, shift_factor },

@@ -19,7 +19,8 @@ mod tests;
 
 pub use build::Scope;
 pub use op::{
-    Activation, Attention, Axis, BlockOrder, Blocks, Conv, Extent, Linear, Op, Pad, PadMode, Upsample,
+    Activation, Attention, Axis, BlockOrder, Blocks, Conv, ConvWeight, Extent, Linear, Op, Pad, PadMode,
+    Upsample,
 };
 pub use part::Part;
 pub use reach::Everywhere;
@@ -110,6 +111,33 @@ impl Graph {
     /// Channels of the output.
     pub fn out_channels(&self) -> usize {
         self.nodes[self.output].channels
+    }
+
+    /// The graph without its last `count` nodes, and these as a graph of their own; `None` where they take other values than
+    /// the one that the first graph gives. Neither has states.
+    pub(crate) fn split(&self, count: usize) -> Option<(Self, Self)> {
+        let last = self.nodes.len().checked_sub(count + 1)?;
+        let of = |nodes, output| Self {
+            nodes,
+            output,
+            is_video: self.is_video,
+            states_in: Vec::new(),
+            states_out: Vec::new(),
+        };
+        let head = of(self.nodes[..=last].to_vec(), last);
+        let mut tail = vec![Node {
+            op: Op::Input { channels: head.out_channels() },
+            inputs: Vec::new(),
+            name: String::new(),
+            stages: Vec::new(),
+            channels: head.out_channels(),
+        }];
+        for node in &self.nodes[last + 1..] {
+            let inputs = node.inputs.iter().map(|input| input.checked_sub(last)).collect::<Option<_>>()?;
+            tail.push(Node { inputs, ..node.clone() });
+        }
+        let output = self.output.checked_sub(last)?;
+        Some((head, of(tail, output)))
     }
 
     /// How often each node's value is taken; what comes out of the graph is taken once more, and so is a state.

@@ -116,8 +116,20 @@ pub struct Conv {
     pub groups: usize,
     /// Whether there is a bias.
     pub bias: bool,
-    /// Whether its weight is that of a `Conv2d`, with four axes.
-    pub is_2d: bool,
+    /// How its weight lies in a checkpoint.
+    pub weight: ConvWeight,
+}
+
+/// How the weight of a convolution lies in a checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConvWeight {
+    /// As that of a `Conv2d`, with four axes.
+    Conv2d,
+    /// As that of a `Conv3d`, with five axes.
+    Conv3d,
+    /// As that of a `Conv3d` with so many taps in time, of which only the last is used: what a causal convolution with zeros
+    /// before the first frame does to a single frame. Devices are given the last tap alone, with four axes.
+    LastTap(usize),
 }
 
 /// What is put before and behind an axis.
@@ -161,8 +173,13 @@ impl Conv {
             pad: [Pad::default(), pad, pad],
             groups: 1,
             bias: true,
-            is_2d: true,
+            weight: ConvWeight::Conv2d,
         }
+    }
+
+    /// What a causal 3-D convolution with an odd cubic kernel, with zeros around it, does to a single frame.
+    pub fn last_tap(out_channels: usize, side: usize) -> Self {
+        Self { weight: ConvWeight::LastTap(side), ..Self::same_2d(out_channels, side) }
     }
 
     /// A 3-D convolution with an odd cubic kernel that keeps the size of a clip. It is causal: a frame sees itself and those
@@ -177,7 +194,7 @@ impl Conv {
             pad: [time, pad, pad],
             groups: 1,
             bias: true,
-            is_2d: false,
+            weight: ConvWeight::Conv3d,
         }
     }
 
@@ -329,7 +346,7 @@ impl fmt::Display for Op {
 impl fmt::Display for Conv {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let product = |[t, h, w]: [usize; 3]| {
-            if self.is_2d { format!("{h}x{w}") } else { format!("{t}x{h}x{w}") }
+            if self.weight == ConvWeight::Conv3d { format!("{t}x{h}x{w}") } else { format!("{h}x{w}") }
         };
         write!(f, "conv {}", product(self.kernel))?;
         if self.stride != [1; 3] {
@@ -347,6 +364,9 @@ impl fmt::Display for Conv {
         let [time, ..] = self.pad;
         if time.before > 0 && time.after == 0 {
             f.write_str(", causal")?;
+        }
+        if let ConvWeight::LastTap(taps @ 2..) = self.weight {
+            write!(f, ", last of {taps} taps in time")?;
         }
         if self.bias { Ok(()) } else { f.write_str(", no bias") }
     }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 pub(crate) use self::framewise::Framewise;
 use self::pieces::Pieces;
 use self::progress::Progress;
-pub(crate) use self::tiling::Tiling;
+pub(crate) use self::tiling::{End, Tiling};
 use crate::device::{Device, Mode, Plan, Weights};
 use crate::graph::{Graph, Shape};
 use crate::posterior::LEAST_LOGVAR;
@@ -36,9 +36,35 @@ pub(crate) struct Description {
 /// A graph, and how what goes into it may be cut, as diffusers does it.
 pub(crate) struct Half {
     pub(crate) graph: Graph,
+    /// What a single frame goes through, for a model of videos that does less to it; `graph` need not take one then.
+    pub(crate) still: Option<Graph>,
+    pub(crate) units: Units,
     /// Why not, for a model that is not cut in tiles.
     pub(crate) tiling: Result<Tiling, &'static str>,
     pub(crate) framewise: Option<Framewise>,
+}
+
+/// What an input is made of that is worked on whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Units {
+    /// Frames behind the first one make groups of so many. Those that fill no group are left out.
+    pub(crate) frames: usize,
+    /// Height and width must be multiples of so many.
+    pub(crate) sides: usize,
+}
+
+/// Any frames and any sides.
+impl Default for Units {
+    fn default() -> Self {
+        Self { frames: 1, sides: 1 }
+    }
+}
+
+impl Half {
+    /// Its graphs.
+    pub(crate) fn graphs(&self) -> impl Iterator<Item = &Graph> {
+        [&self.graph].into_iter().chain(&self.still)
+    }
 }
 
 /// A loaded model. It can be shared, as its plans can: what changes is on the device.
@@ -47,22 +73,38 @@ pub(crate) struct Model {
     device: Arc<dyn Device>,
     decoder: Ready,
     encoder: Option<Ready>,
-    /// Bytes of the checkpoint, and those of them that are no part of a mapped file.
+    /// Bytes of the weights, and those of them that are no part of a mapped file.
     weights: [usize; 2],
     can_forecast: bool,
 }
 
 /// A half that a device is ready to run.
 struct Ready {
-    plan: Box<dyn Plan>,
-    graph: Arc<Graph>,
+    way: Way,
+    still: Option<Way>,
+    units: Units,
     tiling: Result<Tiling, &'static str>,
     framewise: Option<Framewise>,
 }
 
+/// What inputs go through.
+struct Way {
+    whole: Prepared,
+    /// What each tile goes through, where that is not the same.
+    tile: Option<Prepared>,
+    /// What tiles go through once they are put together, where that is anything.
+    finish: Option<Prepared>,
+}
+
+/// A graph with its plan.
+struct Prepared {
+    graph: Arc<Graph>,
+    plan: Box<dyn Plan>,
+}
+
 /// Work that was checked, and how it is done.
 struct Job<'a> {
-    ready: &'a Ready,
+    way: &'a Way,
     batch: usize,
     /// Items that go through together.
     together: usize,
@@ -75,38 +117,73 @@ struct Job<'a> {
 
 impl Half {
     fn ready(self, device: &dyn Device, weights: &Weights) -> Result<Ready, DeviceError> {
-        let Self { graph, tiling, framewise } = self;
-        let graph = Arc::new(graph);
-        let plan = device.prepare(&graph, weights)?;
-        Ok(Ready { plan, graph, tiling, framewise })
+        let Self { graph, still, units, tiling, framewise } = self;
+        let way = |graph: Graph| Way::new(graph, tiling.ok(), device, weights);
+        let still = still.map(way).transpose()?;
+        Ok(Ready { way: way(graph)?, still, units, tiling, framewise })
+    }
+}
+
+impl Way {
+    fn new(
+        graph: Graph,
+        tiling: Option<Tiling>,
+        device: &dyn Device,
+        weights: &Weights,
+    ) -> Result<Self, DeviceError> {
+        let prepare = |graph: Graph| {
+            let graph = Arc::new(graph);
+            let plan = device.prepare(&graph, weights)?;
+            Ok::<_, DeviceError>(Prepared { graph, plan })
+        };
+        let (mut tile, mut finish) = (None, None);
+        if let Some(End { nodes, is_done }) = tiling.and_then(|tiling| tiling.end) {
+            let (head, tail) = graph.split(nodes).ok_or_else(|| {
+                DeviceError::Unsupported(format!("tiles without the last {nodes} nodes of the graph"))
+            })?;
+            tile = Some(prepare(head)?);
+            finish = is_done.then(|| prepare(tail)).transpose()?;
+        }
+        Ok(Self { whole: prepare(graph)?, tile, finish })
+    }
+}
+
+impl Job<'_> {
+    /// What each piece goes through.
+    fn prepared(&self) -> &Prepared {
+        self.way.tile.as_ref().filter(|_| self.pieces.is_tiled()).unwrap_or(&self.way.whole)
+    }
+
+    /// What the pieces go through when they are put together.
+    fn finish(&self) -> Option<&Prepared> {
+        self.way.finish.as_ref().filter(|_| self.pieces.is_tiled())
     }
 }
 
 impl Model {
     /// A model of these graphs on a device. `weights` are those of the graphs; the encoder is left out unless
-    /// `can_encode`. `bytes` are those of the checkpoint, and of what of it is copied.
+    /// `can_encode`.
     pub(crate) fn new(
         description: Description,
         device: Arc<dyn Device>,
         weights: &Weights,
         can_encode: bool,
-        bytes: [usize; 2],
     ) -> Result<Self, DeviceError> {
         let Description { info, decoder, encoder } = description;
         let decoder = decoder.ready(&device, weights)?;
         let encoder = can_encode.then(|| encoder.ready(&device, weights)).transpose()?;
         let info = VaeInfo { engine: device.describe(), can_encode, ..info };
-        let smallest = Shape([1, decoder.graph.in_channels(), 1, 1, 1]);
+        let smallest = Shape([1, decoder.in_channels(), 1, 1, 1]);
         // One latent may be too small for some graph, which says nothing of larger ones.
-        let can_forecast = !matches!(decoder.plan.forecast(smallest, Mode::default()), Ok(None));
-        Ok(Self { info, device, decoder, encoder, weights: bytes, can_forecast })
+        let can_forecast = !matches!(decoder.way.whole.plan.forecast(smallest, Mode::default()), Ok(None));
+        Ok(Self { info, device, decoder, encoder, weights: weights.bytes(), can_forecast })
     }
 
     /// The work of a decode.
     fn decoding(&self, latents: &[usize], options: &DecodeOptions) -> Result<Job<'_>, VaeError> {
         let ready = &self.decoder;
-        let shape = self.check(latents, ready.graph.in_channels()).ok_or_else(|| {
-            let (channels, axes) = (ready.graph.in_channels(), self.axes(["h", "w", "f"]));
+        let shape = self.check(latents, ready.in_channels()).ok_or_else(|| {
+            let (channels, axes) = (ready.in_channels(), self.axes(["h", "w", "f"]));
             let empty = if latents.contains(&0) { " with no axis empty" } else { "" };
             VaeError::Input(format!(
                 "latents of shape {latents:?} cannot be decoded, expected [B, {channels}, {axes}]{empty}"
@@ -134,7 +211,7 @@ impl Model {
         })?;
         let factor = self.info.spatial_factor;
         let wrong = |what: &str| {
-            let (channels, axes) = (ready.graph.in_channels(), self.axes(["H", "W", "F"]));
+            let (channels, axes) = (ready.in_channels(), self.axes(["H", "W", "F"]));
             VaeError::Input(format!(
                 "pixels of shape {pixels:?} cannot be encoded, expected [B, {channels}, {axes}]{what}"
             ))
@@ -144,12 +221,18 @@ impl Model {
         // An empty side is a small one.
         let larger: Vec<_> =
             pixels.iter().enumerate().map(|(axis, &length)| length.max(usize::from(axis >= sides))).collect();
-        let shape = self.check(&larger, ready.graph.in_channels()).ok_or_else(|| wrong(""))?;
+        let shape = self.check(&larger, ready.in_channels()).ok_or_else(|| wrong(""))?;
         if is_small {
             return Err(wrong(&format!(" with sides of {factor} pixels at least")));
         }
-        let tiling = options.tiling.then(|| ready.tiling("encode in tiles")).transpose()?;
+        let units = ready.units;
         let [frames, height, width] = shape.space();
+        if !height.is_multiple_of(units.sides) || !width.is_multiple_of(units.sides) {
+            return Err(wrong(&format!(" with sides that are multiples of {} pixels", units.sides)));
+        }
+        let frames = (frames - 1) / units.frames * units.frames + 1;
+        let shape = shape.with_space([frames, height, width]);
+        let tiling = options.tiling.then(|| ready.tiling("encode in tiles")).transpose()?;
         let positions = (height / factor).saturating_mul(width / factor);
         let framewise = ready.framewise.filter(|_| options.framewise);
         let pieces = Pieces::new(shape.with_batch(1), framewise, tiling);
@@ -179,29 +262,29 @@ impl Model {
     ) -> Result<Job<'a>, usize> {
         let limits = self.device.limits();
         let refused = limits.max_tensor_bytes;
+        let batch = shape.batch();
+        let [frames, ..] = shape.space();
+        let way = ready.still.as_ref().filter(|_| frames == 1).unwrap_or(&ready.way);
         // The whole first: its values must be countable before its pieces are counted.
-        ready.graph.shapes(shape.with_batch(1)).map_err(|_| refused)?;
+        way.whole.graph.shapes(shape.with_batch(1)).map_err(|_| refused)?;
+        // Of what is cut, one after the other, which needs less memory and gives the same: nothing of one is seen by another.
+        let together = match pieces.is_cut() || way.whole.graph.is_video() {
+            true => 1,
+            false => (limits.batch_positions / positions.max(1)).clamp(1, batch),
+        };
+        let mut job = Job { way, batch, together, pieces, mode, work: 0 };
         let mut work = 0usize;
         for piece in pieces.shapes() {
-            let shapes = ready.graph.shapes(piece).map_err(|_| refused)?;
+            let graph = &job.prepared().graph;
+            let shapes = graph.shapes(piece).map_err(|_| refused)?;
             if shapes.iter().any(|shape| shape.bytes() > refused) {
                 return Err(refused);
             }
-            let of_nodes = (0..shapes.len()).map(|id| ready.graph.multiply_adds(id, &shapes));
+            let of_nodes = (0..shapes.len()).map(|id| graph.multiply_adds(id, &shapes));
             work = of_nodes.fold(work, usize::saturating_add);
         }
-        // Of what is cut, one after the other, which needs less memory and gives the same: nothing of one is seen by another.
-        let together =
-            if pieces.is_cut() || self.is_video() { 1 } else { limits.batch_positions / positions.max(1) };
-        let batch = shape.batch();
-        Ok(Job {
-            ready,
-            batch,
-            together: together.clamp(1, batch),
-            pieces,
-            mode,
-            work: work.saturating_mul(batch),
-        })
+        job.work = work.saturating_mul(batch);
+        Ok(job)
     }
 
     fn run(
@@ -214,34 +297,43 @@ impl Model {
         let mut progress = Progress::new(observer, job.work, self.is_video())?;
         let input = with_frames(input, self.is_video());
         let output = batch::in_parts(&input, job.together, |part| {
-            job.pieces.run(&part, |piece| {
-                let output = job.ready.plan.run(piece, job.mode, &mut progress)?;
+            let output = job.pieces.run(&part, |piece| {
+                let output = job.prepared().plan.run(piece, job.mode, &mut progress)?;
                 progress.end_piece();
                 Ok(output)
-            })
+            })?;
+            match job.finish() {
+                Some(finish) => Ok(finish.plan.run(&output, job.mode, &mut progress)?),
+                None => Ok(output),
+            }
         })?;
         Ok(without_frames(output, self.is_video()))
     }
 
     /// What a job takes.
     fn forecast(&self, job: &Job<'_>) -> Result<Forecast, VaeError> {
-        let graph = &job.ready.graph;
+        let Prepared { graph, plan } = job.prepared();
         let mut shapes: Vec<Shape> =
             job.pieces.shapes().map(|shape| shape.with_batch(job.together)).collect();
         shapes.sort_unstable_by_key(|shape| shape.0);
         shapes.dedup();
+        let whole = job.pieces.whole();
+        // Tiles that are put together.
+        let joined = graph.output_shape(whole).ok().zip(job.finish());
+        let runs = shapes.into_iter().map(|shape| (plan, shape));
+        let runs = runs.chain(joined.map(|(shape, finish)| (&finish.plan, shape)));
         let (mut device, mut host, mut lean) = (0, 0, job.mode.lean);
-        for shape in shapes {
-            if let Some(memory) = job.ready.plan.forecast(shape, job.mode)? {
+        for (plan, shape) in runs {
+            if let Some(memory) = plan.forecast(shape, job.mode)? {
                 (device, host, lean) = (device.max(memory.device), host.max(memory.host), memory.lean);
             }
         }
         let of_piece = |shape: Shape| graph.output_shape(shape).map_or(usize::MAX, Shape::bytes);
-        let whole = job.pieces.whole();
         Ok(Forecast {
             engine_memory: device,
             host_memory: batch::memory(job.batch, job.together, whole.bytes(), of_piece(whole))
                 .saturating_add(job.pieces.memory(of_piece))
+                .saturating_add(joined.map_or(0, |(shape, _)| shape.bytes()))
                 .saturating_add(host),
             work: job.work,
             lean,
@@ -265,11 +357,11 @@ impl Model {
     }
 
     pub(crate) fn tile_latent_min_size(&self) -> Option<usize> {
-        self.decoder.tiling.ok().map(|tiling| tiling.tile_min_size)
+        self.decoder.tiling.ok().map(Tiling::limit)
     }
 
     pub(crate) fn tile_sample_min_size(&self) -> Option<usize> {
-        self.encoder.as_ref()?.tiling.ok().map(|tiling| tiling.tile_min_size)
+        self.encoder.as_ref()?.tiling.ok().map(Tiling::limit)
     }
 
     fn is_video(&self) -> bool {
@@ -293,6 +385,11 @@ impl Model {
 }
 
 impl Ready {
+    /// Channels of what goes in.
+    fn in_channels(&self) -> usize {
+        self.way.whole.graph.in_channels()
+    }
+
     /// How it is cut in tiles.
     fn tiling(&self, what: &str) -> Result<Tiling, VaeError> {
         self.tiling.map_err(|why| VaeError::Input(format!("this model cannot {what}: {why}")))
@@ -356,6 +453,11 @@ impl Vae for Loaded {
         observer: &mut dyn Observer,
     ) -> Result<HostTensor, VaeError> {
         let job = self.0.encoding(&pixels.shape, options)?;
+        let [kept, ..] = job.pieces.whole().space();
+        let pixels = match pixels.shape[..] {
+            [_, _, frames, _, _] if frames > kept => framewise::frames(&pixels, 0, kept),
+            _ => pixels,
+        };
         let sides = [pixels.shape.len() - 2, pixels.shape.len() - 1].map(|axis| pixels.shape[axis]);
         let mut moments = self.0.run(&job, pixels, observer)?;
         if moments.shape[1] == self.0.info.latent_channels {

@@ -12,9 +12,10 @@ const OVERLAP_DIVISOR: usize = 4;
 /// How tiles lie: for decoding, the input is latents and the output pixels; for encoding, the other way round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Tiling {
-    /// `tile_latent_min_size` or `tile_sample_min_size`: the side of a tile of the input. What is not larger stays
-    /// whole.
+    /// `tile_latent_min_size` or `tile_sample_min_size`: the side of a tile of the input.
     pub(super) tile_min_size: usize,
+    /// What is not larger stays whole; the side of a tile but for Wan 2.2's encoder.
+    limit: usize,
     /// The smallest side of an input that gives any output.
     unit: usize,
     /// `overlap_size`: steps in the input from one tile to the next.
@@ -23,6 +24,17 @@ pub(crate) struct Tiling {
     blend_extent: usize,
     /// Rows and columns that are kept of a tile's output.
     row_limit: usize,
+    /// The end of the graph that is not for tiles, where there is one.
+    pub(super) end: Option<End>,
+}
+
+/// The end of a graph that tiles do not go through one by one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct End {
+    /// How many nodes that is.
+    pub(crate) nodes: usize,
+    /// Whether tiles go through it once they are put together.
+    pub(crate) is_done: bool,
 }
 
 /// One tile: rows and columns of the input.
@@ -45,10 +57,12 @@ impl Tiling {
         let row_limit = tile_sample_min_size - blend_extent;
         (overlap_size > 0 && overlap_size * spatial_factor == row_limit).then_some(Self {
             tile_min_size: tile_latent_min_size,
+            limit: tile_latent_min_size,
             unit: 1,
             overlap_size,
             blend_extent,
             row_limit,
+            end: None,
         })
     }
 
@@ -62,10 +76,12 @@ impl Tiling {
         let row_limit = tile_latent_min_size - blend_extent;
         (overlap_size > 0 && overlap_size == row_limit * unit).then_some(Self {
             tile_min_size: tile_sample_min_size,
+            limit: tile_sample_min_size,
             unit,
             overlap_size,
             blend_extent,
             row_limit,
+            end: None,
         })
     }
 
@@ -78,10 +94,12 @@ impl Tiling {
     ) -> Self {
         Self {
             tile_min_size: tile_sample_min_size / spatial_factor,
+            limit: tile_sample_min_size / spatial_factor,
             unit: 1,
             overlap_size: tile_sample_stride / spatial_factor,
             blend_extent: tile_sample_min_size - tile_sample_stride,
             row_limit: tile_sample_stride,
+            end: None,
         }
     }
 
@@ -93,17 +111,35 @@ impl Tiling {
     ) -> Self {
         Self {
             tile_min_size: tile_sample_min_size,
+            limit: tile_sample_min_size,
             // Its encoder rounds up.
             unit: 1,
             overlap_size: tile_sample_stride,
             blend_extent: (tile_sample_min_size - tile_sample_stride) / spatial_factor,
             row_limit: tile_sample_stride / spatial_factor,
+            end: None,
         }
+    }
+
+    /// The same for an encoder that rounds down: a tile of fewer than `unit` pixels gives nothing. `limit` is the side of a
+    /// picture that stays whole.
+    pub(crate) fn rounding_down(self, unit: usize, limit: usize) -> Self {
+        Self { unit, limit, ..self }
+    }
+
+    /// The same without the end of the graph.
+    pub(crate) fn without(self, end: End) -> Self {
+        Self { end: Some(end), ..self }
+    }
+
+    /// The side of the largest input that stays whole.
+    pub(super) fn limit(self) -> usize {
+        self.limit
     }
 
     /// Whether an input of this size is cut at all.
     pub(super) fn cuts(&self, height: usize, width: usize) -> bool {
-        height.max(width) > self.tile_min_size
+        height.max(width) > self.limit
     }
 
     /// Height and width of each tile of an input of this size, in the order in which [`Tiling::run`] comes to them.
@@ -253,15 +289,29 @@ mod tests {
     #[test]
     fn real_models_have_the_tiles_of_diffusers() {
         let sd = Tiling::of_decoder(512, 8).unwrap();
-        let expected =
-            Tiling { tile_min_size: 64, unit: 1, overlap_size: 48, blend_extent: 128, row_limit: 384 };
+        let expected = Tiling {
+            tile_min_size: 64,
+            limit: 64,
+            unit: 1,
+            overlap_size: 48,
+            blend_extent: 128,
+            row_limit: 384,
+            end: None,
+        };
         assert_eq!(sd, expected);
         assert!(!sd.cuts(64, 64) && sd.cuts(1, 65) && sd.cuts(65, 1));
         assert_eq!(sd.tiles(65, 48).collect::<Vec<_>>(), [(64, 48), (17, 48)]);
 
         let sd = Tiling::of_encoder(512, 8).unwrap();
-        let expected =
-            Tiling { tile_min_size: 512, unit: 8, overlap_size: 384, blend_extent: 16, row_limit: 48 };
+        let expected = Tiling {
+            tile_min_size: 512,
+            limit: 512,
+            unit: 8,
+            overlap_size: 384,
+            blend_extent: 16,
+            row_limit: 48,
+            end: None,
+        };
         assert_eq!(sd, expected);
         // Seven pixels make no latent, eight make one.
         assert_eq!(sd.tiles(768 + 7, 9).collect::<Vec<_>>(), [(512, 9), (391, 9)]);

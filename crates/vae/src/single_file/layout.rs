@@ -77,12 +77,13 @@ pub(super) fn extract(checkpoint: &mut Checkpoint) -> Result<bool, LoadError> {
 }
 
 /// Refuses tensors that no layer has asked for: the model would not be the one that the file is of. `class` is that of the
-/// model.
-pub(crate) fn refuse_unused(class: &str, checkpoint: &Checkpoint) -> Result<(), LoadError> {
+/// model; names that end in one of `known` are those of tensors that are not needed.
+pub(crate) fn refuse_unused(class: &str, known: &[&str], checkpoint: &Checkpoint) -> Result<(), LoadError> {
     let decoder_only = !checkpoint.names().any(|name| name.starts_with("encoder."));
     let mut unused = checkpoint.unused();
     // Of an encoder that was left out.
     unused.retain(|name| !(decoder_only && name.starts_with("quant_conv.")));
+    unused.retain(|name| !known.iter().any(|end| name.ends_with(end)));
     let Some(first) = unused.first() else { return Ok(()) };
     let others = match unused.len() {
         1 => String::new(),
