@@ -6,7 +6,9 @@ import time
 import numpy as np
 import pytest
 import remote_vae
-from remote_vae import DecodeQueue, RemoteVae, Retry
+from PIL import Image
+from place import PHOTOGRAPH
+from remote_vae import DecodeQueue, EncodeQueue, RemoteVae, Retry
 from standing_in import PIXEL, refusal
 
 ONE = np.zeros((1, 4, 1, 1), np.float32)
@@ -173,6 +175,62 @@ def test_a_submit_that_waits_ends_when_the_queue_is_cancelled(stand_in):
     queue.cancel()
     producer.join(5)
     assert ended == [True]
+
+
+def test_cancelling_ends_an_iteration_that_waits(stand_in):
+    """The item that is waited for, too: its request ends."""
+    hold = threading.Event()
+    server = stand_in(PIXEL)
+    server.wait = lambda: hold.wait(10)
+    queue = DecodeQueue(server.url, output_type="pt")
+    queue.submit(ONE)
+    results, ended = [], threading.Event()
+
+    def consume():
+        results.extend(queue)
+        ended.set()
+
+    threading.Thread(target=consume, daemon=True).start()
+    while not server.received:
+        time.sleep(0.005)
+    queue.cancel()
+    assert ended.wait(5) and results == []
+    hold.set()
+
+
+def test_pictures_of_all_kinds_are_encoded_in_order(server, tmp_path):
+    photograph = Image.open(PHOTOGRAPH).convert("RGB").resize((64, 48))
+    photograph.save(tmp_path / "photograph.png")
+    values = np.asarray(photograph, np.float32).transpose(2, 0, 1)[None] / 255
+    pictures = [photograph, tmp_path / "photograph.png", (tmp_path / "photograph.png").read_bytes(), values, values[:, :, ::2]]
+    options = {"do_scaling": True, "sample_mode": "argmax", "out_dtype": "float32"}
+    with RemoteVae(f"{server.url}/sd") as vae:
+        expected = [vae.encode(picture, **options) for picture in pictures]
+    with EncodeQueue(f"{server.url}/sd", in_flight=2, capacity=3, **options) as queue:
+        results = list(queue.map(pictures))
+    assert [finished.tag for finished in results] == [0, 1, 2, 3, 4]
+    assert all(np.array_equal(finished.result(), one) for finished, one in zip(results, expected))
+    assert results[0].result().shape == (1, 4, 6, 8) and results[4].result().shape == (1, 4, 3, 8)
+    assert queue.counters == remote_vae.Counters(submitted=5, succeeded=5)
+
+
+def test_an_encode_queue_by_hand(server, tmp_path):
+    """A producer and a consumer, an option of one item, and failures: of an item, and of what cannot be sent."""
+    values = np.full((1, 3, 8, 8), 0.5, np.float32)
+    with EncodeQueue(f"{server.url}/sd", seed=3) as queue:
+        queue.submit(values, tag="a")
+        queue.submit(values, tag="b", seed=4)
+        queue.submit(b"no picture", tag="c")
+        with pytest.raises(FileNotFoundError):
+            queue.submit(tmp_path / "missing.png")
+        with pytest.raises(remote_vae.InputError, match="NaN"):
+            queue.submit(values * np.nan)
+    a, b, c = queue
+    assert [one.tag for one in (a, b, c)] == ["a", "b", "c"]
+    assert not np.array_equal(a.result(), b.result())
+    with pytest.raises(remote_vae.RefusedError):
+        c.result()
+    assert queue.counters == remote_vae.Counters(submitted=3, succeeded=2, failed=1)
 
 
 def test_several_servers_at_once(stand_in):

@@ -5,7 +5,7 @@
     image = remote_vae.decode(latents, "http://127.0.0.1:8080/", scaling_factor=0.18215)
 
 `RemoteVae` keeps its connections; `AsyncRemoteVae` is the same for asynchronous code. `DecodeQueue` decodes while a pipeline
-goes on. `RemoteAutoencoder` is what a pipeline of diffusers takes as `vae=`. `remote_decode` and `remote_encode` take the
+goes on, and `EncodeQueue` encodes pictures so. `RemoteAutoencoder` is what a pipeline of diffusers takes as `vae=`. `remote_decode` and `remote_encode` take the
 arguments of diffusers' functions of these names.
 
 This package needs numpy and httpx2. It uses torch and Pillow where they are needed for what is requested.
@@ -31,7 +31,7 @@ from ._errors import (
     ServerWarning,
     TransportError,
 )
-from ._queue import Counters, DecodeQueue, Finished
+from ._queue import Counters, DecodeQueue, EncodeQueue, Finished
 from ._retry import Retry
 from ._tensors import Tensor
 from ._version import __version__
@@ -51,6 +51,7 @@ __all__ = [
     "DecodeOptions",
     "DecodeQueue",
     "EncodeOptions",
+    "EncodeQueue",
     "EndpointError",
     "Finished",
     "InputError",
