@@ -2,8 +2,9 @@
 """Writes fixtures/images: picture files of every kind that `media` reads, each with the pixels that Pillow sees in it.
 
 `NAME.EXT` is a file and `NAME.EXT.rgb` what `ImageOps.exif_transpose(Image.open(file)).convert("RGB")` holds, as raw
-bytes; its size is in `manifest.json`. `resize` in the manifest lists what Pillow's Lanczos filter makes of the pixels in
-fixtures/jpeg, `nearest` which values PyTorch's `interpolate` takes, and `similarity` how alike scikit-image finds pictures.
+bytes; its size is in `manifest.json`. `NAME.EXT.alpha` is the fourth channel of `convert("RGBA")`, whose others are the same,
+of the files that `transparent` in the manifest lists; all others are opaque. `resize` in the manifest lists what Pillow's
+Lanczos filter makes of the pixels in fixtures/jpeg, `resize_rgba` what it makes of two of the files with alpha, `nearest` which values PyTorch's `interpolate` takes, and `similarity` how alike scikit-image finds pictures.
 
 `cuts` says from which beginnings of each file Pillow reads a picture (ranges of their lengths, both ends included), and
 `refused` which files it reads not at all.
@@ -302,6 +303,36 @@ def pngs() -> dict[str, bytes]:
     }
 
 
+def transparent() -> dict[str, bytes]:
+    """Ways to say what is transparent, beside those of the kinds of PNG and WebP above."""
+    noise = np.random.default_rng(2).integers(0, 256, (13, 21, 4))
+    colours = chunk(b"PLTE", bytes(range(40, 70)))
+    steps = bytes(range(0, 250, 25))
+    clear = little().convert("RGBA")
+    clear.putalpha(Image.fromarray(noise[..., 3].astype(np.uint8)))
+    exif = orientation(6)
+    return {
+        "palette-8-steps.png": png(3, 8, noise[..., :1] % 10, before=colours, transparent=steps),
+        # Fewer values than colours, and one that leaves all others opaque.
+        "palette-8-few-steps.png": png(3, 8, noise[..., :1] % 10, before=colours, transparent=steps[:4]),
+        "palette-8-one-of-ten.png": png(3, 8, noise[..., :1] % 10, before=colours, transparent=b"\xff\xff\0"),
+        # Ten colours, and indices up to 255 and 15.
+        "palette-8-beyond-steps.png": png(3, 8, noise[..., :1], before=colours, transparent=steps),
+        "palette-4-steps.png": png(3, 4, noise[..., :1] & 15, before=colours, transparent=steps),
+        "palette-2-steps.png": png(3, 2, noise[..., :1] & 3, before=colours, transparent=steps[:3], interlaced=True),
+        "grey-4-transparent.png": png(0, 4, noise[..., :1] & 15, transparent=b"\0\x33"),
+        "grey-1-black-transparent.png": png(0, 1, noise[..., :1] & 1, transparent=b"\0\0"),
+        "grey-8-transparent-high.png": png(0, 8, noise[..., :1], transparent=b"\1" + bytes([int(noise[3, 4, 0])])),
+        "rgb-8-transparent-high.png": png(2, 8, noise[..., :3], transparent=struct.pack(">3H", *(int(x) + 512 for x in noise[3, 4, :3]))),
+        "grey-alpha-8-interlaced.png": png(4, 8, noise[..., :2], interlaced=True),
+        "rgba-oriented.png": saved(clear, "PNG", exif=exif),
+        "alpha-oriented.webp": saved(clear, "WEBP", lossless=True, exact=True, exif=exif),
+        "alpha-10.webp": saved(clear, "WEBP", quality=10),
+        # Alpha that says that nothing is transparent.
+        "opaque.png": saved(little().convert("RGBA"), "PNG"),
+    }
+
+
 def cuts(content: bytes) -> list[list[int]]:
     """From which beginnings of a file Pillow reads a picture: ranges of their lengths."""
 
@@ -369,7 +400,7 @@ def files() -> dict[str, bytes]:
     }
     for value in range(1, 9):
         made[f"orientation-{value}.jpg"] = saved(photo, "JPEG", quality=75, exif=orientation(value))
-    return made | jpegs() | pngs() | oriented()
+    return made | jpegs() | pngs() | oriented() | transparent()
 
 
 def resized() -> list[dict[str, object]]:
@@ -383,6 +414,44 @@ def resized() -> list[dict[str, object]]:
             (OUT / file).write_bytes(out.tobytes())
             made.append({"from": f"jpeg/{name}.72x53.rgb", "width": width, "height": height, "file": file})
     return made
+
+
+def resized_rgba() -> list[dict[str, object]]:
+    """The same of pictures with alpha, one of them with few values of it, 0 and 255 among them."""
+    made = []
+    for name in ("rgba.png", "rgba-16.png"):
+        with Image.open(OUT / name) as image:
+            pixels = np.array(image.convert("RGBA"))
+        if name == "rgba-16.png":
+            pixels[..., 3] = np.array([0, 0, 255, 1, 255, 128, 2, 254])[pixels[..., 3] // 32]
+        (OUT / f"{name}.resized-from").write_bytes(pixels.tobytes())
+        for width, height in [(40, 32), (45, 32), (40, 37), (7, 3), (1, 1), (91, 64)]:
+            out = Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS)
+            file = f"{name}.{width}x{height}.rgba"
+            (OUT / file).write_bytes(out.tobytes())
+            made.append({"from": f"images/{name}.resized-from", "width": width, "height": height, "file": file})
+    return made
+
+
+def alpha(name: str, upright: Image.Image) -> bool:
+    """Whether anything in a picture is transparent for Pillow; then its alpha is written."""
+    rgba = np.asarray(upright.convert("RGBA"))
+    if rgba[..., :3].tobytes() != (OUT / f"{name}.rgb").read_bytes():
+        sys.exit(f"{name} has other colours with alpha")
+    if (rgba[..., 3] == 255).all():
+        return False
+    (OUT / f"{name}.alpha").write_bytes(rgba[..., 3].tobytes())
+    return True
+
+
+def upright(content: bytes, name: str) -> Image.Image:
+    image = Image.open(io.BytesIO(content))
+    try:
+        return ImageOps.exif_transpose(image)
+    except ValueError as error:
+        # Pillow reads the picture and stumbles over what stands beside it.
+        print(f"{name}: {error}")
+        return image
 
 
 def nearest() -> list[dict[str, object]]:
@@ -416,17 +485,14 @@ def main() -> None:
     # A damaged EXIF entry is worth a warning to Pillow.
     warnings.simplefilter("ignore")
     sizes = {}
+    clear = []
     for name, content in files().items():
         (OUT / name).write_bytes(content)
-        with Image.open(io.BytesIO(content)) as image:
-            try:
-                upright = ImageOps.exif_transpose(image).convert("RGB")
-            except ValueError as error:
-                # Pillow reads the picture and stumbles over what stands beside it.
-                print(f"{name}: {error}")
-                upright = image.convert("RGB")
-        (OUT / f"{name}.rgb").write_bytes(upright.tobytes())
-        sizes[name] = list(upright.size)
+        image = upright(content, name)
+        (OUT / f"{name}.rgb").write_bytes(image.convert("RGB").tobytes())
+        sizes[name] = list(image.size)
+        if alpha(name, image):
+            clear.append(name)
     for name, content in refused().items():
         if cuts(content):
             sys.exit(f"Pillow reads {name}")
@@ -434,9 +500,11 @@ def main() -> None:
     manifest = {
         "pillow": PIL.__version__,
         "files": sizes,
+        "transparent": clear,
         "cuts": {name: cuts((OUT / name).read_bytes()) for name in sizes},
         "refused": sorted(refused()),
         "resize": resized(),
+        "resize_rgba": resized_rgba(),
         "nearest": nearest(),
         "similarity": similarity(),
     }

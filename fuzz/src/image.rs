@@ -1,6 +1,6 @@
 //! Pictures to encode.
 
-use media::ImageFile;
+use media::{Channels, ImageFile};
 
 use crate::{MIB, sentence, within};
 
@@ -22,12 +22,14 @@ pub fn image(input: &[u8]) {
         return;
     }
     // Progressive JPEG keeps the coefficients of four components in 16 bits, and a side is filled up to 32.
-    match within(32 * (width + 32) * (height + 32) + 8 * input.len() + MAX_PART + 2 * MIB, || image.decode())
-    {
-        Ok(decoded) => {
-            assert_eq!((decoded.width, decoded.height), (width, height));
-            assert_eq!(decoded.pixels.len(), width * height * 3);
+    let most = 32 * (width + 32) * (height + 32) + 8 * input.len() + MAX_PART + 2 * MIB;
+    for channels in [Channels::Rgb, Channels::Rgba] {
+        match within(most, || image.decode(channels)) {
+            Ok(decoded) => {
+                assert_eq!((decoded.width, decoded.height, decoded.channels), (width, height, channels));
+                assert_eq!(decoded.pixels.len(), width * height * channels.count());
+            }
+            Err(error) => sentence(&error.to_string()),
         }
-        Err(error) => sentence(&error.to_string()),
     }
 }

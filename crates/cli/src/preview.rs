@@ -7,7 +7,7 @@ use std::io::IsTerminal;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use client::{Image, ImageFormat};
-use media::{ImageFile, RgbImage};
+use media::{Channels, ImageFile};
 
 /// Columns of a preview: a quarter of a wide terminal.
 const COLUMNS: usize = 48;
@@ -15,6 +15,10 @@ const COLUMNS: usize = 48;
 /// Bytes of a chunk in kitty's protocol
 /// (<https://sw.kovidgoyal.net/kitty/graphics-protocol/#remote-client>).
 const KITTY_CHUNK: usize = 4096;
+
+/// What lies behind what is transparent, in squares of two shades, and cells along a side of a square.
+const BOARD: [u8; 2] = [102, 153];
+const BOARD_SIDE: usize = 2;
 
 /// What a terminal can show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,13 +100,13 @@ fn kitty(png: &[u8]) -> String {
     text
 }
 
-/// Reads a picture file.
-fn pixels(image: &Image) -> Option<RgbImage> {
-    ImageFile::open(&image.bytes).and_then(|file| file.decode()).ok()
+/// Reads a picture file, as RGBA.
+fn pixels(image: &Image) -> Option<media::Image> {
+    ImageFile::open(&image.bytes).and_then(|file| file.decode(Channels::Rgba)).ok()
 }
 
 /// Two pixels in each character, one above the other: the foreground and the background of an upper half block.
-fn blocks(pixels: &RgbImage, true_color: bool) -> String {
+fn blocks(pixels: &media::Image, true_color: bool) -> String {
     let columns = COLUMNS.min(pixels.width);
     let rows = (pixels.height * columns / pixels.width).div_ceil(2).max(1);
     let color = |column: usize, line: usize| {
@@ -123,19 +127,27 @@ fn blocks(pixels: &RgbImage, true_color: bool) -> String {
     text
 }
 
-/// The mean colour of one cell, of a picture that is cut into so many columns and lines.
-fn average(pixels: &RgbImage, (column, columns): (usize, usize), (line, lines): (usize, usize)) -> [u8; 3] {
+/// The mean colour of one cell, of an RGBA picture that is cut into so many columns and lines and lies on a checkerboard.
+fn average(
+    pixels: &media::Image,
+    (column, columns): (usize, usize),
+    (line, lines): (usize, usize),
+) -> [u8; 3] {
     let part = |index: usize, count: usize, length: usize| {
         let begin = (index * length / count).min(length - 1);
         begin..((index + 1) * length / count).clamp(begin + 1, length)
     };
+    let board = usize::from(BOARD[(column / BOARD_SIDE + line / BOARD_SIDE) % 2]);
     let mut sum = [0usize; 3];
     let mut count = 0;
+    let stored = pixels.pixels.as_chunks::<4>().0;
     for y in part(line, lines, pixels.height) {
         for x in part(column, columns, pixels.width) {
-            let pixel = pixels.pixels.iter().skip((y * pixels.width + x) * 3);
-            sum.iter_mut().zip(pixel).for_each(|(sum, value)| *sum += usize::from(*value));
-            count += 1;
+            let [colours @ .., alpha] = stored[y * pixels.width + x].map(usize::from);
+            for (sum, colour) in sum.iter_mut().zip(colours) {
+                *sum += colour * alpha + board * (255 - alpha);
+            }
+            count += 255;
         }
     }
     sum.map(|sum| (sum / count) as u8)
@@ -197,6 +209,20 @@ mod tests {
         let few_colors = Terminal::Colors256.show(&picture(true)).unwrap();
         assert!(few_colors.starts_with("\x1b[38;5;196m\x1b[48;5;196m▀"), "{few_colors:?}");
         assert_eq!(Terminal::TrueColor.show(&picture(false)).unwrap().matches('▀').count(), 4);
+    }
+
+    #[test]
+    fn what_is_transparent_shows_a_checkerboard() {
+        // 4 x 4 pixels: the upper half is transparent, the lower half red, of which the last line is seen by three fifths.
+        let line = |alpha: u8| [255, 0, 0, alpha].repeat(4);
+        let rgba = [line(0), line(0), line(255), line(153)].concat();
+        let image = Image::from_bytes(media::encode_png(&rgba, 4, 4).unwrap().into()).unwrap();
+        let shown = Terminal::TrueColor.show(&image).unwrap();
+        let (dark, light) = ("2;102;102;102", "2;153;153;153");
+        let board = |shade: &str| format!("\x1b[38;{shade}m\x1b[48;{shade}m▀").repeat(2);
+        let half = |below: &str| format!("\x1b[38;2;255;0;0m\x1b[48;{below}m▀").repeat(2);
+        let (above, below) = (board(dark) + &board(light), half("2;214;61;61") + &half("2;193;40;40"));
+        assert_eq!(shown, format!("{above}\x1b[0m\n{below}\x1b[0m"));
     }
 
     #[test]

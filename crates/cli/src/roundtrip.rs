@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 use client::{DType, DecodeOptions, EncodeOptions, ImageFormat, Picture, SampleMode};
-use media::{ImageFile, RgbImage, encode_png, resize_lanczos};
+use media::{Channels, Image, ImageFile, encode_png, resize_lanczos};
 use serde_json::json;
 
 use crate::args::heading;
@@ -18,7 +18,7 @@ use crate::{batch, encode, output, similarity};
 
 /// Pixels between the pictures.
 const GAP: usize = 8;
-/// The colour of the gaps: white.
+/// The colour of the gaps, opaque white.
 const GAP_COLOR: u8 = 255;
 /// How many times stronger than it is a difference is shown: what is eight of 255 levels off is hard to see otherwise.
 const AMPLIFICATION: u8 = 8;
@@ -54,10 +54,8 @@ pub(crate) fn run(args: RoundtripArgs) -> anyhow::Result<()> {
     }
     let picture = encode::read_file(&args.image)?;
     let Picture::File(file) = &picture else { anyhow::bail!("a picture file is read as one") };
-    let original = ImageFile::open(file)
-        .and_then(|image| image.decode())
-        .with_context(|| format!("cannot read {}", args.image.display()))?;
-    let (width, height) = (original.width, original.height);
+    let original = ImageFile::open(file).with_context(|| format!("cannot read {}", args.image.display()))?;
+    let (width, height) = original.size();
 
     let place = Place::open(&args.place, progress::on_retry())?;
     let sample_mode = match args.seed {
@@ -79,12 +77,21 @@ pub(crate) fn run(args: RoundtripArgs) -> anyhow::Result<()> {
     drop(work);
     let decoded_in = start.elapsed();
     let decoded = decoded.into_image().context("a video model brings no picture back")?;
-    let decoded = ImageFile::open(&decoded.bytes).and_then(|image| image.decode())?;
+    let decoded = ImageFile::open(&decoded.bytes)?;
+    // With alpha if the model has it.
+    let channels = decoded.channels();
+    let decoded = decoded.decode(channels)?;
 
     // As the model got it.
+    let original =
+        original.decode(channels).with_context(|| format!("cannot read {}", args.image.display()))?;
     let original = resize_lanczos(original, decoded.width, decoded.height);
     let psnr = similarity::psnr(&original.pixels, &decoded.pixels);
-    let ssim = similarity::ssim(&original.pixels, &decoded.pixels, decoded.width, decoded.height);
+    let ssim = similarity::ssim(
+        &original.pixels,
+        &decoded.pixels,
+        [decoded.width, decoded.height, channels.count()],
+    );
     let sheet = side_by_side(&original, &decoded);
     let png = encode_png(&sheet.pixels, sheet.width, sheet.height)?;
     output::write_file(&args.out, &png)?;
@@ -116,12 +123,12 @@ pub(crate) fn run(args: RoundtripArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The original, the decoded picture and their difference, from left to right. Both have one size.
-fn side_by_side(original: &RgbImage, decoded: &RgbImage) -> RgbImage {
-    let differ = |(&a, &b): (&u8, &u8)| a.abs_diff(b).saturating_mul(AMPLIFICATION);
-    let difference: Vec<u8> = original.pixels.iter().zip(&decoded.pixels).map(differ).collect();
-    let row_bytes = original.width * 3;
-    let gap = [GAP_COLOR; GAP * 3];
+/// The original, the decoded picture and their difference, from left to right. Both have one size and the same channels.
+fn side_by_side(original: &Image, decoded: &Image) -> Image {
+    let channels = original.channels;
+    let difference = difference(original, decoded);
+    let row_bytes = original.width * channels.count();
+    let gap = vec![GAP_COLOR; GAP * channels.count()];
     let mut pixels = Vec::new();
     let rows = original.pixels.chunks_exact(row_bytes).zip(decoded.pixels.chunks_exact(row_bytes));
     for ((one, other), difference) in rows.zip(difference.chunks_exact(row_bytes)) {
@@ -129,7 +136,21 @@ fn side_by_side(original: &RgbImage, decoded: &RgbImage) -> RgbImage {
             pixels.extend_from_slice(part);
         }
     }
-    RgbImage { width: 3 * original.width + 2 * GAP, height: original.height, pixels }
+    Image { width: 3 * original.width + 2 * GAP, height: original.height, channels, pixels }
+}
+
+/// How much each byte differs, amplified. A difference of alpha would not be seen as alpha, so it is added to each colour of an
+/// opaque picture.
+fn difference(original: &Image, decoded: &Image) -> Vec<u8> {
+    let differ = |(&a, &b): (&u8, &u8)| a.abs_diff(b).saturating_mul(AMPLIFICATION);
+    let mut bytes: Vec<u8> = original.pixels.iter().zip(&decoded.pixels).map(differ).collect();
+    if original.channels == Channels::Rgba {
+        for [colours @ .., alpha] in bytes.as_chunks_mut::<4>().0 {
+            colours.iter_mut().for_each(|colour| *colour = colour.saturating_add(*alpha));
+            *alpha = u8::MAX;
+        }
+    }
+    bytes
 }
 
 #[cfg(test)]
@@ -138,7 +159,7 @@ mod tests {
 
     #[test]
     fn three_pictures_and_two_gaps() {
-        let of = |pixels: Vec<u8>| RgbImage { width: 1, height: 2, pixels };
+        let of = |pixels: Vec<u8>| Image { width: 1, height: 2, channels: Channels::Rgb, pixels };
         let sheet = side_by_side(&of(vec![1, 2, 3, 200, 100, 0]), &of(vec![1, 1, 5, 100, 100, 31]));
         assert_eq!((sheet.width, sheet.height, sheet.pixels.len()), (19, 2, 19 * 2 * 3));
         let (first, second) = sheet.pixels.split_at(19 * 3);
@@ -148,5 +169,15 @@ mod tests {
         );
         assert_eq!(second[54..], [255, 0, 248]);
         assert!(first[3..27].iter().chain(&second[30..54]).all(|&byte| byte == 255));
+    }
+
+    #[test]
+    fn a_difference_of_alpha_is_seen() {
+        let of = |pixels: Vec<u8>| Image { width: 2, height: 1, channels: Channels::Rgba, pixels };
+        let sheet = side_by_side(&of(vec![1, 2, 3, 0, 5, 5, 5, 255]), &of(vec![1, 2, 4, 3, 5, 5, 5, 255]));
+        assert_eq!((sheet.width, sheet.channels, sheet.pixels.len()), (22, Channels::Rgba, 22 * 4));
+        assert_eq!(sheet.pixels[..8], [1, 2, 3, 0, 5, 5, 5, 255]);
+        assert_eq!(sheet.pixels[80..], [24, 24, 32, 255, 0, 0, 0, 255]);
+        assert!(sheet.pixels[8..40].iter().all(|&byte| byte == 255));
     }
 }

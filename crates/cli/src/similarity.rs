@@ -14,19 +14,19 @@ pub(crate) fn psnr(one: &[u8], other: &[u8]) -> f64 {
     10.0 * (PEAK * PEAK * one.len() as f64 / squares).log10()
 }
 
-/// Structural similarity of two pictures `[height, width, 3]`, from -1 to 1, as Wang, Bovik, Sheikh and Simoncelli
+/// Structural similarity of two pictures `[height, width, channels]`, from -1 to 1, as Wang, Bovik, Sheikh and Simoncelli
 /// define it ("Image quality assessment", 2004): Gaussian windows of 11 x 11, K1 = 0.01, K2 = 0.03; the mean over all
 /// windows that lie in the picture, and over the channels. `None` for pictures in which none does.
-pub(crate) fn ssim(one: &[u8], other: &[u8], width: usize, height: usize) -> Option<f64> {
+pub(crate) fn ssim(one: &[u8], other: &[u8], [width, height, channels]: [usize; 3]) -> Option<f64> {
     if width < WINDOW || height < WINDOW {
         return None;
     }
     const C1: f64 = (0.01 * PEAK) * (0.01 * PEAK);
     const C2: f64 = (0.03 * PEAK) * (0.03 * PEAK);
     let mut sum = 0.0;
-    for channel in 0..3 {
-        let plane = |rgb: &[u8]| -> Vec<f64> {
-            rgb.iter().skip(channel).step_by(3).map(|&byte| f64::from(byte)).collect()
+    for channel in 0..channels {
+        let plane = |pixels: &[u8]| -> Vec<f64> {
+            pixels.iter().skip(channel).step_by(channels).map(|&byte| f64::from(byte)).collect()
         };
         let (x, y) = (plane(one), plane(other));
         let mean_of = |values: Vec<f64>| blurred(&values, width);
@@ -38,7 +38,7 @@ pub(crate) fn ssim(one: &[u8], other: &[u8], width: usize, height: usize) -> Opt
             let (ux, uy) = (x[index], y[index]);
             let (vx, vy, vxy) = (xx[index] - ux * ux, yy[index] - uy * uy, xy[index] - ux * uy);
             let alike = (2.0 * ux * uy + C1) * (2.0 * vxy + C2) / ((ux * ux + uy * uy + C1) * (vx + vy + C2));
-            sum += alike / windows / 3.0;
+            sum += alike / windows / channels as f64;
         }
     }
     Some(sum)
@@ -82,7 +82,8 @@ mod tests {
                 ["one", "other"].map(|name| read(&format!("images/{}", case[name].as_str().unwrap())));
             let (found, expected) = (psnr(&one, &other), case["psnr"].as_f64().unwrap());
             assert!((found - expected).abs() < 1e-9, "{case}: {found}");
-            let (found, expected) = (ssim(&one, &other, 45, 37).unwrap(), case["ssim"].as_f64().unwrap());
+            let (found, expected) =
+                (ssim(&one, &other, [45, 37, 3]).unwrap(), case["ssim"].as_f64().unwrap());
             assert!((found - expected).abs() < 1e-9, "{case}: {found}");
         }
     }
@@ -91,7 +92,15 @@ mod tests {
     fn extremes() {
         let picture: Vec<u8> = (0..11 * 11 * 3).map(|index| (index * 7 % 256) as u8).collect();
         assert_eq!(psnr(&picture, &picture), f64::INFINITY);
-        assert!((ssim(&picture, &picture, 11, 11).unwrap() - 1.0).abs() < 1e-12);
-        assert_eq!(ssim(&[0; 30 * 10 * 3], &[0; 30 * 10 * 3], 30, 10), None);
+        assert!((ssim(&picture, &picture, [11, 11, 3]).unwrap() - 1.0).abs() < 1e-12);
+        assert_eq!(ssim(&[0; 30 * 10 * 3], &[0; 30 * 10 * 3], [30, 10, 3]), None);
+        // A fourth channel counts as much as each of the others: one that is quite other is a quarter of the mean.
+        let with_alpha = |alpha: fn(usize) -> u8| -> Vec<u8> {
+            let pixels = picture.as_chunks().0.iter().enumerate();
+            pixels.flat_map(|(index, &[r, g, b]): (usize, &[u8; 3])| [r, g, b, alpha(index)]).collect()
+        };
+        let (one, other) = (with_alpha(|_| 0), with_alpha(|_| 255));
+        let found = ssim(&one, &other, [11, 11, 4]).unwrap();
+        assert!((found - 0.75).abs() < 1e-3, "{found}");
     }
 }

@@ -1,12 +1,18 @@
 //! What can go wrong between pixels and a file, in both directions.
 
+use crate::Channels;
+
 /// Pixels could not be written as a file, or a file not be read as pixels.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MediaError {
     /// The pixels are not as many as height and width say.
-    #[error("{found} bytes of RGB pixels do not make a picture of {width} x {height} (expected {expected})")]
+    #[error(
+        "{found} bytes of {channels} pixels do not make a picture of {width} x {height} (expected {expected})"
+    )]
     PixelCount {
+        /// What the bytes of a pixel are.
+        channels: Channels,
         /// Bytes given.
         found: usize,
         /// Bytes that the size asks for.
@@ -66,20 +72,26 @@ pub enum MediaError {
     },
 }
 
-/// Checks that `rgb` holds `width` × `height` pixels of three bytes, each side from 1 to `limit`.
+/// Checks that `pixels` are `width` × `height` pixels with these channels, each side from 1 to `limit`.
 pub(crate) fn check_size(
     format: &'static str,
-    rgb: &[u8],
-    width: usize,
-    height: usize,
+    pixels: &[u8],
+    channels: Channels,
+    [width, height]: [usize; 2],
     limit: usize,
 ) -> Result<(), MediaError> {
     if width == 0 || height == 0 || width > limit || height > limit {
         return Err(MediaError::Size { format, width, height, limit });
     }
-    let expected = width * height * 3;
-    if rgb.len() != expected {
-        return Err(MediaError::PixelCount { found: rgb.len(), expected, width, height });
+    let expected = width * height * channels.count();
+    if pixels.len() != expected {
+        return Err(MediaError::PixelCount { channels, found: pixels.len(), expected, width, height });
     }
     Ok(())
+}
+
+/// RGBA where `pixels` are as many bytes as `width` × `height` pixels have with alpha, else RGB.
+pub(crate) fn channels(pixels: &[u8], width: usize, height: usize) -> Channels {
+    let area = width.saturating_mul(height);
+    if area > 0 && pixels.len() == area.saturating_mul(4) { Channels::Rgba } else { Channels::Rgb }
 }

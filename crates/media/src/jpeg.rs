@@ -13,6 +13,7 @@ use jpeg_encoder::{
     ChromaSubsamplingMethod, Encoder, ImageBuffer, JpegColorType, SamplingFactor, rgb_to_ycbcr,
 };
 
+use crate::Channels;
 use crate::error::{MediaError, check_size};
 use crate::guard;
 
@@ -34,7 +35,7 @@ const BLOCK: usize = 8;
 /// # Errors
 /// When `rgb` has not `height * width * 3` bytes, or a side is 0 or more than 65,500 pixels.
 pub fn encode_jpeg(rgb: &[u8], width: usize, height: usize, quality: u8) -> Result<Vec<u8>, MediaError> {
-    check_size("JPEG", rgb, width, height, JPEG_MAX_SIDE)?;
+    check_size("JPEG", rgb, Channels::Rgb, [width, height], JPEG_MAX_SIDE)?;
     guard::encoder("JPEG", || encode(rgb, width, height, quality))
 }
 

@@ -16,10 +16,10 @@ mod watch;
 mod webp;
 
 pub use error::MediaError;
-pub use image::{ImageFile, RgbImage};
+pub use image::{Channels, Image, ImageFile};
 pub use jpeg::{DEFAULT_QUALITY, JPEG_MAX_SIDE, encode_jpeg};
 pub use mp4::{DEFAULT_FPS, MP4_MAX_SIZE, Mp4Options, encode_mp4};
-pub use pixels::{f16_bytes, model_range, planes_from_rgb, rgb_from_planes, round8, unit_range};
+pub use pixels::{f16_bytes, model_range, pixels_from_planes, planes_from_pixels, round8, unit_range};
 pub use png::{PNG_MAX_SIDE, encode_png};
 pub use resize::{resize_lanczos, resize_nearest};
 pub use watch::IsWanted;

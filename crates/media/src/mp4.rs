@@ -10,6 +10,7 @@ mod yuv;
 use rusty_h264_common::Profile;
 use rusty_h264_encoder::{EncodeError, Encoder, EncoderConfig, Preset};
 
+use crate::Channels;
 use crate::error::{MediaError, check_size};
 use crate::guard;
 use crate::watch::IsWanted;
@@ -69,7 +70,7 @@ pub fn encode_mp4<T: AsRef<[u8]>>(
     let [longest, shortest] = MP4_MAX_SIZE;
     for frame in frames {
         let limit = if width.min(height) > shortest { shortest } else { longest };
-        check_size("mp4", frame.as_ref(), width, height, limit)?;
+        check_size("mp4", frame.as_ref(), Channels::Rgb, [width, height], limit)?;
     }
     if frames.is_empty() {
         return Err(failed("there is no frame"));

@@ -3,6 +3,8 @@
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
+use crate::Channels;
+
 /// One value of a decoded picture as a byte: `round(clamp(x / 2 + 0.5, 0, 1) * 255)`.
 ///
 /// Halves go to the even neighbour, as in NumPy and PyTorch; NaN becomes 0.
@@ -31,28 +33,42 @@ pub fn unit_range(values: &mut [f32]) {
     }
 }
 
-/// The pixels `[height, width, 3]` of one decoded picture `[3, height, width]`, each value by [`round8`].
+/// The pixels `[height, width, channels]` of one decoded picture `[channels, height, width]`, each value by [`round8`].
 ///
 /// # Panics
-/// When `planes` does not divide into three planes of one size: a bug of the caller, never of a request.
-pub fn rgb_from_planes(planes: &[f32]) -> Vec<u8> {
-    assert_eq!(planes.len() % 3, 0, "a picture has three planes");
-    let area = planes.len() / 3;
-    let (red, rest) = planes.split_at(area);
-    let (green, blue) = rest.split_at(area);
-    let mut rgb = vec![0; planes.len()];
-    for (((pixel, &r), &g), &b) in rgb.as_chunks_mut::<3>().0.iter_mut().zip(red).zip(green).zip(blue) {
-        *pixel = [round8(r), round8(g), round8(b)];
+/// When `planes` does not divide into so many planes of one size: a bug of the caller, never of a request.
+pub fn pixels_from_planes(planes: &[f32], channels: Channels) -> Vec<u8> {
+    match channels {
+        Channels::Rgb => interleave::<3>(planes),
+        Channels::Rgba => interleave::<4>(planes),
     }
-    rgb
 }
 
-/// One picture's planes `[3, height, width]` in [-1, 1] from its pixels `[height, width, 3]`: `2 * (x / 255) - 1`, in
-/// float32 as diffusers' `VaeImageProcessor` reckons.
-pub fn planes_from_rgb(rgb: &[u8]) -> Vec<f32> {
+fn interleave<const N: usize>(planes: &[f32]) -> Vec<u8> {
+    assert!(planes.len().is_multiple_of(N), "a picture has {N} planes");
+    let area = (planes.len() / N).max(1);
+    let mut pixels = vec![0; planes.len()];
+    for (channel, plane) in planes.chunks_exact(area).enumerate() {
+        for (pixel, &value) in pixels.as_chunks_mut::<N>().0.iter_mut().zip(plane) {
+            pixel[channel] = round8(value);
+        }
+    }
+    pixels
+}
+
+/// One picture's planes `[channels, height, width]` in [-1, 1] from its pixels `[height, width, channels]`:
+/// `2 * (x / 255) - 1`, in float32 as diffusers' `VaeImageProcessor` reckons. Alpha too: what is opaque is 1.
+pub fn planes_from_pixels(pixels: &[u8], channels: Channels) -> Vec<f32> {
+    match channels {
+        Channels::Rgb => separate::<3>(pixels),
+        Channels::Rgba => separate::<4>(pixels),
+    }
+}
+
+fn separate<const N: usize>(pixels: &[u8]) -> Vec<f32> {
     let values: [f32; 256] = std::array::from_fn(|byte| 2.0 * (byte as f32 / 255.0) - 1.0);
-    let pixels = rgb.as_chunks::<3>().0;
-    (0..3).flat_map(|channel| pixels.iter().map(move |pixel| values[usize::from(pixel[channel])])).collect()
+    let pixels = pixels.as_chunks::<N>().0;
+    (0..N).flat_map(|channel| pixels.iter().map(move |pixel| values[usize::from(pixel[channel])])).collect()
 }
 
 /// Brings the values of a picture to [-1, 1] if they are not there: with one value below 0 they are taken to be, else
@@ -96,15 +112,23 @@ mod tests {
     fn planes_become_pixels() {
         // Two pixels: red and green are white and black, blue is grey.
         let planes = [1.0, -1.0, 1.0, -1.0, 0.0, 0.0];
-        assert_eq!(rgb_from_planes(&planes), [255, 255, 128, 0, 0, 128]);
+        assert_eq!(pixels_from_planes(&planes, Channels::Rgb), [255, 255, 128, 0, 0, 128]);
+        // The same, transparent and opaque.
+        let planes = [&planes[..], &[-1.0, 1.0]].concat();
+        assert_eq!(pixels_from_planes(&planes, Channels::Rgba), [255, 255, 128, 0, 0, 0, 128, 255]);
     }
 
     #[test]
     fn pixels_become_planes_and_pixels_again() {
         let rgb: Vec<u8> = (0..=255).flat_map(|byte| [byte, 255 - byte, byte / 2]).collect();
-        let planes = planes_from_rgb(&rgb);
+        let planes = planes_from_pixels(&rgb, Channels::Rgb);
         assert_eq!((planes[0], planes[255], planes[256]), (-1.0, 1.0, 1.0));
-        assert_eq!(rgb_from_planes(&planes), rgb);
+        assert_eq!(pixels_from_planes(&planes, Channels::Rgb), rgb);
+
+        let rgba: Vec<u8> = rgb.as_chunks().0.iter().flat_map(|&[r, g, b]| [r, g, b, r]).collect();
+        let with_alpha = planes_from_pixels(&rgba, Channels::Rgba);
+        assert_eq!(with_alpha, [&planes[..], &planes[..256]].concat());
+        assert_eq!(pixels_from_planes(&with_alpha, Channels::Rgba), rgba);
     }
 
     #[test]

@@ -7,7 +7,7 @@
 
 use std::f64::consts::PI;
 
-use crate::image::RgbImage;
+use crate::image::{Channels, Image};
 
 /// Half the width of the filter, in samples of the larger side (`lanczos_filter`, three lobes).
 const SUPPORT: f64 = 3.0;
@@ -16,20 +16,55 @@ const PRECISION_BITS: u32 = 32 - 8 - 2;
 /// Half a unit, for rounding.
 const HALF: i32 = 1 << (PRECISION_BITS - 1);
 
-/// Resizes as Pillow's `resize((width, height), Resampling.LANCZOS)` does, to the same bytes.
+/// Resizes as Pillow's `resize((width, height), Resampling.LANCZOS)` does, to the same bytes. With alpha, colours count by it,
+/// so that what is transparent has no colour in what lies beside it.
 ///
 /// # Panics
 /// When a side is 0.
-pub fn resize_lanczos(image: RgbImage, width: usize, height: usize) -> RgbImage {
+pub fn resize_lanczos(image: Image, width: usize, height: usize) -> Image {
     assert!(width > 0 && height > 0 && image.width > 0 && image.height > 0, "a picture has sides");
+    if (width, height) == (image.width, image.height) {
+        return image;
+    }
+    match image.channels {
+        Channels::Rgb => resample::<3>(image, width, height),
+        Channels::Rgba => {
+            let mut image = image;
+            image.pixels.as_chunks_mut().0.iter_mut().for_each(premultiply);
+            let mut image = resample::<4>(image, width, height);
+            image.pixels.as_chunks_mut().0.iter_mut().for_each(divide_by_alpha);
+            image
+        }
+    }
+}
+
+/// RGBA to Pillow's mode `RGBa` (`rgba2rgbA`).
+fn premultiply([colours @ .., alpha]: &mut [u8; 4]) {
+    for value in colours {
+        let product = u32::from(*value) * u32::from(*alpha) + 128;
+        *value = (((product >> 8) + product) >> 8) as u8;
+    }
+}
+
+/// The way back (`rgbA2rgba`).
+fn divide_by_alpha([colours @ .., alpha]: &mut [u8; 4]) {
+    if !matches!(alpha, 0 | 255) {
+        for value in colours {
+            *value = (255 * u32::from(*value) / u32::from(*alpha)).min(255) as u8;
+        }
+    }
+}
+
+/// [`resize_lanczos`] of pixels of `N` bytes, each by itself.
+fn resample<const N: usize>(image: Image, width: usize, height: usize) -> Image {
     let mut image = image;
     if width != image.width {
         let taps = taps(image.width, width);
-        let mut pixels = Vec::with_capacity(width * image.height * 3);
-        for row in image.pixels.chunks_exact(image.width * 3) {
-            let row = row.as_chunks::<3>().0;
+        let mut pixels = Vec::with_capacity(width * image.height * N);
+        for row in image.pixels.chunks_exact(image.width * N) {
+            let row = row.as_chunks::<N>().0;
             for Taps { first, weights } in &taps {
-                let mut sums = [HALF; 3];
+                let mut sums = [HALF; N];
                 for (pixel, &weight) in row[*first..].iter().zip(weights) {
                     for (sum, &value) in sums.iter_mut().zip(pixel) {
                         *sum += i32::from(value) * weight;
@@ -38,10 +73,10 @@ pub fn resize_lanczos(image: RgbImage, width: usize, height: usize) -> RgbImage 
                 pixels.extend(sums.map(to_byte));
             }
         }
-        image = RgbImage { width, pixels, ..image };
+        image = Image { width, pixels, ..image };
     }
     if height != image.height {
-        let row_bytes = image.width * 3;
+        let row_bytes = image.width * N;
         let mut pixels = Vec::with_capacity(row_bytes * height);
         let mut sums = vec![0; row_bytes];
         for Taps { first, weights } in taps(image.height, height) {
@@ -54,7 +89,7 @@ pub fn resize_lanczos(image: RgbImage, width: usize, height: usize) -> RgbImage 
             }
             pixels.extend(sums.iter().copied().map(to_byte));
         }
-        image = RgbImage { height, pixels, ..image };
+        image = Image { height, pixels, ..image };
     }
     image
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use media::{ImageFile, RgbImage, encode_webp, resize_lanczos, resize_nearest};
+use media::{Channels, Image, ImageFile, encode_webp, resize_lanczos, resize_nearest};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -13,8 +13,11 @@ struct Manifest {
     files: BTreeMap<String, (usize, usize)>,
     /// Ranges of lengths, both ends included.
     cuts: BTreeMap<String, Vec<(usize, usize)>>,
+    /// Those of `files` in which something is transparent.
+    transparent: Vec<String>,
     refused: Vec<String>,
     resize: Vec<Resize>,
+    resize_rgba: Vec<Resize>,
     nearest: Vec<Nearest>,
 }
 
@@ -48,18 +51,49 @@ fn manifest() -> Manifest {
 #[test]
 fn every_kind_of_file_has_pillows_pixels() {
     let manifest = manifest();
-    assert!(manifest.files.len() >= 113);
+    assert!(manifest.files.len() >= 128);
     for (name, (width, height)) in manifest.files {
         let file = read(format!("images/{name}"));
         let image = ImageFile::open(&file).unwrap();
         assert_eq!(image.size(), (width, height), "{name}");
-        let image = image.decode().unwrap();
+        let image = image.decode(Channels::Rgb).unwrap();
         assert_eq!((image.width, image.height), (width, height), "{name}");
         let expected = read(format!("images/{name}.rgb"));
         assert_eq!(image.pixels.len(), expected.len(), "{name}");
         let worst = image.pixels.iter().zip(&expected).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
         assert_eq!(worst, 0, "{name}");
     }
+}
+
+#[test]
+fn alpha_is_pillows() {
+    let manifest = manifest();
+    assert!(manifest.transparent.len() >= 27);
+    /// Files that say that they have alpha, and are opaque.
+    const OPAQUE: [&str; 4] =
+        ["animated.webp", "grey-2-transparent.png", "opaque.png", "rgb-16-transparent.png"];
+    let mut opaque = Vec::new();
+    for (name, (width, height)) in manifest.files {
+        let file = read(format!("images/{name}"));
+        let file = ImageFile::open(&file).unwrap();
+        let image = file.decode(Channels::Rgba).unwrap();
+        assert_eq!((image.width, image.height, image.channels), (width, height, Channels::Rgba), "{name}");
+        let rgb = read(format!("images/{name}.rgb"));
+        let is_transparent = manifest.transparent.contains(&name);
+        let alpha =
+            if is_transparent { read(format!("images/{name}.alpha")) } else { vec![255; width * height] };
+        let (colours, alphas): (Vec<[u8; 3]>, Vec<u8>) =
+            image.pixels.as_chunks().0.iter().map(|&[r, g, b, a]| ([r, g, b], a)).unzip();
+        assert!(colours.concat() == rgb, "{name} has other colours with alpha");
+        assert!(alphas == alpha, "{name} has another alpha");
+        // Known without the pixels, as far as the header tells.
+        match file.channels() {
+            Channels::Rgba if !is_transparent => opaque.push(name),
+            Channels::Rgb if is_transparent => panic!("{name} has alpha"),
+            _ => {}
+        }
+    }
+    assert_eq!(opaque, OPAQUE);
 }
 
 /// A picture of which a part is missing would pass for a whole one. A PNG may lack a part of the checksum that ends its
@@ -73,7 +107,7 @@ fn every_file_is_cut_off_where_it_is_for_pillow() {
         let expected = read(format!("images/{name}.rgb"));
         let mut read: Vec<(usize, usize)> = Vec::new();
         for length in 0..=file.len() {
-            if ImageFile::open(&file[..length]).and_then(|image| image.decode()).is_ok() {
+            if ImageFile::open(&file[..length]).and_then(|image| image.decode(Channels::Rgb)).is_ok() {
                 match read.last_mut() {
                     Some((_, to)) if *to + 1 == length => *to = length,
                     _ => read.push((length, length)),
@@ -86,7 +120,7 @@ fn every_file_is_cut_off_where_it_is_for_pillow() {
             read == ranges || name.ends_with(".png") && read == strict,
             "{name}: {read:?}, Pillow {ranges:?}"
         );
-        let whole = ImageFile::open(&file).unwrap().decode().unwrap();
+        let whole = ImageFile::open(&file).unwrap().decode(Channels::Rgb).unwrap();
         assert!(whole.pixels == expected, "{name}");
     }
 }
@@ -105,7 +139,7 @@ fn a_file_that_is_cut_off_is_called_so() {
         let file = read(format!("images/{name}"));
         for part in [40, 70, 90, 97] {
             let error = ImageFile::open(&file[..file.len() * part / 100])
-                .and_then(|image| image.decode())
+                .and_then(|image| image.decode(Channels::Rgb))
                 .expect_err(name)
                 .to_string();
             assert!(error.contains("is cut off"), "{name} to {part} %: {error}");
@@ -119,7 +153,7 @@ fn whole_files_that_pillow_refuses_are_refused() {
     assert_eq!(refused.len(), 4);
     for name in refused {
         let file = read(format!("images/{name}"));
-        assert!(ImageFile::open(&file).and_then(|image| image.decode()).is_err(), "{name}");
+        assert!(ImageFile::open(&file).and_then(|image| image.decode(Channels::Rgb)).is_err(), "{name}");
     }
 }
 
@@ -131,8 +165,8 @@ fn a_jpeg_has_a_bounded_number_of_scans() {
     let (rest, end) = file.split_at(file.len() - 2);
     let scan = &rest[last..];
     let with = |more: usize| [rest, &scan.repeat(more), end].concat();
-    assert!(ImageFile::open(&with(3)).unwrap().decode().is_ok());
-    let error = ImageFile::open(&with(600)).unwrap().decode().unwrap_err().to_string();
+    assert!(ImageFile::open(&with(3)).unwrap().decode(Channels::Rgb).is_ok());
+    let error = ImageFile::open(&with(600)).unwrap().decode(Channels::Rgb).unwrap_err().to_string();
     assert_eq!(error, "the JPEG file cannot be read, it may be damaged: it has more than 500 scans");
 }
 
@@ -145,7 +179,7 @@ fn a_png_that_promises_too_much_is_refused_before_memory_is_taken() {
         file[20..24].copy_from_slice(&height.to_be_bytes());
         let check = crc(&file[12..29]).to_be_bytes();
         file[29..33].copy_from_slice(&check);
-        let error = ImageFile::open(&file).unwrap().decode().unwrap_err().to_string();
+        let error = ImageFile::open(&file).unwrap().decode(Channels::Rgb).unwrap_err().to_string();
         assert!(
             error.contains("cannot hold") || error.contains("limits") || error.contains("cannot be counted"),
             "{error}"
@@ -188,9 +222,23 @@ fn lanczos_is_pillows_to_the_byte() {
     let manifest = manifest();
     assert_eq!(manifest.resize.len(), 12);
     for Resize { from, width, height, file } in manifest.resize {
-        let image = RgbImage { width: 72, height: 53, pixels: read(from) };
+        let image = Image { width: 72, height: 53, channels: Channels::Rgb, pixels: read(from) };
         let resized = resize_lanczos(image, width, height);
         assert_eq!((resized.width, resized.height), (width, height));
+        assert!(resized.pixels == read(format!("images/{file}")), "{file} has other pixels");
+    }
+}
+
+/// What is transparent has no share in the colours beside it.
+#[test]
+fn lanczos_with_alpha_is_pillows_to_the_byte() {
+    let manifest = manifest();
+    assert_eq!(manifest.resize_rgba.len(), 12);
+    for Resize { from, width, height, file } in manifest.resize_rgba {
+        let image = Image { width: 45, height: 37, channels: Channels::Rgba, pixels: read(from) };
+        assert!(resize_lanczos(image.clone(), 45, 37) == image, "what keeps its size keeps its bytes");
+        let resized = resize_lanczos(image, width, height);
+        assert_eq!((resized.width, resized.height, resized.channels), (width, height, Channels::Rgba));
         assert!(resized.pixels == read(format!("images/{file}")), "{file} has other pixels");
     }
 }
@@ -262,11 +310,12 @@ fn damaged_files_are_refused_or_read() {
                 refused += 1;
                 continue;
             }
-            match image.decode() {
+            let channels = if random(2) == 0 { Channels::Rgb } else { Channels::Rgba };
+            match image.decode(channels) {
                 Ok(image) => {
                     assert_eq!(
                         (image.width, image.height, image.pixels.len()),
-                        (width, height, width * height * 3)
+                        (width, height, width * height * channels.count())
                     );
                     decoded += 1;
                 }
@@ -284,7 +333,7 @@ fn damaged_files_are_refused_or_read() {
 fn webp_files_are_as_large_and_as_good_as_pillows() {
     let rgb = read("images/rgb.png.rgb");
     let psnr = |file: &[u8]| {
-        let pixels = ImageFile::open(file).unwrap().decode().unwrap().pixels;
+        let pixels = ImageFile::open(file).unwrap().decode(Channels::Rgb).unwrap().pixels;
         let errors = pixels.iter().zip(&rgb).map(|(&a, &b)| (f64::from(a) - f64::from(b)).powi(2));
         10.0 * (255.0 * 255.0 * rgb.len() as f64 / errors.sum::<f64>()).log10()
     };
@@ -300,6 +349,27 @@ fn webp_files_are_as_large_and_as_good_as_pillows() {
     for (length, width, height) in [(0, 0, 0), (2, 1, 1), (16_384 * 3, 16_384, 1)] {
         assert!(encode_webp(&vec![0; length], width, height, 80).is_err(), "{length} {width} {height}");
     }
+}
+
+/// Pillow writes `alpha.webp` of the pixels of `rgba.png`.
+#[test]
+fn webp_files_with_alpha_are_pillows_too() {
+    let decode = |file: &[u8]| ImageFile::open(file).unwrap().decode(Channels::Rgba).unwrap().pixels;
+    let rgba = decode(&read("images/rgba.png"));
+    let pillow = read("images/alpha.webp");
+    let own = encode_webp(&rgba, 45, 37, 80).unwrap();
+    let alpha = |pixels: &[u8]| pixels.iter().skip(3).step_by(4).copied().collect::<Vec<_>>();
+    assert!(alpha(&decode(&own)) == alpha(&rgba), "alpha is kept without loss");
+    let error = |file: &[u8]| -> f64 {
+        let squares = decode(file).into_iter().zip(&rgba);
+        squares.map(|(a, &b)| (f64::from(a) - f64::from(b)).powi(2)).sum()
+    };
+    let (larger, worse) = (own.len() as f64 / pillow.len() as f64, error(&own) / error(&pillow));
+    assert!(larger < 1.01 && worse < 1.01, "{larger:.3} of the size, {worse:.3} of the error");
+    // Without transparency there is no alpha in the file, as in Pillow's.
+    let opaque: Vec<u8> = rgba.as_chunks().0.iter().flat_map(|&[r, g, b, _]| [r, g, b, 255]).collect();
+    let file = encode_webp(&opaque, 45, 37, 80).unwrap();
+    assert_eq!(ImageFile::open(&file).unwrap().channels(), Channels::Rgb);
 }
 
 /// A large picture takes seconds, which nobody shall spend on a request whose client has left.
@@ -321,7 +391,7 @@ fn a_picture_that_is_not_wanted_any_longer_is_not_read_to_its_end() {
         let looks = Cell::new(0);
         let until = |most: usize| {
             looks.set(0);
-            image.decode_while(&|| {
+            image.decode_while(Channels::Rgb, &|| {
                 looks.set(looks.get() + 1);
                 looks.get() <= most
             })

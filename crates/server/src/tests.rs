@@ -1,6 +1,7 @@
 //! In-process tests of the whole HTTP surface with a model that is easy to predict. Only [`live`] takes a port.
 
 mod access;
+mod alpha;
 mod answers;
 mod connections;
 mod encode;

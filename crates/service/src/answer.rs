@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use media::{
-    DEFAULT_QUALITY, DEFAULT_WEBP_QUALITY, IsWanted, JPEG_MAX_SIDE, MP4_MAX_SIZE, MediaError, Mp4Options,
-    PNG_MAX_SIDE, WEBP_MAX_SIDE, encode_jpeg, encode_mp4, encode_png, encode_webp,
+    Channels, DEFAULT_QUALITY, DEFAULT_WEBP_QUALITY, IsWanted, JPEG_MAX_SIDE, MP4_MAX_SIZE, MediaError,
+    Mp4Options, PNG_MAX_SIDE, WEBP_MAX_SIDE, encode_jpeg, encode_mp4, encode_png, encode_webp,
 };
 use vae::{DiagonalGaussianDistribution, HostTensor, SampleMode, VaeError, VaeInfo};
 use wire::{DType, ImageFormat, Tensor, TensorHead, Transfer, VIDEO_MP4, Values, VideoFormat};
@@ -13,7 +13,7 @@ use wire::{DType, ImageFormat, Tensor, TensorHead, Transfer, VIDEO_MP4, Values, 
 use crate::failure::Failure;
 use crate::job::Report;
 use crate::packaging::{File, pack};
-use crate::postprocess::{pictures, tensor};
+use crate::postprocess::{Pictures, pictures, tensor};
 use crate::tensors::{self, floats};
 
 /// What a client gets.
@@ -78,14 +78,19 @@ pub(crate) fn check(
     let can_be_video = info.temporal_factor.is_some();
     // One frame is a picture.
     let is_video = frames > 1;
-    let needs_rgb = !matches!(answer, wire::Answer::Tensor { values: Values::Raw, .. });
-    if needs_rgb && info.out_channels != 3 {
+    let channels = Channels::new(info.out_channels);
+    let has_alpha = channels == Some(Channels::Rgba);
+    if channels.is_none() && !matches!(answer, wire::Answer::Tensor { values: Values::Raw, .. }) {
         return Err(Failure::unprocessable(format!(
             "this model decodes to {} channels, which make no picture: use output_type=pt",
             info.out_channels
         )));
     }
     match answer {
+        wire::Answer::Video(_) if has_alpha => Err(Failure::unprocessable(
+            "this model decodes to pictures with alpha, which an mp4 file cannot hold: use image_format=png or webp, or \
+             output_type=pt",
+        )),
         wire::Answer::Video(_) if can_be_video => check_video(batch, size),
         wire::Answer::Video(_) => Err(Failure::unprocessable(
             "output_type=mp4 needs a video model, and this one decodes images: use pil or pt",
@@ -97,7 +102,9 @@ pub(crate) fn check(
             "{batch} pictures do not fit into one file: use output_type=pt, or accept multipart/mixed or \
              application/zip"
         ))),
-        wire::Answer::Image(format) | wire::Answer::Images(format, _) => check_picture(format, size),
+        wire::Answer::Image(format) | wire::Answer::Images(format, _) => {
+            check_picture(format, has_alpha, size)
+        }
         wire::Answer::Tensor { values: Values::Unit | Values::Round8, .. } if is_video && batch > 1 => {
             Err(Failure::unprocessable(format!(
                 "the frames of {batch} videos do not fit into one tensor: use output_type=pt without \
@@ -198,18 +205,18 @@ pub(crate) fn files(
     format: ImageFormat,
     is_wanted: &IsWanted<'_>,
 ) -> Result<Vec<File>, Failure> {
-    let (height, width, pictures) = pictures(pixels);
-    let encode = |(index, rgb): (usize, Vec<u8>)| {
+    let Pictures { height, width, pictures, .. } = pictures(pixels).map_err(broken)?;
+    let encode = |(index, picture): (usize, Vec<u8>)| {
         if !is_wanted() {
             return Err(VaeError::Cancelled.into());
         }
         let content = match format {
             ImageFormat::Jpeg { quality } => {
-                encode_jpeg(&rgb, width, height, quality.unwrap_or(DEFAULT_QUALITY))
+                encode_jpeg(&picture, width, height, quality.unwrap_or(DEFAULT_QUALITY))
             }
-            ImageFormat::Png => encode_png(&rgb, width, height),
+            ImageFormat::Png => encode_png(&picture, width, height),
             ImageFormat::WebP { quality } => {
-                encode_webp(&rgb, width, height, quality.unwrap_or(DEFAULT_WEBP_QUALITY))
+                encode_webp(&picture, width, height, quality.unwrap_or(DEFAULT_WEBP_QUALITY))
             }
         };
         let name = format!("{index}.{}", format.name());
@@ -224,7 +231,7 @@ pub(crate) fn video(
     format: VideoFormat,
     is_wanted: &IsWanted<'_>,
 ) -> Result<Vec<u8>, Failure> {
-    let (height, width, frames) = pictures(pixels);
+    let Pictures { height, width, pictures: frames, .. } = pictures(pixels).map_err(broken)?;
     let options = Mp4Options { fps: format.fps, quality: format.quality };
     encode_mp4(&frames, width, height, &options, is_wanted).map_err(|error| match error {
         MediaError::Cancelled => VaeError::Cancelled.into(),
@@ -232,8 +239,13 @@ pub(crate) fn video(
     })
 }
 
-/// Whether pictures of this height and width, in pixels, fit into such a file.
-fn check_picture(format: ImageFormat, [height, width]: [usize; 2]) -> Result<(), Failure> {
+/// Whether pictures of this height and width, in pixels, fit into such a file, with alpha if they have it.
+fn check_picture(format: ImageFormat, has_alpha: bool, [height, width]: [usize; 2]) -> Result<(), Failure> {
+    if has_alpha && matches!(format, ImageFormat::Jpeg { .. }) {
+        return Err(Failure::unprocessable(
+            "this model decodes to pictures with alpha, which a JPEG file cannot hold: use image_format=png or webp",
+        ));
+    }
     let (name, longest, instead) = match format {
         ImageFormat::Jpeg { .. } => ("JPEG", JPEG_MAX_SIDE, "image_format=png"),
         ImageFormat::Png => ("PNG", PNG_MAX_SIDE, "output_type=pt"),

@@ -1,10 +1,10 @@
-//! From the picture of a request to the work of encoding it, with the steps of diffusers' `VaeImageProcessor`: RGB,
-//! sides that are whole latents, values in [-1, 1].
+//! From the picture of a request to the work of encoding it, with the steps of diffusers' `VaeImageProcessor`: RGB, or RGBA for
+//! models of pictures with alpha, sides that are whole latents, values in [-1, 1].
 
 use std::hash::{BuildHasher, RandomState};
 
 use bytes::Bytes;
-use media::{ImageFile, IsWanted, MediaError};
+use media::{Channels, ImageFile, IsWanted, MediaError};
 use vae::{EncodeOptions, HostTensor, VaeError, VaeInfo};
 use wire::{DType, EncodeRequest, Picture, SampleMode, Task, Tensor, WireError};
 
@@ -13,7 +13,7 @@ use crate::answer::Reply;
 use crate::failure::Failure;
 use crate::job::{Context, Prepared, values_memory};
 use crate::scheduler::Options;
-use crate::tensors::host_tensor;
+use crate::tensors::{self, host_tensor};
 use crate::values::{self, Kind};
 
 /// What a model has to do for an encode.
@@ -36,13 +36,10 @@ pub(crate) fn prepare(request: EncodeRequest, context: &Context<'_>) -> Result<P
     };
     // Before the file is decoded: a small file may have very many pixels.
     limits.check_pictures(Task::Encode, size.batch, size.frames, size.height, size.width)?;
-    let (height, width) = size.whole_latents(info.spatial_factor)?;
-    let frames = size.batch * size.frames;
-    let pixels = frames * height * width;
     let mut warnings = Vec::new();
     if let Picture::Tensor(tensor) = &picture {
         values::check(tensor, Kind::Pixels, non_finite, &mut warnings)?;
-        if size.has_alpha {
+        if size.alpha == Alpha::LeftOut {
             warnings.push("the tensor is taken for RGBA, and its fourth channel is left out".to_owned());
         }
     }
@@ -54,6 +51,11 @@ pub(crate) fn prepare(request: EncodeRequest, context: &Context<'_>) -> Result<P
         }
         SampleMode::Moments => None,
     };
+    // Moments are not scaled, and only scaling makes patches.
+    let patch = sample_mode.map_or(1, |_| tensors::scaling(params.scaling).patch_side(info));
+    let (height, width) = size.whole_latents(info.spatial_factor, patch)?;
+    let frames = size.batch * size.frames;
+    let pixels = frames * height * width;
     let is_raw = sample_mode.is_none() && matches!(picture, Picture::Tensor(_));
     if is_raw && (height, width) != (size.height, size.width) {
         return Err(Failure::unprocessable(format!(
@@ -69,8 +71,8 @@ pub(crate) fn prepare(request: EncodeRequest, context: &Context<'_>) -> Result<P
     let reading = match &picture {
         Picture::Tensor(_) => values_memory(&shape).saturating_mul(2),
         Picture::File(_) => {
-            let rgb = size.height.saturating_mul(size.width).saturating_mul(3);
-            values_memory(&shape).saturating_add(rgb.saturating_mul(4))
+            let bytes = size.height.saturating_mul(size.width).saturating_mul(info.out_channels);
+            values_memory(&shape).saturating_add(bytes.saturating_mul(4))
         }
     };
     let read = Box::new({
@@ -94,8 +96,18 @@ struct Size {
     frames: usize,
     height: usize,
     width: usize,
-    /// Whether there is a fourth channel, which is left out as Pillow's `convert("RGB")` leaves it out.
-    has_alpha: bool,
+    alpha: Alpha,
+}
+
+/// What is done with alpha.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Alpha {
+    /// The channels are those of the model.
+    AsItIs,
+    /// There is a fourth channel that the model has not, left out as Pillow's `convert("RGB")` leaves it out.
+    LeftOut,
+    /// The model has a fourth channel, which is opaque as Pillow's `convert("RGBA")` makes it.
+    Opaque,
 }
 
 impl Size {
@@ -107,12 +119,15 @@ impl Size {
         }
     }
 
-    /// Height and width, each rounded down to a multiple of `factor`.
-    fn whole_latents(self, factor: usize) -> Result<(usize, usize), Failure> {
+    /// Height and width, each rounded down to whole latents of so many pixels, or to whole patches of `patch` × `patch` of them.
+    fn whole_latents(self, spatial_factor: usize, patch: usize) -> Result<(usize, usize), Failure> {
         let Self { height, width, .. } = self;
+        let factor = spatial_factor * patch;
         if height < factor || width < factor {
+            let what =
+                if patch == 1 { "latent".to_owned() } else { format!("patch of {patch} x {patch} latents") };
             return Err(Failure::unprocessable(format!(
-                "a picture of {width} x {height} pixels has no whole latent, which stands for {factor} x {factor}"
+                "a picture of {width} x {height} pixels has no whole {what}, which stands for {factor} x {factor}"
             )));
         }
         Ok((height - height % factor, width - width % factor))
@@ -130,11 +145,13 @@ fn tensor_size(shape: &[usize], info: &VaeInfo) -> Result<Size, Failure> {
         [c, height, width] if c == channels => Some((1, 1, height, width)),
         _ => None,
     };
-    let rgba = || (channels == 3).then(|| read(4)).flatten();
-    let (size, has_alpha) = match (read(channels), rgba()) {
-        (Some(size), _) => (size, false),
-        (None, Some(size)) => (size, true),
-        (None, None) => {
+    let other = || match Channels::new(channels)? {
+        Channels::Rgb => Some((read(4)?, Alpha::LeftOut)),
+        Channels::Rgba => Some((read(3)?, Alpha::Opaque)),
+    };
+    let (size, alpha) = match read(channels).map(|size| (size, Alpha::AsItIs)).or_else(other) {
+        Some(found) => found,
+        None => {
             let video = if video { format!(", [B, {channels}, F, H, W]") } else { String::new() };
             return Err(Failure::unprocessable(format!(
                 "pixels of shape {shape:?} do not fit this model, which encodes [B, {channels}, H, W], \
@@ -143,13 +160,13 @@ fn tensor_size(shape: &[usize], info: &VaeInfo) -> Result<Size, Failure> {
         }
     };
     let (batch, frames, height, width) = size;
-    Ok(Size { batch, frames, height, width, has_alpha })
+    Ok(Size { batch, frames, height, width, alpha })
 }
 
 fn file_size(file: &Bytes, info: &VaeInfo) -> Result<Size, Failure> {
-    if info.out_channels != 3 {
+    if Channels::new(info.out_channels).is_none() {
         return Err(Failure::unprocessable(format!(
-            "this model encodes {} channels, and a picture file has 3: send a tensor",
+            "this model encodes {} channels, and a picture file has 3, or 4 with alpha: send a tensor",
             info.out_channels
         )));
     }
@@ -160,10 +177,10 @@ fn file_size(file: &Bytes, info: &VaeInfo) -> Result<Size, Failure> {
         error => Failure::unprocessable(error.to_string()),
     })?;
     let (width, height) = image.size();
-    Ok(Size { batch: 1, frames: 1, height, width, has_alpha: false })
+    Ok(Size { batch: 1, frames: 1, height, width, alpha: Alpha::AsItIs })
 }
 
-/// The pixels as the model takes them: `[B, 3, H, W]`, or `[B, 3, F, H, W]`, of height and width `to`, in [-1, 1]. The
+/// The pixels as the model takes them: `[B, C, H, W]`, or `[B, C, F, H, W]`, of height and width `to`, in [-1, 1]. The
 /// values of a tensor that `is_raw` are so already, but for bytes.
 fn for_model(
     picture: Picture,
@@ -180,14 +197,17 @@ fn for_model(
                 MediaError::Cancelled => VaeError::Cancelled,
                 error => VaeError::Input(error.to_string()),
             };
-            let image =
-                ImageFile::open(&file).and_then(|image| image.decode_while(is_wanted)).map_err(input)?;
-            media::planes_from_rgb(&media::resize_lanczos(image, to.1, to.0).pixels)
+            let channels = shape.get(1).and_then(|&count| Channels::new(count));
+            let channels = channels.ok_or_else(|| VaeError::Input(format!("{shape:?} is no picture")))?;
+            let image = ImageFile::open(&file)
+                .and_then(|image| image.decode_while(channels, is_wanted))
+                .map_err(input)?;
+            media::planes_from_pixels(&media::resize_lanczos(image, to.1, to.0).pixels, channels)
         }
         Picture::Tensor(tensor) => {
             let is_bytes = tensor.head.dtype == DType::UInt8;
             let mut values = pixel_values(tensor)?;
-            if size.has_alpha {
+            if size.alpha == Alpha::LeftOut {
                 values = without_alpha(&values, size.frames * size.height * size.width);
             }
             if from != to {
@@ -195,6 +215,9 @@ fn for_model(
             }
             if !is_raw || is_bytes {
                 media::model_range(&mut values);
+            }
+            if size.alpha == Alpha::Opaque {
+                values = with_alpha(&values, size.frames * to.0 * to.1);
             }
             values
         }
@@ -215,6 +238,12 @@ fn pixel_values(tensor: Tensor) -> Result<Vec<f32>, VaeError> {
 /// The first three of each four channels, of `plane` values each.
 fn without_alpha(values: &[f32], plane: usize) -> Vec<f32> {
     values.chunks_exact(4 * plane).flat_map(|item| item.iter().take(3 * plane)).copied().collect()
+}
+
+/// Three channels of `plane` values each, and a fourth one that is opaque: 1, as all is in [-1, 1].
+fn with_alpha(values: &[f32], plane: usize) -> Vec<f32> {
+    let opaque = || std::iter::repeat_n(1.0, plane);
+    values.chunks_exact(3 * plane).flat_map(|item| item.iter().copied().chain(opaque())).collect()
 }
 
 /// A seed that nobody could guess, short enough to be written down.

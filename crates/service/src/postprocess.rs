@@ -1,12 +1,13 @@
 //! From what a model gave to what a client asked for.
 
+use media::Channels;
 use vae::HostTensor;
 use wire::{DType, Tensor, Values, WireError};
 
 use crate::tensors::floats;
 
-/// A decoded tensor as the client wants it. `pixels` is `[B, 3, H, W]`, or `[1, 3, F, H, W]`, nominally in [-1, 1];
-/// [`Values`] says what comes out.
+/// A decoded tensor as the client wants it. `pixels` is `[B, C, H, W]`, or `[1, C, F, H, W]`, nominally in [-1, 1], with alpha if
+/// `C` is 4; [`Values`] says what comes out.
 ///
 /// # Errors
 /// None that a request can cause: the shapes fit.
@@ -19,19 +20,34 @@ pub(crate) fn tensor(pixels: HostTensor, values: Values, dtype: DType) -> Result
             Tensor::new(dtype, pixels.shape, floats(&pixels.data, dtype))
         }
         Values::Round8 => {
-            let (height, width, pictures) = pictures(pixels);
-            let shape = vec![pictures.len(), height, width, 3];
+            let Pictures { height, width, channels, pictures } = pictures(pixels)?;
+            let shape = vec![pictures.len(), height, width, channels.count()];
             Tensor::new(DType::UInt8, shape, pictures.concat().into())
         }
     }
 }
 
-/// Every picture or frame as bytes `[height, width, 3]`, with their height and width.
-pub(crate) fn pictures(pixels: HostTensor) -> (usize, usize, Vec<Vec<u8>>) {
+/// Pictures, or the frames of a video, as bytes.
+pub(crate) struct Pictures {
+    pub(crate) height: usize,
+    pub(crate) width: usize,
+    pub(crate) channels: Channels,
+    /// Each `[height, width, channels]`.
+    pub(crate) pictures: Vec<Vec<u8>>,
+}
+
+/// Every picture or frame as bytes.
+///
+/// # Errors
+/// Values that are neither RGB nor RGBA; [`answer::check`](crate::answer::check) has refused these.
+pub(crate) fn pictures(pixels: HostTensor) -> Result<Pictures, WireError> {
     let pixels = frames_first(pixels);
-    let &[_, channels, height, width] = pixels.shape.as_slice() else { return (0, 0, Vec::new()) };
-    let pictures = pixels.data.chunks_exact(channels * height * width).map(media::rgb_from_planes).collect();
-    (height, width, pictures)
+    let none = || WireError::Body(format!("values of shape {:?} make no picture", pixels.shape));
+    let &[_, count, height, width] = pixels.shape.as_slice() else { return Err(none()) };
+    let channels = Channels::new(count).ok_or_else(none)?;
+    let planes = pixels.data.chunks_exact(count * height * width);
+    let pictures = planes.map(|planes| media::pixels_from_planes(planes, channels)).collect();
+    Ok(Pictures { height, width, channels, pictures })
 }
 
 /// `[1, C, F, H, W]` to `[F, C, H, W]`; pictures are in this order already.
@@ -90,6 +106,20 @@ mod tests {
             let (picture, pixel, channel) = (index / 30, index % 30 / 3, index % 3);
             assert_eq!(byte, media::round8(pixels.data[picture * 30 + channel * 10 + pixel]));
         }
+    }
+
+    #[test]
+    fn alpha_is_a_channel_like_the_others() {
+        let pixels = counted(&[2, 4, 2, 5]);
+        let bytes = tensor(pixels.clone(), Values::Round8, DType::UInt8).unwrap();
+        assert_eq!(bytes.head.shape, [2, 2, 5, 4]);
+        for (index, &byte) in bytes.bytes.iter().enumerate() {
+            let (picture, pixel, channel) = (index / 40, index % 40 / 4, index % 4);
+            assert_eq!(byte, media::round8(pixels.data[picture * 40 + channel * 10 + pixel]));
+        }
+        let unit = tensor(pixels, Values::Unit, DType::Float32).unwrap();
+        assert_eq!(unit.head.shape, [2, 4, 2, 5]);
+        assert!(tensor(counted(&[1, 1, 2, 5]), Values::Round8, DType::UInt8).is_err());
     }
 
     #[test]

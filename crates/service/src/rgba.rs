@@ -1,5 +1,6 @@
 //! Tensors of four channels that nothing calls latents or a picture, as diffusers' `remote_encode` sends RGBA.
 
+use media::Channels;
 use vae::VaeInfo;
 use wire::{DecodeRequest, Request, RequestHead, Survey};
 
@@ -14,7 +15,7 @@ const SIDE: usize = 64;
 /// A failure that names both readings, for the values of a picture in a shape that latents of this model have too.
 pub(crate) fn settle(request: DecodeRequest, head: &RequestHead, info: &VaeInfo) -> Result<Request, Failure> {
     let shape = &request.latents.head.shape;
-    if !head.may_be_rgba || !info.can_encode || info.out_channels != 3 {
+    if !head.may_be_rgba || !info.can_encode || Channels::new(info.out_channels).is_none() {
         return Ok(Request::Decode(request));
     }
     let &[.., height, width] = shape.as_slice() else { return Ok(Request::Decode(request)) };

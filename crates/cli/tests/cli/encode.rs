@@ -168,11 +168,11 @@ fn a_roundtrip_shows_what_is_lost() {
     // assets/README.md says what the demonstration model keeps of this photograph.
     assert!(psnr > 27.0 && (0.5..1.0).contains(&ssim), "{told}");
     let sheet = fs::read(&out).unwrap();
-    let sheet = ImageFile::open(&sheet).unwrap().decode().unwrap();
+    let sheet = ImageFile::open(&sheet).unwrap().decode(media::Channels::Rgb).unwrap();
     assert_eq!((sheet.width, sheet.height), (3 * 512 + 16, 512));
     // The first of the three is the photograph, byte for byte.
     let file = fs::read(&photo).unwrap();
-    let original = ImageFile::open(&file).unwrap().decode().unwrap();
+    let original = ImageFile::open(&file).unwrap().decode(media::Channels::Rgb).unwrap();
     let rows = sheet.pixels.chunks_exact(sheet.width * 3).zip(original.pixels.chunks_exact(512 * 3));
     for (sheet, original) in rows {
         assert!(&sheet[..512 * 3] == original);

@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use mozjpeg::{ColorSpace, Decompress};
 
-use super::{Header, Metadata, to_rgb};
+use super::{Channels, Header, Metadata, convert};
 use crate::MediaError;
 use crate::watch::WatchedFile;
 
@@ -64,7 +64,8 @@ pub(super) fn header(file: &[u8]) -> Result<Header, MediaError> {
                 if width == 0 || height == 0 {
                     return Err(failed(format!("its size is {width} x {height}")));
                 }
-                return Ok(Header { width, height, orientation: metadata.orientation() });
+                let channels = Channels::Rgb;
+                return Ok(Header { width, height, channels, orientation: metadata.orientation() });
             }
             _ => {}
         }
@@ -72,8 +73,12 @@ pub(super) fn header(file: &[u8]) -> Result<Header, MediaError> {
     Err(CUT_OFF)
 }
 
-/// `watched` reads `file`.
-pub(super) fn pixels(file: &[u8], watched: WatchedFile<'_>) -> Result<Vec<u8>, MediaError> {
+/// `watched` reads `file`. The pixels are opaque.
+pub(super) fn pixels(
+    file: &[u8],
+    watched: WatchedFile<'_>,
+    channels: Channels,
+) -> Result<Vec<u8>, MediaError> {
     let scans = Segments::new(file)
         .filter_map(Result::ok)
         .take_while(|segment| segment.marker != EOI)
@@ -85,7 +90,7 @@ pub(super) fn pixels(file: &[u8], watched: WatchedFile<'_>) -> Result<Vec<u8>, M
     }
     let ended = Cell::new(false);
     // libjpeg's errors are unwound through it, with a text.
-    let decoded = catch_unwind(AssertUnwindSafe(|| decode(Whole { file: watched, ended: &ended })));
+    let decoded = catch_unwind(AssertUnwindSafe(|| decode(Whole { file: watched, ended: &ended }, channels)));
     if ended.get() {
         return Err(CUT_OFF);
     }
@@ -98,8 +103,7 @@ pub(super) fn pixels(file: &[u8], watched: WatchedFile<'_>) -> Result<Vec<u8>, M
     }
 }
 
-/// The pixels as RGB.
-fn decode(file: Whole<'_>) -> io::Result<Vec<u8>> {
+fn decode(file: Whole<'_>, channels: Channels) -> io::Result<Vec<u8>> {
     let decoder = Decompress::new_reader(file)?;
     let components = decoder.components().len();
     let space = match components {
@@ -111,7 +115,10 @@ fn decode(file: Whole<'_>) -> io::Result<Vec<u8>> {
     let pixels = decoder.read_scanlines::<u8>()?;
     // Up to the end of the image, which must be there.
     decoder.finish()?;
-    Ok(if components == 4 { inks_to_rgb(&pixels) } else { to_rgb(pixels, components) })
+    Ok(match components {
+        4 => convert(inks_to_rgb(&pixels), 3, channels),
+        _ => convert(pixels, components, channels),
+    })
 }
 
 /// Pillow takes all files of four components for Adobe's, which store 255 for no ink, and has the paper's light dimmed by

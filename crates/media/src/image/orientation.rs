@@ -2,7 +2,7 @@
 
 use exif::{In, Reader, Tag, Value};
 
-use super::RgbImage;
+use super::{Channels, Image};
 
 /// What a file says about its picture beside the pixels, where it says it as Pillow looks for it.
 #[derive(Default)]
@@ -92,14 +92,20 @@ impl Orientation {
     }
 
     /// The picture upright.
-    pub(super) fn apply(self, image: RgbImage) -> RgbImage {
-        if self.0 == 1 {
-            return image;
+    pub(super) fn apply(self, image: Image) -> Image {
+        match image.channels {
+            _ if self.0 == 1 => image,
+            Channels::Rgb => self.turn::<3>(image),
+            Channels::Rgba => self.turn::<4>(image),
         }
+    }
+
+    /// [`Self::apply`] for pixels of `N` bytes.
+    fn turn<const N: usize>(self, image: Image) -> Image {
         let (stored_width, stored_height) = (image.width, image.height);
         let (width, height) =
             if self.swaps_sides() { (stored_height, stored_width) } else { (stored_width, stored_height) };
-        let stored = image.pixels.as_chunks::<3>().0;
+        let stored = image.pixels.as_chunks::<N>().0;
         let mut pixels = Vec::with_capacity(image.pixels.len());
         for y in 0..height {
             for x in 0..width {
@@ -116,6 +122,6 @@ impl Orientation {
                 pixels.extend_from_slice(&stored[row * stored_width + column]);
             }
         }
-        RgbImage { width, height, pixels }
+        Image { width, height, pixels, ..image }
     }
 }

@@ -4,7 +4,7 @@ mod chunks;
 
 use png::{BitDepth, ColorType, Decoder, DecodingError, Info, InterlaceInfo, Reader, expand_interlaced_row};
 
-use super::{Header, to_rgb};
+use super::{Channels, Header, OPAQUE, convert};
 use crate::MediaError;
 use crate::watch::WatchedFile;
 
@@ -16,12 +16,16 @@ fn failed(message: impl ToString) -> MediaError {
 }
 
 pub(super) fn header(file: &[u8]) -> Result<Header, MediaError> {
-    let chunks::Head { width, height, metadata } = chunks::read(file)?;
-    Ok(Header { width, height, orientation: metadata.orientation() })
+    let chunks::Head { width, height, channels, metadata } = chunks::read(file)?;
+    Ok(Header { width, height, channels, orientation: metadata.orientation() })
 }
 
 /// `watched` reads `file`.
-pub(super) fn pixels(file: &[u8], watched: WatchedFile<'_>) -> Result<Vec<u8>, MediaError> {
+pub(super) fn pixels(
+    file: &[u8],
+    watched: WatchedFile<'_>,
+    channels: Channels,
+) -> Result<Vec<u8>, MediaError> {
     chunks::check_whole(file)?;
     let mut decoder = Decoder::new(watched);
     decoder.set_ignore_text_chunk(true);
@@ -41,14 +45,49 @@ pub(super) fn pixels(file: &[u8], watched: WatchedFile<'_>) -> Result<Vec<u8>, M
         BitDepth::Sixteen => from_sixteen_bits(&samples, grey),
         _ => from_few_bits(&samples, line, *width as usize, *bit_depth as u8, grey),
     };
+    let transparency = chunks::transparency(file).unwrap_or_default();
     if *color_type != ColorType::Indexed {
-        return Ok(to_rgb(samples, color_type.samples()));
+        let mut pixels = convert(samples, color_type.samples(), channels);
+        if channels == Channels::Rgba
+            && let Some(colour) = transparent_colour(transparency, *color_type, *bit_depth)
+        {
+            clear(&mut pixels, colour);
+        }
+        return Ok(pixels);
     }
     let palette = reader.info().palette.as_deref().ok_or_else(|| failed("it has no palette"))?;
     let palette = palette.as_chunks::<3>().0;
     // What lies beyond the palette is black, as for Pillow.
     let colour = |&index: &u8| palette.get(usize::from(index)).copied().unwrap_or_default();
-    Ok(samples.iter().flat_map(colour).collect())
+    if channels == Channels::Rgb {
+        return Ok(samples.iter().flat_map(colour).collect());
+    }
+    let pixel = |index: &u8| {
+        let [red, green, blue] = colour(index);
+        [red, green, blue, transparency.get(usize::from(*index)).copied().unwrap_or(OPAQUE)]
+    };
+    Ok(samples.iter().flat_map(pixel).collect())
+}
+
+/// The one colour that is transparent, as Pillow looks for it: of 16 bits each the lower eight, whatever the samples have.
+fn transparent_colour(transparency: &[u8], color_type: ColorType, bit_depth: BitDepth) -> Option<[u8; 3]> {
+    match (color_type, bit_depth, transparency) {
+        (ColorType::Grayscale, BitDepth::One, &[upper, lower, ..]) => {
+            Some([if (upper, lower) == (0, 0) { 0 } else { 255 }; 3])
+        }
+        (ColorType::Grayscale, _, &[_, grey, ..]) => Some([grey; 3]),
+        (ColorType::Rgb, _, &[_, red, _, green, _, blue, ..]) => Some([red, green, blue]),
+        _ => None,
+    }
+}
+
+/// Makes all RGBA `pixels` of this colour transparent.
+fn clear(pixels: &mut [u8], colour: [u8; 3]) {
+    for [red, green, blue, alpha] in pixels.as_chunks_mut().0 {
+        if [*red, *green, *blue] == colour {
+            *alpha = 0;
+        }
+    }
 }
 
 /// The samples as the file has them, row by row, and the bytes of a row.

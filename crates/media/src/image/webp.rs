@@ -4,7 +4,7 @@ use std::io::Cursor;
 
 use image_webp::{DecodingError, WebPDecoder};
 
-use super::{Header, Metadata, to_rgb};
+use super::{Channels, Header, Metadata, convert};
 use crate::MediaError;
 use crate::watch::WatchedFile;
 
@@ -41,7 +41,8 @@ pub(super) fn header(file: &[u8]) -> Result<Header, MediaError> {
     let mut decoder = match (WebPDecoder::new(Cursor::new(file)), canvas) {
         // That the picture is too large is better said with the limit that it exceeds.
         (Err(DecodingError::ImageTooLarge), Some((width, height, _))) => {
-            return Ok(Header { width, height, orientation: Metadata::default().orientation() });
+            let orientation = Metadata::default().orientation();
+            return Ok(Header { width, height, channels: Channels::Rgb, orientation });
         }
         (decoder, _) => decoder.map_err(failed)?,
     };
@@ -55,16 +56,22 @@ pub(super) fn header(file: &[u8]) -> Result<Header, MediaError> {
             metadata.xmp = decoder.xmp_metadata().ok().flatten();
         }
     }
-    Ok(Header { width: width as usize, height: height as usize, orientation: metadata.orientation() })
+    let (width, height) = (width as usize, height as usize);
+    let channels = if decoder.has_alpha() { Channels::Rgba } else { Channels::Rgb };
+    Ok(Header { width, height, channels, orientation: metadata.orientation() })
 }
 
 /// `watched` reads `file`.
-pub(super) fn pixels(file: &[u8], watched: WatchedFile<'_>) -> Result<Vec<u8>, MediaError> {
+pub(super) fn pixels(
+    file: &[u8],
+    watched: WatchedFile<'_>,
+    channels: Channels,
+) -> Result<Vec<u8>, MediaError> {
     check_whole(file)?;
     let mut decoder = WebPDecoder::new(watched).map_err(failed)?;
-    let channels = if decoder.has_alpha() { 4 } else { 3 };
+    let stored = if decoder.has_alpha() { 4 } else { 3 };
     let length = decoder.output_buffer_size().ok_or_else(|| failed(DecodingError::ImageTooLarge))?;
     let mut pixels = vec![0; length];
     decoder.read_image(&mut pixels).map_err(failed)?;
-    Ok(to_rgb(pixels, channels))
+    Ok(convert(pixels, stored, channels))
 }

@@ -12,12 +12,12 @@ async fn server() -> TestServer {
 }
 
 /// Latents with values from -1.5 to 1.5, all of which float16 and bfloat16 can say.
-fn latents(shape: &[usize]) -> HostTensor {
+pub(super) fn latents(shape: &[usize]) -> HostTensor {
     let count = shape.iter().product();
     HostTensor::new(shape.to_vec(), (0..count).map(|i: usize| (i * 7 % 97) as f32 / 32.0 - 1.5).collect())
 }
 
-fn bytes(latents: &HostTensor, dtype: &str) -> Vec<u8> {
+pub(super) fn bytes(latents: &HostTensor, dtype: &str) -> Vec<u8> {
     let values = latents.data.iter();
     match dtype {
         "float32" => values.flat_map(|x| x.to_le_bytes()).collect(),
@@ -27,13 +27,13 @@ fn bytes(latents: &HostTensor, dtype: &str) -> Vec<u8> {
     }
 }
 
-fn shape_query(shape: &[usize]) -> String {
+pub(super) fn shape_query(shape: &[usize]) -> String {
     shape.iter().map(|axis| format!("&shape={axis}")).collect()
 }
 
 /// The tensor of a binary answer.
 #[track_caller]
-fn tensor(reply: &Reply) -> (String, HostTensor) {
+pub(super) fn tensor(reply: &Reply) -> (String, HostTensor) {
     let body = reply.content("tensor/binary");
     read_tensor(reply.header("dtype"), reply.header("shape"), body)
 }
@@ -51,7 +51,7 @@ fn read_tensor(dtype: &str, shape: &str, body: &[u8]) -> (String, HostTensor) {
 }
 
 /// `[B, 3, H, W]` in [-1, 1] to bytes `[B, H, W, 3]`, written as the protocol puts it.
-fn round8(pixels: &HostTensor) -> HostTensor {
+pub(super) fn round8(pixels: &HostTensor) -> HostTensor {
     let &[batch, channels, height, width] = pixels.shape.as_slice() else { panic!() };
     let mut data = Vec::new();
     for item in 0..batch {
@@ -65,12 +65,12 @@ fn round8(pixels: &HostTensor) -> HostTensor {
     HostTensor::new(vec![batch, height, width, channels], data)
 }
 
-fn unit(mut pixels: HostTensor) -> HostTensor {
+pub(super) fn unit(mut pixels: HostTensor) -> HostTensor {
     pixels.data.iter_mut().for_each(|x| *x = (*x / 2.0 + 0.5).clamp(0.0, 1.0));
     pixels
 }
 
-fn rounded(mut pixels: HostTensor, dtype: &str) -> HostTensor {
+pub(super) fn rounded(mut pixels: HostTensor, dtype: &str) -> HostTensor {
     for x in &mut pixels.data {
         *x = match dtype {
             "float16" => f16::from_f32(*x).to_f32(),

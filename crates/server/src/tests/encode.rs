@@ -5,6 +5,8 @@ use axum::http::Request;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use half::f16;
+use media::Channels::Rgb;
+use vae::latents::{LatentFormat, Normalization, Scaling};
 use vae::{DiagonalGaussianDistribution, HostTensor, VaeInfo};
 
 use super::fake::{info, model, moments};
@@ -16,7 +18,12 @@ async fn server() -> TestServer {
 }
 
 /// Sends `body` with this content type, if any.
-async fn post(server: &TestServer, uri: &str, content_type: Option<&str>, body: impl Into<Body>) -> Reply {
+pub(super) async fn post(
+    server: &TestServer,
+    uri: &str,
+    content_type: Option<&str>,
+    body: impl Into<Body>,
+) -> Reply {
     let mut request = Request::post(uri);
     if let Some(content_type) = content_type {
         request = request.header("content-type", content_type);
@@ -30,13 +37,16 @@ fn rgb(width: usize, height: usize) -> Vec<u8> {
 }
 
 /// What the model finds most likely for pixels `[B, 3, H, W]` or `[B, 3, F, H, W]` in [-1, 1].
-fn mode(pixels: HostTensor, info: &VaeInfo) -> HostTensor {
+pub(super) fn mode(pixels: HostTensor, info: &VaeInfo) -> HostTensor {
     DiagonalGaussianDistribution::new(moments(&pixels, info)).mode()
 }
 
 /// The same for the pixels of a picture.
 fn mode_of_rgb(width: usize, height: usize) -> HostTensor {
-    mode(HostTensor::new(vec![1, 3, height, width], media::planes_from_rgb(&rgb(width, height))), &info())
+    mode(
+        HostTensor::new(vec![1, 3, height, width], media::planes_from_pixels(&rgb(width, height), Rgb)),
+        &info(),
+    )
 }
 
 fn halves(values: &[f32]) -> Vec<f32> {
@@ -45,7 +55,7 @@ fn halves(values: &[f32]) -> Vec<f32> {
 
 /// The latents of a binary answer in float16.
 #[track_caller]
-fn latents(reply: &Reply) -> HostTensor {
+pub(super) fn latents(reply: &Reply) -> HostTensor {
     let body = reply.content("tensor/binary");
     assert_eq!(reply.header("dtype"), "float16");
     let shape = serde_json::from_str(reply.header("shape")).unwrap();
@@ -53,7 +63,7 @@ fn latents(reply: &Reply) -> HostTensor {
 }
 
 #[track_caller]
-fn assert_latents(reply: &Reply, expected: &HostTensor) {
+pub(super) fn assert_latents(reply: &Reply, expected: &HostTensor) {
     let latents = latents(reply);
     assert_eq!((latents.shape, latents.data), (expected.shape.clone(), halves(&expected.data)));
 }
@@ -91,8 +101,9 @@ async fn files_of_every_format_are_told_by_their_bytes() {
     for file in
         [media::encode_jpeg(&rgb(6, 4), 6, 4, 90).unwrap(), media::encode_webp(&rgb(6, 4), 6, 4, 90).unwrap()]
     {
-        let pixels = media::ImageFile::open(&file).unwrap().decode().unwrap().pixels;
-        let expected = mode(HostTensor::new(vec![1, 3, 4, 6], media::planes_from_rgb(&pixels)), &info());
+        let pixels = media::ImageFile::open(&file).unwrap().decode(Rgb).unwrap().pixels;
+        let expected =
+            mode(HostTensor::new(vec![1, 3, 4, 6], media::planes_from_pixels(&pixels, Rgb)), &info());
         assert_latents(&post(&server, "/?sample_mode=argmax", None, file).await, &expected);
     }
 }
@@ -100,8 +111,8 @@ async fn files_of_every_format_are_told_by_their_bytes() {
 #[tokio::test]
 async fn odd_sizes_are_brought_to_whole_latents() {
     let server = server().await;
-    let image = media::RgbImage { width: 7, height: 5, pixels: rgb(7, 5) };
-    let pixels = media::planes_from_rgb(&media::resize_lanczos(image, 6, 4).pixels);
+    let image = media::Image { width: 7, height: 5, channels: Rgb, pixels: rgb(7, 5) };
+    let pixels = media::planes_from_pixels(&media::resize_lanczos(image, 6, 4).pixels, Rgb);
     let png = media::encode_png(&rgb(7, 5), 7, 5).unwrap();
     let reply = post(&server, "/?sample_mode=argmax", None, png).await;
     assert_latents(&reply, &mode(HostTensor::new(vec![1, 3, 4, 6], pixels), &info()));
@@ -130,7 +141,7 @@ async fn the_moments_of_pixels_as_the_encoder_takes_them() {
 
     // Bytes and files say what they mean, as ever.
     let bytes: Vec<u8> = rgb(4, 2);
-    let planes = media::planes_from_rgb(&bytes);
+    let planes = media::planes_from_pixels(&bytes, Rgb);
     let expected = moments(&HostTensor::new(vec![1, 3, 2, 4], planes.clone()), &info());
     let png = media::encode_png(&bytes, 4, 2).unwrap();
     assert_latents(&post(&server, "/?sample_mode=moments", None, png).await, &expected);
@@ -190,7 +201,7 @@ fn rgba(batch: usize, side: usize) -> [Vec<f32>; 2] {
     [4, 3].map(|channels| (0..batch).flat_map(|index| item(index, channels)).collect())
 }
 
-fn f32_bytes(values: &[f32]) -> Vec<u8> {
+pub(super) fn f32_bytes(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|value| value.to_le_bytes()).collect()
 }
 
@@ -295,8 +306,16 @@ async fn videos_and_stills_for_a_video_model() {
         &post(&server, &format!("{uri}&shape=[3,5,2,2]&task=encode"), None, bytes).await,
         &expected,
     );
+    // Pictures of a batch are videos of one frame each.
+    let values: Vec<f32> = (0..2 * 3 * 2 * 4).map(|value| value as f32 / 64.0 - 0.5).collect();
+    let stills = mode(HostTensor::new(vec![2, 3, 1, 2, 4], values.clone()), &video);
+    assert_eq!(stills.shape, [2, 4, 1, 1, 2]);
+    for shape in ["[2,3,2,4]", "[2,3,1,2,4]"] {
+        let uri = format!("/?sample_mode=argmax&dtype=float32&shape={shape}");
+        assert_latents(&post(&server, &uri, None, f32_bytes(&values)).await, &stills);
+    }
     let png = media::encode_png(&rgb(6, 4), 6, 4).unwrap();
-    let still = HostTensor::new(vec![1, 3, 1, 4, 6], media::planes_from_rgb(&rgb(6, 4)));
+    let still = HostTensor::new(vec![1, 3, 1, 4, 6], media::planes_from_pixels(&rgb(6, 4), Rgb));
     assert_latents(&post(&server, "/?sample_mode=argmax", None, png).await, &mode(still, &video));
 }
 
@@ -322,7 +341,7 @@ async fn scaling_is_the_decodes_way_back() {
 async fn a_seed_repeats_and_without_one_it_is_told() {
     let server = server().await;
     let png = media::encode_png(&rgb(6, 4), 6, 4).unwrap();
-    let pixels = HostTensor::new(vec![1, 3, 4, 6], media::planes_from_rgb(&rgb(6, 4)));
+    let pixels = HostTensor::new(vec![1, 3, 4, 6], media::planes_from_pixels(&rgb(6, 4), Rgb));
     let expected = DiagonalGaussianDistribution::new(moments(&pixels, &info())).sample(7);
     let reply = post(&server, "/?seed=7", None, png.clone()).await;
     assert_eq!(reply.header("seed"), "7");
@@ -396,8 +415,8 @@ async fn a_file_that_is_cut_off_is_refused() {
         (media::encode_webp(&rgb, 96, 64, 90).unwrap(), "WebP"),
     ] {
         assert_latents(&post(&server, "/?sample_mode=argmax", None, file.clone()).await, &{
-            let pixels = media::ImageFile::open(&file).unwrap().decode().unwrap().pixels;
-            mode(HostTensor::new(vec![1, 3, 64, 96], media::planes_from_rgb(&pixels)), &info())
+            let pixels = media::ImageFile::open(&file).unwrap().decode(Rgb).unwrap().pixels;
+            mode(HostTensor::new(vec![1, 3, 64, 96], media::planes_from_pixels(&pixels, Rgb)), &info())
         });
         for percent in [30, 60, 90, 97] {
             let cut = file[..file.len() * percent / 100].to_vec();
@@ -457,4 +476,62 @@ async fn a_client_that_leaves_ends_the_work_of_encoding() {
         ),
         "{text}"
     );
+}
+
+/// FLUX.2's pipelines work with normalised patches of 2 x 2 latents, so that a picture has to be whole patches.
+#[tokio::test]
+async fn latents_in_patches_have_the_shape_of_patches() {
+    let statistic = |from: f32| (0..16).map(|channel| from + channel as f32 / 8.0).collect::<Vec<_>>();
+    let normalization = |plain_is_normalized| Normalization::BatchNorm {
+        running_mean: statistic(-1.0),
+        running_var: statistic(0.5),
+        eps: 0.25,
+        plain_is_normalized,
+    };
+    let with = |plain_is_normalized| VaeInfo {
+        latents: LatentFormat {
+            normalization: normalization(plain_is_normalized),
+            ..LatentFormat::default()
+        },
+        ..info()
+    };
+    let (patches, plain) = (with(false), with(true));
+    let models = vec![model("patches", patches.clone()).0, model("plain", plain.clone()).0];
+    let server = TestServer::open(Config::default(), models).await;
+    // One latent stands for 2 x 2 pixels, and a patch for 4 x 4.
+    let image = media::Image { width: 11, height: 6, channels: Rgb, pixels: rgb(11, 6) };
+    let png = media::encode_png(&image.pixels, 11, 6).unwrap();
+    let expected = |width, height, info: &VaeInfo, scaling: Scaling| {
+        let pixels = media::resize_lanczos(image.clone(), width, height).pixels;
+        let planes = media::planes_from_pixels(&pixels, Rgb);
+        let mut latents = mode(HostTensor::new(vec![1, 3, height, width], planes), info);
+        scaling.undo(&mut latents, info).unwrap();
+        latents
+    };
+    let uri = "/patches?sample_mode=argmax";
+    let reply = post(&server, &format!("{uri}&do_scaling=True"), None, png.clone()).await;
+    assert_eq!(reply.header("shape"), "[1, 16, 1, 2]");
+    assert_latents(&reply, &expected(8, 4, &patches, Scaling::Model));
+    // As they are, and moments, latents are no patches.
+    let reply = post(&server, uri, None, png.clone()).await;
+    assert_eq!(reply.header("shape"), "[1, 4, 3, 5]");
+    assert_latents(&reply, &expected(10, 6, &patches, Scaling::Unchanged));
+    let reply = post(&server, "/patches?sample_mode=moments&do_scaling=True", None, png.clone()).await;
+    assert_eq!(reply.header("shape"), "[1, 8, 3, 5]");
+    // Some pipelines have them normalised and unpacked.
+    let reply = post(&server, "/plain?sample_mode=argmax&do_scaling=True", None, png).await;
+    assert_eq!(reply.header("shape"), "[1, 4, 3, 5]");
+    assert_latents(&reply, &expected(10, 6, &plain, Scaling::Model));
+
+    // What comes back goes in again.
+    let values: Vec<f32> = (0..32).map(|value| value as f32 / 16.0 - 1.0).collect();
+    let query = "/patches?do_scaling=True&output_type=pt&dtype=float32&shape=[1,16,1,2]";
+    let reply = post(&server, query, Some("tensor/binary"), f32_bytes(&values)).await;
+    assert_eq!(reply.header("shape"), "[1, 3, 4, 8]");
+
+    let small = media::encode_png(&rgb(11, 3), 11, 3).unwrap();
+    let error = post(&server, &format!("{uri}&do_scaling=True"), None, small.clone()).await.error(422);
+    assert!(error.contains("11 x 3 pixels has no whole patch of 2 x 2 latents"), "{error}");
+    assert!(error.ends_with("stands for 4 x 4"), "{error}");
+    assert_eq!(latents(&post(&server, uri, None, small).await).shape, [1, 4, 1, 5]);
 }

@@ -168,13 +168,14 @@ pub(super) fn enlarged(latents: &HostTensor, info: &VaeInfo) -> HostTensor {
 }
 
 /// Means and the logarithms of variances, in this order, of what `pixels` are encoded to: each mean is the pixel at the
-/// corner of those that it stands for (red, green, blue and red again), each variance is 1.
+/// corner of those that it stands for (of each channel, and of the first ones again), each variance is 1.
 pub(super) fn moments(pixels: &HostTensor, info: &VaeInfo) -> HostTensor {
-    let (batch, frames, height, width) = match *pixels.shape.as_slice() {
-        [batch, 3, frames, height, width] => (batch, frames, height, width),
-        [batch, 3, height, width] => (batch, 1, height, width),
+    let (batch, channels, frames, height, width) = match *pixels.shape.as_slice() {
+        [batch, channels, frames, height, width] => (batch, channels, frames, height, width),
+        [batch, channels, height, width] => (batch, channels, 1, height, width),
         ref other => panic!("{other:?} is no shape for an encode"),
     };
+    assert_eq!(channels, info.out_channels);
     let (spatial, temporal) = (info.spatial_factor, info.temporal_factor.unwrap_or(1));
     assert!(height % spatial == 0 && width % spatial == 0, "{:?}", pixels.shape);
     let latent_frames = (frames - 1) / temporal + 1;
@@ -184,7 +185,7 @@ pub(super) fn moments(pixels: &HostTensor, info: &VaeInfo) -> HostTensor {
             for frame in 0..latent_frames {
                 for y in 0..height / spatial {
                     for x in 0..width / spatial {
-                        let plane = (item * 3 + channel % 3) * frames + frame * temporal;
+                        let plane = (item * channels + channel % channels) * frames + frame * temporal;
                         let mean = pixels.data[(plane * height + y * spatial) * width + x * spatial];
                         data.push(if channel < info.latent_channels { mean } else { 0.0 });
                     }

@@ -91,6 +91,14 @@ impl Scaling {
         Ok(())
     }
 
+    /// Latents along a side of what [`Scaling::undo`] makes one of: 2 where it gives patches.
+    pub fn patch_side(self, info: &VaeInfo) -> usize {
+        match (self, &info.latents.normalization) {
+            (Self::Model, Normalization::BatchNorm { plain_is_normalized: false, .. }) => 2,
+            _ => 1,
+        }
+    }
+
     /// Whether [`Scaling::apply`] makes a latent of this magnitude larger than any number.
     pub fn overflows(self, largest: f32, info: &VaeInfo) -> bool {
         let most = |values: &[f32]| values.iter().fold(0.0_f32, |most, value| most.max(value.abs()));

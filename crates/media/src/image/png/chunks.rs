@@ -7,6 +7,7 @@ use flate2::read::ZlibDecoder;
 
 use super::failed;
 use crate::MediaError;
+use crate::image::Channels;
 use crate::image::orientation::Metadata;
 use crate::png::PNG_MAX_SIDE;
 
@@ -19,6 +20,7 @@ const CUT_OFF: MediaError = MediaError::CutOff { format: "PNG" };
 pub(super) struct Head {
     pub(super) width: usize,
     pub(super) height: usize,
+    pub(super) channels: Channels,
     pub(super) metadata: Metadata,
 }
 
@@ -33,6 +35,8 @@ pub(super) fn read(file: &[u8]) -> Result<Head, MediaError> {
         return Err(failed("its first chunk is not IHDR"));
     }
     let (width, height) = size(head.content)?;
+    // Width, height and bits come before the type of colour, of which this bit says that there is alpha (11.2.2).
+    let has_alpha = head.content.get(9).is_some_and(|color_type| color_type & 4 != 0);
     let mut metadata = Metadata::default();
     let mut has_pixels = false;
     for Chunk { name, content, whole } in &mut chunks {
@@ -47,7 +51,11 @@ pub(super) fn read(file: &[u8]) -> Result<Head, MediaError> {
         }
     }
     match has_pixels {
-        true => Ok(Head { width, height, metadata }),
+        true => {
+            let is_transparent = has_alpha || transparency(file).is_some();
+            let channels = if is_transparent { Channels::Rgba } else { Channels::Rgb };
+            Ok(Head { width, height, channels, metadata })
+        }
         false if chunks.rest.len() < 8 => Err(CUT_OFF),
         false => Err(failed("it has no picture data")),
     }
@@ -58,6 +66,13 @@ pub(super) fn read(file: &[u8]) -> Result<Head, MediaError> {
 /// better: their last bytes are a checksum.
 pub(super) fn check_whole(file: &[u8]) -> Result<(), MediaError> {
     if Chunks::new(file).all(|chunk| chunk.whole || chunk.name == b"IDAT") { Ok(()) } else { Err(CUT_OFF) }
+}
+
+/// `tRNS` (11.3.1.1): the alpha of the first colours of a palette, or the one colour that is transparent. It comes before the
+/// pixels.
+pub(super) fn transparency(file: &[u8]) -> Option<&[u8]> {
+    let before_pixels = Chunks::new(file).take_while(|chunk| chunk.name != b"IDAT");
+    before_pixels.filter(|chunk| chunk.name == b"tRNS" && chunk.whole).last().map(|chunk| chunk.content)
 }
 
 fn size(header: &[u8]) -> Result<(usize, usize), MediaError> {
