@@ -34,7 +34,7 @@ def write_checkpoint(
     weights = random_state_dict(shapes, seed)
     if old_attention_names:
         weights = with_old_attention_names(weights)
-    weights = {name: value.to(DTYPES[dtype]) for name, value in weights.items()}
+    weights = {name: value.to(DTYPES[dtype]) if value.is_floating_point() else value for name, value in weights.items()}
 
     out.mkdir(parents=True, exist_ok=True)
     (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")

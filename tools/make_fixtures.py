@@ -23,6 +23,7 @@ from pathlib import Path
 
 import diffusers
 import torch
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from make_checkpoint import write_checkpoint
 from safetensors.torch import load_file, save_file
 
@@ -38,7 +39,13 @@ STAGES = (
     "encoder.conv_out",
     "quant_conv",
 )
-BLOCKS = ("UpDecoderBlock2D", "DownEncoderBlock2D", "HunyuanVideoUpBlock3D", "HunyuanVideoDownBlock3D")
+BLOCKS = (
+    "UpDecoderBlock2D",
+    "DownEncoderBlock2D",
+    "HunyuanVideoUpBlock3D",
+    "HunyuanVideoDownBlock3D",
+    "AutoencoderTinyBlock",
+)
 LAYERS = ("ResnetBlock2D", "Attention", "Upsample2D", "Downsample2D", "HunyuanVideoResnetBlockCausal3D")
 
 DECODER_TENSORS = ("pipeline_latents", "packed_latents", "latents", "sample", "tiled_sample", "framewise_sample")
@@ -68,6 +75,27 @@ def video_config(blocks: list[int], layers: int = 1, groups: int = 4, **settings
         "layers_per_block": layers,
         "norm_num_groups": groups,
         **settings,
+    }
+
+
+def tiny_config(channels: list[int], encoder: list[int], decoder: list[int], **settings) -> dict:
+    """The same for a tiny autoencoder."""
+    return {
+        "_class_name": "AutoencoderTiny",
+        "encoder_block_out_channels": channels,
+        "decoder_block_out_channels": channels,
+        "num_encoder_blocks": encoder,
+        "num_decoder_blocks": decoder,
+        **settings,
+    }
+
+
+def flux2_config(blocks: list[int], decoder: list[int] | None = None, **settings) -> dict:
+    """The same for FLUX.2's autoencoder, whose decoder may have other widths."""
+    return {
+        **config(blocks, **settings),
+        "_class_name": "AutoencoderKLFlux2",
+        "decoder_block_out_channels": decoder,
     }
 
 
@@ -191,6 +219,34 @@ CASES = {
         pixels=(1, 3, 1, 16, 9),
         dtype="float16",
     ),
+    "flux2": dict(
+        covers="FLUX.2: statistics of patches, packed latents, an epsilon that matters, tiles",
+        config=flux2_config([8, 16, 16], latent_channels=8, batch_norm_eps=0.01, sample_size=32),
+        latents=(2, 8, 14, 22),
+        pixels=(2, 3, 40, 56),
+        packed=True,
+        tiled=True,
+    ),
+    "flux2-small": dict(
+        covers="FLUX.2's small decoder: narrower than its encoder, bf16 file",
+        config=flux2_config([64, 64], [32, 64], groups=32, latent_channels=4),
+        latents=(1, 4, 6, 10),
+        pixels=(1, 3, 24, 20),
+        dtype="bfloat16",
+    ),
+    "tiny": dict(
+        covers="AutoencoderTiny: a batch, stages of different length, odd sizes, which its encoder rounds up",
+        config=tiny_config([16] * 4, [1, 2, 1, 2], [2, 1, 2, 1]),
+        latents=(2, 4, 5, 3),
+        pixels=(2, 3, 33, 22),
+    ),
+    "tiny-flux": dict(
+        covers="AutoencoderTiny: 16 latent channels, 3 stages, a scaling factor, f16 file",
+        config=tiny_config([16] * 3, [1, 1, 1], [1, 1, 1], latent_channels=16, scaling_factor=0.5),
+        latents=(1, 16, 9, 11),
+        pixels=(1, 3, 20, 16),
+        dtype="float16",
+    ),
 }
 
 
@@ -209,8 +265,12 @@ def is_of_encoder(stage: str) -> bool:
     return stage.startswith("encoder.") or stage == "quant_conv"
 
 
-def scale(latents: torch.Tensor, config) -> torch.Tensor:
-    """What StableDiffusionXLPipeline (with mean and std) and FluxPipeline (with a shift) do before `vae.decode`."""
+def scale(latents: torch.Tensor, model: torch.nn.Module) -> torch.Tensor:
+    """What Flux2Pipeline, StableDiffusionXLPipeline (with mean and std) and FluxPipeline (with a shift) do before `vae.decode`."""
+    config = model.config
+    if isinstance(model, diffusers.AutoencoderKLFlux2):
+        mean, std = statistics(model)
+        return diffusers.Flux2Pipeline._unpatchify_latents(latents * std + mean)
     if config.get("latents_mean") is not None and config.get("latents_std") is not None:
         mean = torch.tensor(config.latents_mean).view(1, -1, 1, 1)
         std = torch.tensor(config.latents_std).view(1, -1, 1, 1)
@@ -219,8 +279,18 @@ def scale(latents: torch.Tensor, config) -> torch.Tensor:
     return latents if config.get("shift_factor") is None else latents + config.shift_factor
 
 
-def scale_encoded(latents: torch.Tensor, config) -> torch.Tensor:
+def statistics(model: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+    """As Flux2Pipeline takes them from the weights."""
+    variance = model.bn.running_var.view(1, -1, 1, 1)
+    return model.bn.running_mean.view(1, -1, 1, 1), torch.sqrt(variance + model.config.batch_norm_eps)
+
+
+def scale_encoded(latents: torch.Tensor, model: torch.nn.Module) -> torch.Tensor:
     """What the same pipelines do just after `vae.encode`."""
+    config = model.config
+    if isinstance(model, diffusers.AutoencoderKLFlux2):
+        mean, std = statistics(model)
+        return (diffusers.Flux2Pipeline._patchify_latents(latents) - mean) / std
     if config.get("latents_mean") is not None and config.get("latents_std") is not None:
         mean = torch.tensor(config.latents_mean).view(1, -1, 1, 1)
         std = torch.tensor(config.latents_std).view(1, -1, 1, 1)
@@ -236,10 +306,15 @@ def golden(folder: Path, case: dict, seed: int) -> dict[str, torch.Tensor]:
     for name, module in observed_modules(model, case.get("every_stage", False), case.get("only")):
         module.register_forward_hook(lambda _m, _i, output, name=name: tensors.__setitem__(name, output.clone()))
     latents = torch.randn(case["latents"], generator=torch.Generator().manual_seed(seed))
+    if isinstance(model, diffusers.AutoencoderKLFlux2):
+        latents = diffusers.Flux2Pipeline._patchify_latents(latents)
     tensors["pipeline_latents"] = latents
     if case.get("packed"):
-        tensors["packed_latents"] = diffusers.FluxPipeline._pack_latents(latents, *case["latents"])
-    tensors["latents"] = scale(latents, model.config)
+        if isinstance(model, diffusers.AutoencoderKLFlux2):
+            tensors["packed_latents"] = diffusers.Flux2Pipeline._pack_latents(latents)
+        else:
+            tensors["packed_latents"] = diffusers.FluxPipeline._pack_latents(latents, *case["latents"])
+    tensors["latents"] = scale(latents, model)
     with torch.no_grad():
         if case.get("tiled"):  # first, so that the layers' outputs that stay are those of the whole picture
             model.enable_tiling()
@@ -258,9 +333,15 @@ def golden(folder: Path, case: dict, seed: int) -> dict[str, torch.Tensor]:
             if case.get("framewise"):
                 tensors["framewise_moments"] = model.encode(tensors["pixels"]).latent_dist.parameters
                 model.use_framewise_encoding = False
-            posterior = model.encode(tensors["pixels"]).latent_dist
+            encoded = model.encode(tensors["pixels"])
+            if isinstance(model, diffusers.AutoencoderTiny):  # gives latents, not a distribution
+                certain = torch.full_like(encoded.latents, -30.0)
+                parameters = torch.cat([encoded.latents, certain], dim=1)
+                posterior = DiagonalGaussianDistribution(parameters, deterministic=True)
+            else:
+                posterior = encoded.latent_dist
             tensors["moments"] = posterior.parameters
-            tensors["scaled_mode"] = scale_encoded(posterior.mode(), model.config)
+            tensors["scaled_mode"] = scale_encoded(posterior.mode(), model)
     return {name: value.contiguous() for name, value in tensors.items()}
 
 

@@ -20,6 +20,12 @@ def random_tensor(name: str, shape: torch.Size, seed: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed((seed << 32) ^ zlib.crc32(name.encode()))
     values = torch.randn(shape, generator=generator)
     layer, parameter = name.rsplit(".", 1)
+    if parameter == "num_batches_tracked":
+        return torch.tensor(1000 + seed)
+    if parameter == "running_mean":
+        return values.mul_(0.3)
+    if parameter == "running_var":
+        return values.mul_(0.5).exp_()
     layer = layer.removesuffix(".conv")  # HunyuanVideo wraps its convolutions
     is_norm = "norm" in layer.rsplit(".", 1)[-1]
 

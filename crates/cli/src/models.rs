@@ -37,7 +37,8 @@ struct Row {
     name: &'static str,
     class_name: String,
     latent_channels: usize,
-    scaling_factor: f32,
+    /// Null for a model that normalises latents by other numbers, or by none.
+    scaling_factor: Option<f32>,
     shift_factor: Option<f32>,
     source: String,
     license: &'static str,
@@ -52,8 +53,8 @@ impl Row {
             name: preset.name,
             class_name: preset.class_name.to_owned(),
             latent_channels: preset.latent_channels,
-            scaling_factor: preset.scaling_factor,
-            shift_factor: preset.shift_factor,
+            scaling_factor: preset.factors.map(|(scaling_factor, _)| scaling_factor),
+            shift_factor: preset.factors.and_then(|(_, shift_factor)| shift_factor),
             source: place.to_string(),
             license: preset.license,
             here: source::is_cached(&place),
@@ -68,7 +69,7 @@ impl Row {
             name: "demo",
             class_name,
             latent_channels,
-            scaling_factor,
+            scaling_factor: Some(scaling_factor),
             shift_factor,
             source,
             license,
@@ -79,9 +80,10 @@ impl Row {
     fn cells(&self) -> [String; 7] {
         let Self { name, class_name, latent_channels, scaling_factor, shift_factor, license, here, .. } =
             self;
-        let factors = match shift_factor {
-            Some(shift) => format!("{scaling_factor}, shift {shift}"),
-            None => scaling_factor.to_string(),
+        let factors = match (scaling_factor, shift_factor) {
+            (Some(factor), Some(shift)) => format!("{factor}, shift {shift}"),
+            (Some(factor), None) => factor.to_string(),
+            (None, _) => "-".to_owned(),
         };
         [
             (*name).to_owned(),

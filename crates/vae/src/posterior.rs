@@ -6,8 +6,11 @@ use rand_distr::{Distribution, StandardNormal};
 
 use crate::HostTensor;
 
-/// Bounds of the log-variance, as diffusers clamps it.
-const LOGVAR: (f32, f32) = (-30.0, 20.0);
+/// The lower bound of the log-variance, as diffusers clamps it.
+pub(crate) const LEAST_LOGVAR: f32 = -30.0;
+
+/// The upper one.
+const MOST_LOGVAR: f32 = 20.0;
 
 /// Which latents of the distribution are wanted: `sample_mode` of diffusers' `retrieve_latents`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +46,7 @@ impl DiagonalGaussianDistribution {
         for image in data.chunks_exact(image) {
             let (first, second) = image.split_at(image.len() / 2);
             mean.extend_from_slice(first);
-            logvar.extend(second.iter().map(|logvar| logvar.clamp(LOGVAR.0, LOGVAR.1)));
+            logvar.extend(second.iter().map(|logvar| logvar.clamp(LEAST_LOGVAR, MOST_LOGVAR)));
         }
         Self { mean: HostTensor::new(shape, mean), logvar }
     }
@@ -71,7 +74,10 @@ impl DiagonalGaussianDistribution {
         let mut generator = ChaCha8Rng::seed_from_u64(seed);
         for (value, logvar) in self.mean.data.iter_mut().zip(&self.logvar) {
             let noise: f32 = StandardNormal.sample(&mut generator);
-            *value += (0.5 * logvar).exp() * noise;
+            // At the lower bound there is no variance: the latents of a model that gives no distribution stay what they are.
+            if *logvar > LEAST_LOGVAR {
+                *value += (0.5 * logvar).exp() * noise;
+            }
         }
         self.mean
     }

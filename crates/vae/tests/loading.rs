@@ -158,8 +158,11 @@ fn folders_without_a_model_say_what_is_missing() {
 fn other_classes_are_refused_by_name() {
     let folder = copy(&case("faint"));
     let path = folder.path().join("config.json");
-    fs::write(&path, r#"{"_class_name": "AutoencoderTiny"}"#).unwrap();
-    assert_refused(folder.path(), &["config.json", "`_class_name` is \"AutoencoderTiny\"", "AutoencoderKL"]);
+    fs::write(&path, r#"{"_class_name": "AutoencoderKLCogVideoX"}"#).unwrap();
+    assert_refused(
+        folder.path(),
+        &["config.json", "`_class_name` is \"AutoencoderKLCogVideoX\"", "AutoencoderKL"],
+    );
     fs::write(&path, "{}").unwrap();
     assert_refused(folder.path(), &["config.json", "`_class_name` is missing"]);
 }

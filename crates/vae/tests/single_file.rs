@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use common::{Case, case};
 use remote_vae_vae::device::cpu::{Cpu, CpuOptions};
 use remote_vae_vae::device::reference::Reference;
+use remote_vae_vae::latents::{Normalization, Pipeline};
 use remote_vae_vae::{
     DecodeOptions, EncodeOptions, Factors, HostTensor, LoadOptions, Silent, Source, Vae, VaeInfo, load,
     load_with,
@@ -361,4 +362,58 @@ fn what_is_no_autoencoder_is_refused() {
     let mut tensors = original(weights(&wide()));
     tensors.remove("decoder.mid.attn_1.q.bias");
     assert!(refused(&write(&tensors, &path)).contains("`decoder.mid_block.attentions.0.to_q.bias`"));
+}
+
+#[test]
+fn flux2_is_known_by_its_statistics() {
+    let case = case("flux2-small");
+    let expected = run(open_folder(&case), &case);
+    let folder = tempdir().unwrap();
+    // The quantisation convolutions are parts of the halves in the files that people have.
+    let tensors: Tensors = weights(&case)
+        .into_iter()
+        .map(|(name, tensor)| {
+            let half = match name.split('.').next() {
+                Some("quant_conv") => "encoder.",
+                Some("post_quant_conv") => "decoder.",
+                _ => "",
+            };
+            (format!("{half}{name}"), tensor)
+        })
+        .collect();
+    assert!(tensors.contains_key("encoder.quant_conv.weight"));
+    let file = write(&tensors, &folder.path().join("flux2-vae.safetensors"));
+    let vae = open(&file);
+    assert_eq!((vae.info().class_name.as_str(), &vae.info().concluded), ("AutoencoderKLFlux2", &None));
+    let Normalization::BatchNorm { running_mean, eps, .. } = &vae.info().latents.normalization else {
+        panic!("{:?}", vae.info().latents);
+    };
+    assert_eq!((running_mean.len(), *eps), (16, 1e-4));
+    assert!(run(vae, &case) == expected);
+    // In other pipelines' ways.
+    let pipeline = Factors { pipeline: Some(Pipeline::ErnieImage), ..Factors::default() };
+    let vae = load_with(Source::File(file), &options(pipeline), Reference::default()).unwrap();
+    assert!(matches!(vae.info().latents.normalization, Normalization::BatchNorm { eps: 1e-5, .. }));
+    let error =
+        load_with(wide().source(), &options(pipeline), Reference::default()).err().unwrap().to_string();
+    assert!(error.contains("only FLUX.2"), "{error}");
+
+    // The decoder alone, whose width is its own.
+    let mut tensors = tensors;
+    tensors.retain(|name, _| !name.starts_with("encoder."));
+    let vae = open(&write(&tensors, &folder.path().join("decoder.safetensors")));
+    assert!(!vae.info().can_encode);
+    let mut vae = vae;
+    let decoded = vae.decode(case.latents(), &DecodeOptions::default(), &mut Silent).unwrap();
+    assert!(decoded == expected[0]);
+    // Without its statistics it is another model.
+    tensors.retain(|name, _| !name.starts_with("bn."));
+    tensors.insert("bn.running_mean".to_owned(), (Dtype::F32, vec![7], vec![0; 28]));
+    let file = write(&tensors, &folder.path().join("broken.safetensors"));
+    let error = load(Source::File(file), Reference::default()).err().unwrap().to_string();
+    assert!(error.contains("`bn.running_mean` has shape [7], expected [16]"), "{error}");
+}
+
+fn open_folder(case: &Case) -> Box<dyn Vae> {
+    load(case.source(), Reference::default()).unwrap()
 }

@@ -100,7 +100,7 @@ impl Source {
         let (source, of_hub) = match self.place {
             Place::Demo => (demo::model(), false),
             Place::Preset(preset) => {
-                let known = preset.factors();
+                let known = preset.known();
                 // Another scaling factor is of another model, whose shift is not this one.
                 if factors.scaling_factor.is_none() {
                     factors.scaling_factor = known.scaling_factor;

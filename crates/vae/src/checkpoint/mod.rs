@@ -223,6 +223,11 @@ impl Checkpoint {
         }
     }
 
+    /// Passes over the tensor `name`, of which no layer has any use.
+    pub(crate) fn pass_over(&self, name: &str) {
+        self.used.borrow_mut().insert(name.to_owned());
+    }
+
     /// The tensors that no layer has asked for, sorted.
     pub(crate) fn unused(&self) -> BTreeSet<&str> {
         let used = self.used.borrow();

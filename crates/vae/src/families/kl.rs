@@ -11,9 +11,13 @@ use crate::latents::{LatentFormat, Normalization};
 use crate::model::{Description, Half, Tiling};
 use crate::{LoadError, VaeInfo};
 
+const CLASS_NAME: &str = "AutoencoderKL";
+
 pub(super) const FAMILY: Family = Family {
-    class_name: "AutoencoderKL",
-    describe: |config| AutoencoderKLConfig::read(config)?.description().map_err(refused(config)),
+    class_name: CLASS_NAME,
+    describe: |config| {
+        AutoencoderKLConfig::read(config, &DEFAULTS)?.description(CLASS_NAME).map_err(refused(config))
+    },
     read_latents: None,
 };
 
@@ -24,12 +28,14 @@ const MAX_SAMPLE_SIZE: usize = 1 << 20;
 
 /// What `config.json` says of an `AutoencoderKL`.
 #[derive(Clone, Debug, PartialEq)]
-struct AutoencoderKLConfig {
+pub(super) struct AutoencoderKLConfig {
     in_channels: usize,
     out_channels: usize,
-    latent_channels: usize,
-    /// From the picture's end to the latents' end.
+    pub(super) latent_channels: usize,
+    /// Of the encoder, from the picture's end to the latents' end.
     block_out_channels: Vec<usize>,
+    /// The same of the decoder.
+    decoder_block_out_channels: Vec<usize>,
     layers_per_block: usize,
     norm_num_groups: usize,
     mid_block_add_attention: bool,
@@ -43,16 +49,30 @@ struct AutoencoderKLConfig {
     sample_size: usize,
 }
 
+/// What the constructor of a class in diffusers takes where it is told nothing.
+pub(super) struct Defaults {
+    pub(super) latent_channels: usize,
+    pub(super) block_out_channels: &'static [usize],
+    pub(super) layers_per_block: usize,
+    pub(super) sample_size: usize,
+}
+
+const DEFAULTS: Defaults =
+    Defaults { latent_channels: 4, block_out_channels: &[64], layers_per_block: 1, sample_size: 32 };
+
 impl AutoencoderKLConfig {
-    /// Reads and checks the settings. Defaults are those of the constructor in diffusers.
-    fn read(config: &Config) -> Result<Self, LoadError> {
-        let latent_channels = config.size("latent_channels", 4, MAX_CHANNELS)?;
+    /// Reads and checks the settings.
+    pub(super) fn read(config: &Config, defaults: &Defaults) -> Result<Self, LoadError> {
+        let latent_channels = config.size("latent_channels", defaults.latent_channels, MAX_CHANNELS)?;
+        let block_out_channels =
+            config.sizes("block_out_channels", defaults.block_out_channels, MAX_CHANNELS)?;
         let this = Self {
             in_channels: config.size("in_channels", 3, MAX_CHANNELS)?,
             out_channels: config.size("out_channels", 3, MAX_CHANNELS)?,
             latent_channels,
-            block_out_channels: config.sizes("block_out_channels", &[64], MAX_CHANNELS)?,
-            layers_per_block: config.size("layers_per_block", 1, MAX_LAYERS)?,
+            decoder_block_out_channels: block_out_channels.clone(),
+            block_out_channels,
+            layers_per_block: config.size("layers_per_block", defaults.layers_per_block, MAX_LAYERS)?,
             norm_num_groups: config.size("norm_num_groups", 32, MAX_CHANNELS)?,
             mid_block_add_attention: config.boolean("mid_block_add_attention", true)?,
             use_quant_conv: config.boolean("use_quant_conv", true)?,
@@ -61,21 +81,32 @@ impl AutoencoderKLConfig {
             shift_factor: config.optional_number("shift_factor")?,
             latents_mean: config.optional_numbers("latents_mean", latent_channels)?,
             latents_std: config.optional_numbers("latents_std", latent_channels)?,
-            sample_size: config.first_size("sample_size", 32, MAX_SAMPLE_SIZE)?,
+            sample_size: config.first_size("sample_size", defaults.sample_size, MAX_SAMPLE_SIZE)?,
         };
-        this.check(config)?;
+        this.check(config, defaults)?;
         Ok(this)
     }
 
+    /// The same with a decoder of other widths than the encoder.
+    pub(super) fn with_decoder(self, config: &Config, key: &str) -> Result<Self, LoadError> {
+        let channels = config.sizes(key, &self.block_out_channels, MAX_CHANNELS)?;
+        let (blocks, groups) = (self.block_out_channels.len(), self.norm_num_groups);
+        if channels.len() != blocks || channels.iter().any(|channels| channels % groups != 0) {
+            let expected = format!("{blocks} multiples of `norm_num_groups`, which is {groups}");
+            return Err(config.refuse(key, &expected));
+        }
+        Ok(Self { decoder_block_out_channels: channels, ..self })
+    }
+
     /// Checks what no single key can tell.
-    fn check(&self, config: &Config) -> Result<(), LoadError> {
+    fn check(&self, config: &Config, defaults: &Defaults) -> Result<(), LoadError> {
         let settings = Settings {
             block_out_channels: &self.block_out_channels,
             norm_num_groups: self.norm_num_groups,
             scaling_factor: self.scaling_factor,
             up_block: "UpDecoderBlock2D",
             down_block: "DownEncoderBlock2D",
-            default_blocks: 1,
+            default_blocks: defaults.block_out_channels.len(),
         };
         settings.check(config)
     }
@@ -85,7 +116,7 @@ impl AutoencoderKLConfig {
         1 << (self.block_out_channels.len() - 1)
     }
 
-    fn description(self) -> Result<Description, GraphError> {
+    pub(super) fn description(self, class_name: &str) -> Result<Description, GraphError> {
         const ODD: &str = "its `sample_size` does not divide into tiles that overlap by a quarter";
         let factor = self.spatial_factor();
         let half =
@@ -96,7 +127,7 @@ impl AutoencoderKLConfig {
             decoder: half(decoder, Tiling::of_decoder(self.sample_size, factor)),
             encoder: half(encoder, Tiling::of_encoder(self.sample_size, factor)),
             info: VaeInfo {
-                class_name: FAMILY.class_name.to_owned(),
+                class_name: class_name.to_owned(),
                 latent_channels: self.latent_channels,
                 out_channels: self.out_channels,
                 spatial_factor: factor,
@@ -124,11 +155,11 @@ impl AutoencoderKLConfig {
         if self.use_post_quant_conv {
             x = blocks.quant_conv(&root.pp("post_quant_conv"), x, self.latent_channels);
         }
-        let last = self.block_out_channels.len() - 1;
+        let last = self.decoder_block_out_channels.len() - 1;
         let conv_in = scope.pp("conv_in");
-        x = conv_in.stage(blocks.conv(&conv_in, x, self.block_out_channels[last], 3));
+        x = conv_in.stage(blocks.conv(&conv_in, x, self.decoder_block_out_channels[last], 3));
         x = blocks.mid_block(&scope.pp("mid_block"), x, self.mid_block_add_attention);
-        for (index, &channels) in self.block_out_channels.iter().rev().enumerate() {
+        for (index, &channels) in self.decoder_block_out_channels.iter().rev().enumerate() {
             let upsample = (index != last).then_some(Upsample { frames: false, sides: true });
             let scope = scope.pp("up_blocks").pp(index);
             x = blocks.up_block(&scope, x, channels, self.layers_per_block + 1, upsample);

@@ -1,8 +1,10 @@
 //! The families of autoencoders, in one table. A family is data: it makes two graphs of a configuration.
 
 mod blocks;
+mod flux2;
 mod hunyuan_video;
 mod kl;
+mod tiny;
 
 use std::sync::Arc;
 
@@ -29,7 +31,7 @@ pub(crate) struct Family {
 type ReadLatents = fn(&Config, &Checkpoint, &mut LatentFormat) -> Result<(), LoadError>;
 
 /// All of them.
-const FAMILIES: [Family; 2] = [kl::FAMILY, hunyuan_video::FAMILY];
+const FAMILIES: [Family; 4] = [kl::FAMILY, flux2::FAMILY, hunyuan_video::FAMILY, tiny::FAMILY];
 
 /// The values of `_class_name` for which there is a family.
 pub const CLASS_NAMES: &[&str] = &class_names();

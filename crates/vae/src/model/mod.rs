@@ -19,6 +19,7 @@ use self::progress::Progress;
 pub(crate) use self::tiling::Tiling;
 use crate::device::{Device, Mode, Plan, Weights};
 use crate::graph::{Graph, Shape};
+use crate::posterior::LEAST_LOGVAR;
 use crate::{
     DecodeOptions, DeviceError, EncodeOptions, Forecast, Forecaster, HostTensor, Observer, Vae, VaeError,
     VaeInfo,
@@ -379,6 +380,18 @@ fn without_frames(mut tensor: HostTensor, is_video: bool) -> HostTensor {
     tensor
 }
 
+/// The moments of latents that are certain: their logarithm of the variance is the least that there is.
+fn without_variance(HostTensor { mut shape, data }: HostTensor) -> HostTensor {
+    let image = shape[1..].iter().product::<usize>().max(1);
+    let mut moments = Vec::with_capacity(2 * data.len());
+    for latents in data.chunks_exact(image) {
+        moments.extend_from_slice(latents);
+        moments.resize(moments.len() + image, LEAST_LOGVAR);
+    }
+    shape[1] *= 2;
+    HostTensor::new(shape, moments)
+}
+
 /// A model as it is given to callers.
 pub(crate) struct Loaded(pub(crate) Arc<Model>);
 
@@ -409,7 +422,10 @@ impl Vae for Loaded {
     ) -> Result<HostTensor, VaeError> {
         let job = self.0.encoding(&pixels.shape, options)?;
         let sides = [pixels.shape.len() - 2, pixels.shape.len() - 1].map(|axis| pixels.shape[axis]);
-        let moments = self.0.run(&job, pixels, observer)?;
+        let mut moments = self.0.run(&job, pixels, observer)?;
+        if moments.shape[1] == self.0.info.latent_channels {
+            moments = without_variance(moments);
+        }
         if !job.pieces.is_tiled() {
             return Ok(moments);
         }

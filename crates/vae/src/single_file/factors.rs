@@ -22,6 +22,7 @@ const SDXL: Known = Known::new("SDXL", 4, 0.13025, None, 1024);
 const UPSCALER: Known = Known::new("the Stable Diffusion upscaler", 4, 0.08333, None, 256);
 const SD3: Known = Known::new("Stable Diffusion 3", 16, 1.5305, Some(0.0609), 1024);
 const HUNYUAN_VIDEO: Known = Known::new("HunyuanVideo", 16, 0.476_986, None, 256);
+const FLUX2: Known = Known::new("FLUX.2", 32, 1.0, None, 1024);
 const FLUX: Known = Known::new("Flux", 16, 0.3611, Some(0.1159), 1024);
 
 impl Known {
@@ -114,6 +115,10 @@ pub(super) fn find(
              version instead"
                 .to_owned(),
         ));
+    }
+    if shapes.has_statistics {
+        // It has no factors.
+        return Ok(Found { known: FLUX2, conclusion: None, is_guess: false });
     }
     let channels = shapes.latent_channels;
     let quantised = shapes.use_quant_conv == Some(true) || shapes.use_post_quant_conv;

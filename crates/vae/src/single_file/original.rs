@@ -8,6 +8,15 @@ use crate::checkpoint::Checkpoint;
 
 /// Gives the tensors diffusers' names, if they have the original ones.
 pub(super) fn rename(checkpoint: &mut Checkpoint) -> Result<(), LoadError> {
+    // FLUX.2's are parts of the halves.
+    checkpoint.rename(|name| {
+        let name = match name.split_once('.') {
+            Some(("encoder", rest)) if rest.starts_with("quant_conv.") => rest,
+            Some(("decoder", rest)) if rest.starts_with("post_quant_conv.") => rest,
+            _ => name,
+        };
+        Some(name.to_owned())
+    })?;
     if !checkpoint.names().any(|name| name.starts_with("decoder.mid.")) {
         return Ok(());
     }

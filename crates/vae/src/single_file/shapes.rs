@@ -8,19 +8,26 @@ use crate::LoadError;
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 
+/// The statistics by which FLUX.2's autoencoder normalises patches.
+const STATISTICS: &str = "bn.running_mean";
+
 /// No configuration says more; it keeps products of sizes far from overflow.
 const MAX_SIZE: usize = 1 << 20;
 
-/// What can be told of an `AutoencoderKL` or `AutoencoderKLHunyuanVideo`. What belongs to an encoder is `None` where there is
+/// What can be told of an `AutoencoderKL`, `AutoencoderKLFlux2` or `AutoencoderKLHunyuanVideo`. What belongs to an encoder is `None` where there is
 /// none.
 #[derive(Debug)]
 pub(super) struct Shapes {
     pub(super) is_video: bool,
+    /// Whether it normalises patches by statistics of its own, as FLUX.2's.
+    pub(super) has_statistics: bool,
     in_channels: Option<usize>,
     out_channels: usize,
     pub(super) latent_channels: usize,
-    /// From the picture's end to the latents' end.
+    /// Of the decoder, from the picture's end to the latents' end.
     block_out_channels: Vec<usize>,
+    /// The same of the encoder, where that is another.
+    encoder_block_out_channels: Option<Vec<usize>>,
     layers_per_block: usize,
     mid_block_add_attention: bool,
     pub(super) use_quant_conv: Option<bool>,
@@ -45,11 +52,13 @@ impl Shapes {
         let resnet = |block: usize, layer: usize| {
             format!("decoder.up_blocks.{block}.resnets.{layer}.conv1{conv}.weight")
         };
-        let mut block_out_channels = Vec::new();
-        while checkpoint.contains(&resnet(block_out_channels.len(), 0)) {
-            block_out_channels.push(axis(&resnet(block_out_channels.len(), 0), 0)?);
-        }
+        let rows = |layer: &dyn Fn(usize) -> String| {
+            let blocks = (0..).map(layer).take_while(|name| checkpoint.contains(name));
+            blocks.map(|name| axis(&name, 0)).collect::<Result<Vec<_>, _>>()
+        };
+        let mut block_out_channels = rows(&|block| resnet(block, 0))?;
         block_out_channels.reverse();
+        let of_encoder = rows(&|block| format!("encoder.down_blocks.{block}.resnets.0.conv1{conv}.weight"))?;
         let layers = (0..).take_while(|&layer| checkpoint.contains(&resnet(0, layer))).count();
         if layers < 2 {
             return Err(checkpoint.wrong(format!(
@@ -60,9 +69,11 @@ impl Shapes {
         let encodes = checkpoint.contains(&first);
         Ok(Self {
             is_video,
+            has_statistics: checkpoint.contains(STATISTICS),
             in_channels: encodes.then(|| axis(&first, 1)).transpose()?,
             out_channels: axis(&format!("decoder.conv_out{conv}.weight"), 0)?,
             latent_channels: axis(first_layer, 1)?,
+            encoder_block_out_channels: (encodes && of_encoder != block_out_channels).then_some(of_encoder),
             block_out_channels,
             // A decoder's blocks have one layer more than the configuration says.
             layers_per_block: layers - 1,
@@ -76,7 +87,11 @@ impl Shapes {
 
     /// The class that has these tensors.
     pub(super) fn class_name(&self) -> &'static str {
-        if self.is_video { "AutoencoderKLHunyuanVideo" } else { "AutoencoderKL" }
+        match (self.is_video, self.has_statistics) {
+            (true, _) => "AutoencoderKLHunyuanVideo",
+            (false, true) => "AutoencoderKLFlux2",
+            (false, false) => "AutoencoderKL",
+        }
     }
 
     /// In what `config` is of another model, if it is: what it says, and what the tensors are.
@@ -91,8 +106,11 @@ impl Shapes {
         }
         let size = |key: &str, default: usize| config.size(key, default, MAX_SIZE).ok();
         // diffusers' defaults, which differ from class to class.
-        let (latents, blocks, layers): (usize, &[usize], usize) =
-            if self.is_video { (16, &[128, 256, 512, 512], 2) } else { (4, &[64], 1) };
+        let (latents, blocks, layers): (usize, &[usize], usize) = match (self.is_video, self.has_statistics) {
+            (true, _) => (16, &[128, 256, 512, 512], 2),
+            (false, true) => (32, &[128, 256, 512, 512], 2),
+            (false, false) => (4, &[64], 1),
+        };
         let sizes = [
             ("in_channels", size("in_channels", 3), self.in_channels),
             ("out_channels", size("out_channels", 3), Some(self.out_channels)),
@@ -106,9 +124,19 @@ impl Shapes {
                 return Some(said_and_found(key, said, found));
             }
         }
+        let of_encoder = self.encoder_block_out_channels.as_ref().unwrap_or(&self.block_out_channels);
         let said = config.sizes("block_out_channels", blocks, MAX_SIZE).ok();
-        if said.as_ref() != Some(&self.block_out_channels) {
-            return Some(said_and_found("block_out_channels", said, &self.block_out_channels));
+        // Of a decoder alone nothing tells how wide its encoder is.
+        let has_encoder = self.in_channels.is_some() || !self.has_statistics;
+        if has_encoder && said.as_ref() != Some(of_encoder) {
+            return Some(said_and_found("block_out_channels", said, of_encoder));
+        }
+        if self.has_statistics {
+            let key = "decoder_block_out_channels";
+            let said = config.sizes(key, said.as_deref().unwrap_or(blocks), MAX_SIZE).ok();
+            if said.as_ref() != Some(&self.block_out_channels) {
+                return Some(said_and_found(key, said, &self.block_out_channels));
+            }
         }
         let mut flags = vec![("mid_block_add_attention", self.mid_block_add_attention)];
         if !self.is_video {
@@ -124,12 +152,13 @@ impl Shapes {
     /// The configuration as diffusers would write it.
     pub(super) fn config(&self, known: &Known) -> Map<String, Value> {
         let blocks = self.block_out_channels.len();
-        let values = json!({
+        let of_encoder = self.encoder_block_out_channels.as_ref().unwrap_or(&self.block_out_channels);
+        let mut values = json!({
             "_class_name": self.class_name(),
             "in_channels": self.in_channels.unwrap_or(self.out_channels),
             "out_channels": self.out_channels,
             "latent_channels": self.latent_channels,
-            "block_out_channels": self.block_out_channels,
+            "block_out_channels": of_encoder,
             "down_block_types": vec!["DownEncoderBlock2D"; blocks],
             "up_block_types": vec!["UpDecoderBlock2D"; blocks],
             "layers_per_block": self.layers_per_block,
@@ -138,6 +167,9 @@ impl Shapes {
             "use_post_quant_conv": self.use_post_quant_conv,
             "sample_size": known.sample_size,
         });
+        if self.has_statistics {
+            values["decoder_block_out_channels"] = json!(self.block_out_channels);
+        }
         match values {
             Value::Object(values) => values,
             _ => Map::new(),

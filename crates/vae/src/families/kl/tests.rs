@@ -3,7 +3,7 @@
 use super::*;
 
 fn read(text: &str) -> Result<AutoencoderKLConfig, LoadError> {
-    AutoencoderKLConfig::read(&Config::parse("config.json", text).unwrap())
+    AutoencoderKLConfig::read(&Config::parse("config.json", text).unwrap(), &DEFAULTS)
 }
 
 #[test]
@@ -13,6 +13,7 @@ fn an_empty_configuration_is_diffusers_constructor_without_arguments() {
         out_channels: 3,
         latent_channels: 4,
         block_out_channels: vec![64],
+        decoder_block_out_channels: vec![64],
         layers_per_block: 1,
         norm_num_groups: 32,
         mid_block_add_attention: true,
