@@ -24,9 +24,9 @@ pub enum OnLarge {
 /// How a request is decoded or encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// In one piece, in 32 bits.
+    /// In 32 bits, and in one piece, or cut so that the result is the same.
     Exact,
-    /// In one piece, with 16 bits a value between layers.
+    /// The same with 16 bits a value between layers.
     Lean,
     /// In tiles.
     Tile,
@@ -81,6 +81,8 @@ impl Admission {
         latents: &[usize],
         options: DecodeOptions,
     ) -> Result<Granted<DecodeOptions>, Failure> {
+        // What the whole would take too much for is done in bands where that gives the same.
+        let options = DecodeOptions { memory: self.room(), ..options };
         let ways = [
             options,
             DecodeOptions { lean: true, ..options },
@@ -108,8 +110,9 @@ impl Admission {
         pixels: &[usize],
         options: EncodeOptions,
     ) -> Result<Granted<EncodeOptions>, Failure> {
+        let options = EncodeOptions { memory: self.room(), ..options };
         // Encoders keep 32 bits between their layers.
-        let ways = [options, options, EncodeOptions { tiling: true, framewise: true }];
+        let ways = [options, options, EncodeOptions { tiling: true, framewise: true, ..options }];
         let Some(forecasts) = forecasts else {
             let mode = if options.tiling { Mode::Tile } else { Mode::Exact };
             return Ok(Granted { options, mode, forecast: None });
@@ -138,7 +141,8 @@ impl Admission {
         info: &VaeInfo,
     ) -> Result<(), String> {
         let (Some(room), Some(forecasts)) = (self.room(), forecasts) else { return Ok(()) };
-        let options = DecodeOptions { lean: self.on_large != OnLarge::Refuse, ..DecodeOptions::default() };
+        let lean = self.on_large != OnLarge::Refuse;
+        let options = DecodeOptions { lean, memory: Some(room), ..DecodeOptions::default() };
         // A model that cannot be decoded so says why in its first decode.
         let Ok(forecast) = forecasts.decode(latents, &options) else { return Ok(()) };
         if forecast.memory() <= room {
@@ -223,7 +227,7 @@ mod tests {
                 "lean" => (400, true),
                 _ => (100, false),
             };
-            Ok(Forecast { engine_memory: memory * MIB, host_memory: 0, work: 1, lean })
+            Ok(Forecast { engine_memory: memory * MIB, host_memory: 0, work: 1, lean, cut: None })
         };
         let granted = admission.choose(["exact", "lean", "tile"], |name| *name == "tile", forecast);
         granted.map(|granted| (granted.options, granted.mode)).map_err(|error| {

@@ -64,7 +64,8 @@ pub(crate) fn prepare(request: EncodeRequest, context: &Context<'_>) -> Result<P
             info.spatial_factor, size.height, size.width
         )));
     }
-    let options = EncodeOptions { tiling: params.tiling, framewise: params.framewise };
+    let options =
+        EncodeOptions { tiling: params.tiling, framewise: params.framewise, ..EncodeOptions::default() };
     let shape = size.shape((height, width), info);
     let Granted { options, mode, forecast } = context.admission.encode(context.forecasts, &shape, options)?;
     // Of a file, its pixels in their first size and in the other, and on the way between two formats.

@@ -58,10 +58,12 @@ pub(crate) enum Options {
 impl std::hash::Hash for Options {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
         match *self {
-            Self::Decode(DecodeOptions { tiling, framewise, lean }) => {
-                (0, tiling, framewise, lean).hash(state);
+            Self::Decode(DecodeOptions { tiling, framewise, lean, memory }) => {
+                (0, tiling, framewise, lean, memory).hash(state);
             }
-            Self::Encode(EncodeOptions { tiling, framewise }) => (1, tiling, framewise, false).hash(state),
+            Self::Encode(EncodeOptions { tiling, framewise, memory }) => {
+                (1, tiling, framewise, false, memory).hash(state);
+            }
         }
     }
 }

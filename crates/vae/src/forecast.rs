@@ -3,6 +3,7 @@
 //! A device predicts a run of a plan by the plan itself ([`Plan::forecast`](crate::device::Plan::forecast)), so that a
 //! prediction cannot drift from the code; the model adds what its cuts take.
 
+use std::fmt;
 use std::sync::Arc;
 
 use crate::model::Model;
@@ -19,6 +20,34 @@ pub struct Forecast {
     pub work: usize,
     /// Whether values take 16 bits between layers.
     pub lean: bool,
+    /// How it is cut, where it is not done in one piece: the result is the same.
+    pub cut: Option<Cut>,
+}
+
+/// How work is cut so that it takes less memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cut {
+    /// Bands of rows.
+    pub bands: usize,
+    /// Rows of what comes out of each but the last.
+    pub rows: usize,
+    /// Frames that come out at a time, of a clip.
+    pub frames: Option<usize>,
+}
+
+impl fmt::Display for Cut {
+    /// For people: `in 12 bands of 64 rows`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { bands, rows, frames } = *self;
+        if bands > 1 {
+            write!(f, "in {bands} bands of {rows} rows")?;
+        }
+        match frames {
+            Some(1) => write!(f, "{}frame by frame", if bands > 1 { ", " } else { "" }),
+            Some(frames) => write!(f, "{}{frames} frames at a time", if bands > 1 { ", " } else { "" }),
+            None => Ok(()),
+        }
+    }
 }
 
 impl Forecast {

@@ -26,7 +26,7 @@ mod weight;
 pub use error::{DeviceError, LoadError, VaeError};
 pub use families::CLASS_NAMES;
 pub use files::{companions, is_weights_file, model_files};
-pub use forecast::{Forecast, Forecaster};
+pub use forecast::{Cut, Forecast, Forecaster};
 pub use load::{Factors, Graphs, LoadMode, LoadOptions, Source, graphs, load, load_with};
 pub use observe::{Cancelled, Choice, LayerRun, Observer, Silent};
 pub use posterior::{DiagonalGaussianDistribution, SampleMode};

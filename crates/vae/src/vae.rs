@@ -41,11 +41,15 @@ pub struct DecodeOptions {
     /// Values take 16 bits between layers: about half of the memory, and a picture that differs by less than what eight
     /// bits show.
     pub lean: bool,
+    /// Bytes that the work may take, of device and host together. What would take more is decoded in bands of rows or a few
+    /// frames at a time, with the same result, if the model can do that; it is not refused if it cannot. Without a limit, what
+    /// would take much is decoded so where that is hardly more work.
+    pub memory: Option<usize>,
 }
 
 impl Default for DecodeOptions {
     fn default() -> Self {
-        Self { tiling: false, framewise: true, lean: false }
+        Self { tiling: false, framewise: true, lean: false, memory: None }
     }
 }
 
@@ -59,11 +63,13 @@ pub struct EncodeOptions {
     /// where they meet. Its memory does not grow with the length of the video; without it the whole video is encoded in
     /// one pass.
     pub framewise: bool,
+    /// As [`DecodeOptions::memory`].
+    pub memory: Option<usize>,
 }
 
 impl Default for EncodeOptions {
     fn default() -> Self {
-        Self { tiling: false, framewise: true }
+        Self { tiling: false, framewise: true, memory: None }
     }
 }
 

@@ -11,11 +11,11 @@ use remote_vae_vae::{
 
 /// In one pass.
 fn whole() -> EncodeOptions {
-    EncodeOptions { tiling: false, framewise: false }
+    EncodeOptions { tiling: false, framewise: false, memory: None }
 }
 
 fn tiled() -> EncodeOptions {
-    EncodeOptions { tiling: true, framewise: true }
+    EncodeOptions { tiling: true, framewise: true, memory: None }
 }
 
 #[test]

@@ -54,7 +54,7 @@ fn decodes_take_what_was_predicted() {
                 for (tiling, framewise, lean) in
                     [(false, false, false), (false, true, false), (false, true, true), (true, true, false)]
                 {
-                    let options = DecodeOptions { tiling, framewise, lean };
+                    let options = DecodeOptions { tiling, framewise, lean, memory: None };
                     let what = format!("{} {shape:?} {options:?} on {}", case.name, vae.info().engine);
                     let mut recorder = Recorder::default();
                     let decoded = vae.decode(values(&shape), &options, &mut recorder);

@@ -6,8 +6,8 @@ use common::{Recorder, TOLERANCE, case, cases, engines, error, tolerance};
 use remote_vae_vae::latents::{Normalization, Scaling, arrange};
 use remote_vae_vae::{DecodeOptions, Silent};
 
-const WHOLE: DecodeOptions = DecodeOptions { tiling: false, framewise: false, lean: false };
-const TILED: DecodeOptions = DecodeOptions { tiling: true, framewise: true, lean: false };
+const WHOLE: DecodeOptions = DecodeOptions { tiling: false, framewise: false, lean: false, memory: None };
+const TILED: DecodeOptions = DecodeOptions { tiling: true, framewise: true, lean: false, memory: None };
 
 #[test]
 fn every_stage_is_what_diffusers_computes() {

@@ -17,6 +17,8 @@ use crate::{DeviceError, HostTensor, Observer};
 pub struct MockOptions {
     /// Bytes of its pool of memory.
     pub memory: usize,
+    /// Bytes that one tensor may have, if the pool has so many.
+    pub largest: usize,
     /// How long each node takes besides.
     pub node: Duration,
     /// How long a result takes to come out.
@@ -38,7 +40,13 @@ pub enum Fault {
 
 impl Default for MockOptions {
     fn default() -> Self {
-        Self { memory: 1 << 30, node: Duration::ZERO, download: Duration::ZERO, fault: None }
+        Self {
+            memory: 1 << 30,
+            largest: usize::MAX,
+            node: Duration::ZERO,
+            download: Duration::ZERO,
+            fault: None,
+        }
     }
 }
 
@@ -80,7 +88,8 @@ impl Device for Mock {
     }
 
     fn limits(&self) -> Limits {
-        Limits { max_tensor_bytes: self.options.memory, batch_positions: 16 * 16 }
+        let MockOptions { memory, largest, .. } = self.options;
+        Limits { max_tensor_bytes: memory.min(largest), batch_positions: 16 * 16 }
     }
 
     fn prepare(&self, graph: &Arc<Graph>, weights: &Weights) -> Result<Box<dyn Plan>, DeviceError> {

@@ -23,7 +23,8 @@ impl Graph {
     /// None but those of [`Stream::new`](super::Stream::new).
     pub fn part(&self, axis: Axis, output: Range<usize>, shapes: &[Shape]) -> Result<Part, Everywhere> {
         let count = self.nodes.len();
-        let cut = Cut { graph: self, axis, shapes, kept: vec![false; count] };
+        let whole = (0..count).map(|id| self.sees_all(id, axis)).collect();
+        let cut = Cut { graph: self, axis, shapes, kept: vec![false; count], whole };
         let demand = cut.demand(output.clone(), &mut vec![0; count])?;
         let none = vec![0..0; count];
         let (graph, input) = cut.chunk(&demand, [&none, &none], output);

@@ -1,5 +1,6 @@
 //! A loaded autoencoder: two graphs on a device, whatever its family.
 
+mod bands;
 mod batch;
 mod framewise;
 mod pieces;
@@ -11,6 +12,7 @@ mod tests;
 
 use std::sync::Arc;
 
+use self::bands::{Bands, Choice, Chooser};
 pub(crate) use self::framewise::Framewise;
 use self::pieces::Pieces;
 use self::progress::Progress;
@@ -76,6 +78,7 @@ pub(crate) struct Model {
     /// Bytes of the weights, and those of them that are no part of a mapped file.
     weights: [usize; 2],
     can_forecast: bool,
+    bands: Chooser,
 }
 
 /// A half that a device is ready to run.
@@ -110,6 +113,8 @@ struct Job<'a> {
     together: usize,
     /// Of one item.
     pieces: Pieces,
+    /// Of one item, where it is not done in one piece.
+    bands: Option<Arc<Bands>>,
     mode: Mode,
     /// Multiply-adds of all items.
     work: usize,
@@ -176,7 +181,8 @@ impl Model {
         let smallest = Shape([1, decoder.in_channels(), 1, 1, 1]);
         // One latent may be too small for some graph, which says nothing of larger ones.
         let can_forecast = !matches!(decoder.way.whole.plan.forecast(smallest, Mode::default()), Ok(None));
-        Ok(Self { info, device, decoder, encoder, weights: weights.bytes(), can_forecast })
+        let bands = Chooser::new(weights.clone());
+        Ok(Self { info, device, decoder, encoder, weights: weights.bytes(), can_forecast, bands })
     }
 
     /// The work of a decode.
@@ -195,7 +201,7 @@ impl Model {
         let framewise = ready.framewise.filter(|_| options.framewise);
         let pieces = Pieces::new(shape.with_batch(1), framewise, tiling);
         let mode = Mode { lean: options.lean };
-        self.job(ready, shape, pieces, positions, mode).map_err(|limit| {
+        self.job(ready, shape, pieces, positions, mode, options.memory).map_err(|limit| {
             let frames = if self.is_video() { format!("{frames} x ") } else { String::new() };
             VaeError::Input(format!(
                 "latents of {frames}{height} x {width} are too large: a layer would need more than the {limit} bytes \
@@ -236,7 +242,7 @@ impl Model {
         let positions = (height / factor).saturating_mul(width / factor);
         let framewise = ready.framewise.filter(|_| options.framewise);
         let pieces = Pieces::new(shape.with_batch(1), framewise, tiling);
-        self.job(ready, shape, pieces, positions, Mode::default()).map_err(|limit| {
+        self.job(ready, shape, pieces, positions, Mode::default(), options.memory).map_err(|limit| {
             let frames = match self.is_video() {
                 true => format!("video of {frames} frames of"),
                 false => "picture of".to_owned(),
@@ -248,7 +254,7 @@ impl Model {
         })
     }
 
-    /// How an input of this shape is worked off, whose latents have so many positions.
+    /// How an input of this shape is worked off, whose latents have so many positions, in so much memory if that can be.
     ///
     /// # Errors
     /// The bytes that one tensor may have, where one would need more.
@@ -259,20 +265,57 @@ impl Model {
         pieces: Pieces,
         positions: usize,
         mode: Mode,
+        memory: Option<usize>,
+    ) -> Result<Job<'a>, usize> {
+        let [frames, ..] = shape.space();
+        let way = ready.still.as_ref().filter(|_| frames == 1).unwrap_or(&ready.way);
+        let graph = &way.whole.graph;
+        // The whole first: its values must be countable before its pieces are counted.
+        let shapes = graph.shapes(shape.with_batch(1)).map_err(|_| self.device.limits().max_tensor_bytes)?;
+        let whole = self.whole_job(way, shape, pieces, positions, mode);
+        if pieces.is_cut() || !bands::help(graph, &shapes) {
+            return whole;
+        }
+        // A device that cannot tell is given the whole, if it can take that.
+        let takes =
+            whole.as_ref().map_or(Ok(usize::MAX), |job| self.forecast(job).map(|takes| takes.memory()));
+        let Ok(takes) = takes else { return whole };
+        if takes <= memory.unwrap_or(bands::WHOLE) {
+            return whole;
+        }
+        let choice = Choice { shapes: &shapes, batch: shape.batch(), mode, memory, whole: takes };
+        match self.bands.choose(&self.device, graph, &choice) {
+            Some(bands) => Ok(Job {
+                way,
+                batch: shape.batch(),
+                together: 1,
+                pieces,
+                mode,
+                work: bands.work.saturating_mul(shape.batch()),
+                bands: Some(bands),
+            }),
+            None => whole,
+        }
+    }
+
+    /// The same, in pieces as diffusers has them, or in one.
+    fn whole_job<'a>(
+        &self,
+        way: &'a Way,
+        shape: Shape,
+        pieces: Pieces,
+        positions: usize,
+        mode: Mode,
     ) -> Result<Job<'a>, usize> {
         let limits = self.device.limits();
         let refused = limits.max_tensor_bytes;
         let batch = shape.batch();
-        let [frames, ..] = shape.space();
-        let way = ready.still.as_ref().filter(|_| frames == 1).unwrap_or(&ready.way);
-        // The whole first: its values must be countable before its pieces are counted.
-        way.whole.graph.shapes(shape.with_batch(1)).map_err(|_| refused)?;
         // Of what is cut, one after the other, which needs less memory and gives the same: nothing of one is seen by another.
         let together = match pieces.is_cut() || way.whole.graph.is_video() {
             true => 1,
             false => (limits.batch_positions / positions.max(1)).clamp(1, batch),
         };
-        let mut job = Job { way, batch, together, pieces, mode, work: 0 };
+        let mut job = Job { way, batch, together, pieces, bands: None, mode, work: 0 };
         let mut work = 0usize;
         for piece in pieces.shapes() {
             let graph = &job.prepared().graph;
@@ -280,8 +323,7 @@ impl Model {
             if shapes.iter().any(|shape| shape.bytes() > refused) {
                 return Err(refused);
             }
-            let of_nodes = (0..shapes.len()).map(|id| graph.multiply_adds(id, &shapes));
-            work = of_nodes.fold(work, usize::saturating_add);
+            work = work.saturating_add(graph.work_of(&shapes));
         }
         job.work = work.saturating_mul(batch);
         Ok(job)
@@ -294,9 +336,20 @@ impl Model {
         observer: &mut dyn Observer,
     ) -> Result<HostTensor, VaeError> {
         self.device.begin_peak();
-        let mut progress = Progress::new(observer, job.work, self.is_video())?;
+        // Who looks at values between layers sees them whole.
+        let looks = |observer: &dyn Observer| {
+            let mut stages = job.way.whole.graph.nodes().iter().flat_map(|node| &node.stages);
+            stages.any(|stage| observer.wants(stage))
+        };
+        let bands = job.bands.as_ref().filter(|_| !looks(observer));
+        let whole = || job.way.whole.graph.work(job.pieces.whole()).saturating_mul(job.batch);
+        let work = if bands.is_some() == job.bands.is_some() { job.work } else { whole() };
+        let mut progress = Progress::new(observer, work, self.is_video())?;
         let input = with_frames(input, self.is_video());
         let output = batch::in_parts(&input, job.together, |part| {
+            if let Some(bands) = bands {
+                return Ok(bands.run(&part, job.mode, &mut progress)?);
+            }
             let output = job.pieces.run(&part, |piece| {
                 let output = job.prepared().plan.run(piece, job.mode, &mut progress)?;
                 progress.end_piece();
@@ -313,6 +366,18 @@ impl Model {
     /// What a job takes.
     fn forecast(&self, job: &Job<'_>) -> Result<Forecast, VaeError> {
         let Prepared { graph, plan } = job.prepared();
+        let of_piece = |shape: Shape| graph.output_shape(shape).map_or(usize::MAX, Shape::bytes);
+        let whole = job.pieces.whole();
+        if let Some(bands) = &job.bands {
+            let host = batch::memory(job.batch, 1, whole.bytes(), of_piece(whole)).saturating_add(bands.host);
+            return Ok(Forecast {
+                engine_memory: bands.memory.map_or(bands.largest, |memory| memory.device),
+                host_memory: host.saturating_add(bands.memory.map_or(0, |memory| memory.host)),
+                work: job.work,
+                lean: bands.memory.map_or(job.mode.lean, |memory| memory.lean),
+                cut: Some(bands.cut),
+            });
+        }
         let mut shapes: Vec<Shape> =
             job.pieces.shapes().map(|shape| shape.with_batch(job.together)).collect();
         shapes.sort_unstable_by_key(|shape| shape.0);
@@ -328,7 +393,6 @@ impl Model {
                 (device, host, lean) = (device.max(memory.device), host.max(memory.host), memory.lean);
             }
         }
-        let of_piece = |shape: Shape| graph.output_shape(shape).map_or(usize::MAX, Shape::bytes);
         Ok(Forecast {
             engine_memory: device,
             host_memory: batch::memory(job.batch, job.together, whole.bytes(), of_piece(whole))
@@ -337,6 +401,7 @@ impl Model {
                 .saturating_add(host),
             work: job.work,
             lean,
+            cut: None,
         })
     }
 

@@ -1,5 +1,7 @@
 //! Models over a device that is slow, late and gets lost, and what is checked before memory is taken.
 
+mod bands;
+
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -77,6 +79,13 @@ struct Clock {
     cancel_after: usize,
 }
 
+impl Clock {
+    /// One that never cancels.
+    fn never() -> Self {
+        Self { start: Instant::now(), heard: Vec::new(), cancel_after: usize::MAX }
+    }
+}
+
 impl Observer for Clock {
     fn progress(&mut self, done: usize, _: usize) -> Result<(), Cancelled> {
         self.heard.push((done, self.start.elapsed()));
@@ -90,7 +99,7 @@ fn progress_is_of_work_that_is_done_and_cancelling_ends_it() {
     let device = mock(MockOptions { node, ..MockOptions::default() });
     let mut vae = load("one-block", device.clone());
     let run = |vae: &mut dyn Vae, cancel_after| {
-        let mut clock = Clock { start: Instant::now(), heard: Vec::new(), cancel_after };
+        let mut clock = Clock { cancel_after, ..Clock::never() };
         let result = vae.decode(values(&[1, 2, 1, 1]), &DecodeOptions::default(), &mut clock);
         (result, clock)
     };
@@ -122,7 +131,7 @@ fn errors_that_come_late_keep_their_kind() {
     ] {
         let device = faulty(fault);
         let mut vae = load("one-block", device.clone());
-        let mut clock = Clock { start: Instant::now(), heard: Vec::new(), cancel_after: usize::MAX };
+        let mut clock = Clock::never();
         let result = vae.decode(values(&[1, 2, 2, 2]), &DecodeOptions::default(), &mut clock);
         assert!(matches!(&result, Err(VaeError::Device(error)) if is_expected(error)), "{result:?}");
         assert!(clock.heard.len() > 5, "all nodes were done before");

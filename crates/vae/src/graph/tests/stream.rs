@@ -317,3 +317,21 @@ fn what_looks_everywhere_is_done_in_the_first_chunk() {
     assert!(!Arc::ptr_eq(&stream.chunks[0].graph, &stream.chunks[1].graph));
     assert!(Arc::ptr_eq(&stream.chunks[1].graph, &stream.chunks[2].graph));
 }
+
+#[test]
+fn a_part_of_what_had_to_be_made_whole_is_all_that_is_carried_on() {
+    let graph = Graph::build(false, 4, |root, x| {
+        let qkv = ["q", "k", "v"].map(|name| root.pp(name).linear(x, 4));
+        let x = root.add(root.attention(qkv, Attention { heads: 1, extent: Extent::Frame }), x);
+        root.pp("out").conv(root.upsample(x, Upsample { frames: false, sides: true }), Conv::same_2d(8, 3))
+    })
+    .unwrap();
+    let shape = Shape([1, 4, 1, 32, 2]);
+    let shapes = graph.shapes(shape).unwrap();
+    let part = graph.part(Axis::Height, 16..32, &shapes).unwrap();
+    assert_eq!(part.input, 0..32);
+    let of_part = part.graph.shapes(shape).unwrap();
+    let work = |graph: &Graph, shapes: &[Shape]| graph.multiply_adds(graph.nodes().len() - 2, shapes);
+    // Sixteen rows, and two beyond each border, as rows are doubled in pairs.
+    assert_eq!(work(&part.graph, &of_part) * 64, graph.multiply_adds(graph.output(), &shapes) * 20);
+}
