@@ -188,8 +188,15 @@ impl Conv2d<'_> {
         self.run_behind(context, x, pre, residual, 1, watched)
     }
 
-    /// `conv(upsample(pre(x)))`, plus `residual`, for a nearest upsampling by 1 or 2.
-    pub(crate) fn run_behind(
+    /// `conv(upsample(pre(x)))`, plus `residual`, whose memory becomes the result's, for a nearest upsampling by 1 or 2. Behind
+    /// one by 2 there are 3×3 convolutions that keep the size only.
+    ///
+    /// # Errors
+    /// When there is not enough memory, or `watched` is told to stop.
+    ///
+    /// # Panics
+    /// As [`Conv2d::run`].
+    pub fn run_behind(
         &self,
         context: &Context,
         x: &Features,

@@ -370,6 +370,23 @@ impl Attention<'_> {
         Ok(Clip::of(self.run(context, x.frames, watched)?))
     }
 
+    /// [`Attention::run`] over all positions of a clip, each of which sees all others.
+    ///
+    /// # Errors
+    /// When there is not enough memory, or `watched` is told to stop.
+    ///
+    /// # Panics
+    /// As [`Attention::run`].
+    pub fn run_on_clip(
+        &self,
+        context: &Context,
+        x: Clip,
+        watched: &mut Watched<'_>,
+    ) -> Result<Clip, Stopped> {
+        let (image, frames) = x.stacked();
+        Ok(Clip::unstacked(self.run(context, image, watched)?, frames))
+    }
+
     /// [`Attention::run`] over all positions of a clip, each of which sees its own frame and those before it.
     ///
     /// # Errors

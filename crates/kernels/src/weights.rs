@@ -37,6 +37,12 @@ impl<'a> WeightView<'a> {
         Self { dtype, bytes }
     }
 
+    /// Some of its values.
+    pub fn part(&self, range: std::ops::Range<usize>) -> Self {
+        let size = self.dtype.size();
+        Self { dtype: self.dtype, bytes: &self.bytes[range.start * size..range.end * size] }
+    }
+
     /// The number of values.
     pub fn len(&self) -> usize {
         self.bytes.len() / self.dtype.size()

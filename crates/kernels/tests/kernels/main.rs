@@ -4,6 +4,7 @@ mod attention;
 mod causal;
 mod common;
 mod conv;
+mod gather;
 mod general;
 mod geometry;
 mod outliers;

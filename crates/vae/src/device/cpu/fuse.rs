@@ -1,10 +1,13 @@
 //! Which nodes of a graph one kernel does together.
 
-use kernels::{Stride, Upsampling};
+mod attention;
+mod kernel;
 
-use crate::graph::{
-    self, Activation, Conv, ConvWeight, Extent, Graph, Node, NodeId, Op, Pad, PadMode, Upsample,
-};
+use kernels::Upsampling;
+
+use crate::graph::{Activation, Extent, Graph, Node, NodeId, Op, Upsample};
+
+pub(super) use kernel::{KernelNorm, axis, conv_of, kernel_activation, kernel_norm, pad_mode, shuffle};
 
 /// Nodes that are done together; the value of the last one is made.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,11 +22,12 @@ pub(super) struct Fused {
 /// What is done, with the nodes whose weights are needed.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Kind {
-    /// `conv(silu(norm(upsample(x)))) + residual`, each part but the convolution if it is there.
+    /// `conv(upsample(activation(norm(x)))) + residual`, each part but the convolution if it is there. Linear layers are
+    /// convolutions.
     Conv {
         x: NodeId,
         norm: Option<NodeId>,
-        silu: bool,
+        activation: Option<Activation>,
         upsampling: Upsampling,
         conv: NodeId,
         residual: Option<NodeId>,
@@ -31,18 +35,48 @@ pub(super) enum Kind {
     /// A convolution without neighbours that uses up its input.
     Pointwise { x: NodeId, conv: NodeId },
     /// `x + to_out(attention(to_q(n), to_k(n), to_v(n)))` with `n = norm(x)`, in the memory of `x`.
-    Attention { x: NodeId, norm: NodeId, layers: [NodeId; 4] },
+    Attention(Attention),
+    /// `activation(norm(x))`, in the memory of `x`.
+    Apply { x: NodeId, norm: Option<NodeId>, activation: Option<Activation> },
+    /// A node that works on each value by itself, in the memory of `x`.
+    InPlace { x: NodeId, other: Option<NodeId> },
+    /// A node that copies values to other positions.
+    Copy,
     /// A node that no kernel does.
     Alone,
+}
+
+/// An attention block.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Attention {
+    pub(super) x: NodeId,
+    pub(super) norm: Option<NodeId>,
+    pub(super) projections: Projections,
+    pub(super) to_out: NodeId,
+    pub(super) heads: usize,
+    pub(super) extent: Extent,
+}
+
+/// The layers before an attention.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Projections {
+    /// Of queries, keys and values.
+    Separate([NodeId; 3]),
+    /// One, whose output is queries, keys and values.
+    Joint(NodeId),
 }
 
 impl Fused {
     /// The nodes whose values are taken.
     pub(super) fn inputs<'a>(&'a self, graph: &'a Graph) -> Vec<NodeId> {
         match &self.kind {
-            Kind::Conv { x, residual, .. } => [*x].into_iter().chain(*residual).collect(),
-            Kind::Pointwise { x, .. } | Kind::Attention { x, .. } => vec![*x],
-            Kind::Alone => graph.nodes()[self.output].inputs.clone(),
+            Kind::Conv { x, residual: other, .. } | Kind::InPlace { x, other } => {
+                [*x].into_iter().chain(*other).collect()
+            }
+            Kind::Pointwise { x, .. } | Kind::Attention(Attention { x, .. }) | Kind::Apply { x, .. } => {
+                vec![*x]
+            }
+            Kind::Copy | Kind::Alone => graph.nodes()[self.output].inputs.clone(),
         }
     }
 }
@@ -56,8 +90,13 @@ pub(super) fn fuse(graph: &Graph) -> Vec<Fused> {
         if fusion.is_taken[output] || matches!(graph.nodes()[output].op, Op::Input { .. }) {
             continue;
         }
-        let (kind, mut nodes) =
-            fusion.attention(output).or_else(|| fusion.conv(output)).unwrap_or((Kind::Alone, vec![output]));
+        let (kind, mut nodes) = fusion
+            .attention(output)
+            .or_else(|| fusion.conv(output))
+            .or_else(|| fusion.apply(output))
+            .or_else(|| fusion.in_place(output))
+            .or_else(|| fusion.copy(output))
+            .unwrap_or((Kind::Alone, vec![output]));
         nodes.sort_unstable();
         for &node in &nodes {
             fusion.is_taken[node] = true;
@@ -75,6 +114,14 @@ struct Fusion<'a> {
     users: Vec<Vec<NodeId>>,
     /// Whether each node is part of a step already.
     is_taken: Vec<bool>,
+}
+
+/// What is done to a value before it is read.
+struct Before {
+    x: NodeId,
+    norm: Option<NodeId>,
+    activation: Option<Activation>,
+    nodes: Vec<NodeId>,
 }
 
 impl<'a> Fusion<'a> {
@@ -104,13 +151,32 @@ impl<'a> Fusion<'a> {
         self.uses[id] == uses && self.node(id).stages.is_empty()
     }
 
+    /// The activation and the norm of which `x` is the value, if only one node takes it.
+    fn before(&self, mut x: NodeId) -> Before {
+        let (mut norm, mut activation, mut nodes) = (None, None, Vec::new());
+        if let Op::Activation(of_x) = self.node(x).op
+            && self.is_inner(x, 1)
+            && kernel_activation(of_x).is_some()
+        {
+            activation = Some(of_x);
+            nodes.push(x);
+            x = self.node(x).inputs[0];
+        }
+        if self.is_inner(x, 1) && kernel_norm(self.graph, x).is_some() {
+            norm = Some(x);
+            nodes.push(x);
+            x = self.node(x).inputs[0];
+        }
+        Before { x, norm, activation, nodes }
+    }
+
     fn conv(&self, output: NodeId) -> Option<(Kind, Vec<NodeId>)> {
         let mut nodes = vec![output];
         let (conv_id, residual) = match (&self.node(output).op, self.node(output).inputs.as_slice()) {
-            (Op::Conv(_), _) => (output, None),
+            (Op::Conv(_) | Op::Linear(_), _) => (output, None),
             (Op::Add, &[a, b]) if a != b => {
                 let sum = |conv: NodeId, residual: NodeId| {
-                    let spec = self.conv_of(conv)?;
+                    let spec = conv_of(self.graph, conv)?;
                     // The kernel writes into the residual's memory. One of its own is made before the residual is.
                     (!spec.is_pointwise() && self.is_inner(conv, 1) && self.is_last(residual, output))
                         .then_some((conv, Some(residual)))
@@ -119,129 +185,81 @@ impl<'a> Fusion<'a> {
             }
             _ => return None,
         };
-        let conv = self.conv_of(conv_id)?;
+        let conv = conv_of(self.graph, conv_id)?;
         if conv_id != output {
             nodes.push(conv_id);
         }
         let mut x = self.node(conv_id).inputs[0];
-        if conv.is_pointwise() {
-            let is_last = self.is_last(x, output);
-            // By value, or as any other convolution, which there is none of over clips.
-            return match (is_last, self.graph.is_video()) {
-                (true, _) => Some((Kind::Pointwise { x, conv: conv_id }, nodes)),
-                (false, true) => None,
-                (false, false) => Some((
-                    Kind::Conv {
-                        x,
-                        norm: None,
-                        silu: false,
-                        upsampling: Upsampling::default(),
-                        conv: conv_id,
-                        residual,
-                    },
-                    nodes,
-                )),
-            };
-        }
         let mut upsampling = Upsampling::default();
-        let (mut norm, mut silu) = (None, false);
-        match &self.node(x).op {
-            Op::Upsample(Upsample { frames, sides })
-                if self.is_inner(x, 1) && self.has_upsampled(conv, *frames, residual) =>
-            {
-                upsampling = Upsampling { time: *frames, space: *sides };
-                nodes.push(x);
-                x = self.node(x).inputs[0];
-            }
-            _ => {
-                if self.is_inner(x, 1) && self.node(x).op == Op::Activation(Activation::Silu) {
-                    silu = true;
-                    nodes.push(x);
-                    x = self.node(x).inputs[0];
-                }
-                if self.is_inner(x, 1) && matches!(self.node(x).op, Op::GroupNorm { .. }) {
-                    norm = Some(x);
-                    nodes.push(x);
-                    x = self.node(x).inputs[0];
-                }
+        if let Op::Upsample(Upsample { frames, sides }) = self.node(x).op
+            && self.is_inner(x, 1)
+            && kernel::has_upsampled(&conv, frames, sides)
+        {
+            upsampling = Upsampling { time: frames, space: sides };
+            nodes.push(x);
+            x = self.node(x).inputs[0];
+        }
+        let Before { x, norm, activation, nodes: before } = self.before(x);
+        nodes.extend(before);
+        let still = upsampling == Upsampling::default();
+        if conv.is_pointwise() && conv.groups == 1 && norm.is_none() && activation.is_none() && still {
+            // By value, where nobody else needs it.
+            if self.is_last(x, output) {
+                return Some((Kind::Pointwise { x, conv: conv_id }, nodes));
             }
         }
         // Its memory is written while the input is read.
         if residual == Some(x) {
             return None;
         }
-        Some((Kind::Conv { x, norm, silu, upsampling, conv: conv_id, residual }, nodes))
+        Some((Kind::Conv { x, norm, activation, upsampling, conv: conv_id, residual }, nodes))
     }
 
-    /// The convolution that a node is, if there is a kernel for it.
-    fn conv_of(&self, id: NodeId) -> Option<&'a Conv> {
-        match &self.node(id).op {
-            Op::Conv(conv) if has_kernel(conv, self.graph.is_video()) => Some(conv),
-            _ => None,
+    /// Norms and activations that no convolution takes over.
+    fn apply(&self, output: NodeId) -> Option<(Kind, Vec<NodeId>)> {
+        if kernel_norm(self.graph, output).is_some() {
+            let x = self.node(output).inputs[0];
+            return Some((Kind::Apply { x, norm: Some(output), activation: None }, vec![output]));
         }
-    }
-
-    /// Whether there is a kernel for a convolution behind an upsampling.
-    fn has_upsampled(&self, conv: &Conv, frames: bool, residual: Option<NodeId>) -> bool {
-        if self.graph.is_video() {
-            return conv.stride == [1; 3];
+        let Op::Activation(activation) = self.node(output).op else { return None };
+        kernel_activation(activation)?;
+        let mut x = self.node(output).inputs[0];
+        let (mut norm, mut nodes) = (None, vec![output]);
+        if self.is_inner(x, 1) && kernel_norm(self.graph, x).is_some() {
+            norm = Some(x);
+            nodes.push(x);
+            x = self.node(x).inputs[0];
         }
-        *conv == Conv { bias: conv.bias, weight: conv.weight, ..Conv::same_2d(conv.out_channels, 3) }
-            && !frames
-            && residual.is_none()
+        Some((Kind::Apply { x, norm, activation: Some(activation) }, nodes))
     }
 
-    fn attention(&self, output: NodeId) -> Option<(Kind, Vec<NodeId>)> {
-        let (Op::Add, &[to_out, x]) = (&self.node(output).op, self.node(output).inputs.as_slice()) else {
-            return None;
+    fn in_place(&self, output: NodeId) -> Option<(Kind, Vec<NodeId>)> {
+        let kind = match (&self.node(output).op, self.node(output).inputs.as_slice()) {
+            (
+                Op::Affine { .. }
+                | Op::Clamp { .. }
+                | Op::ScaleShift
+                | Op::Activation(Activation::Tanh { .. } | Activation::SwiGlu),
+                &[x],
+            ) => Kind::InPlace { x, other: None },
+            // In the memory of the one that nobody needs afterwards, if there is one.
+            (Op::Add | Op::Mul, &[a, b]) => match (self.is_last(a, output), self.is_last(b, output)) {
+                (false, true) => Kind::InPlace { x: b, other: Some(a) },
+                _ => Kind::InPlace { x: a, other: Some(b) },
+            },
+            _ => return None,
         };
-        let layer = |id: NodeId| matches!(&self.node(id).op, Op::Linear(_)) && self.is_inner(id, 1);
-        let attention = *self.node(to_out).inputs.first().filter(|_| layer(to_out))?;
-        let Op::Attention(graph::Attention { heads: 1, extent }) = self.node(attention).op else {
-            return None;
+        Some((kind, vec![output]))
+    }
+
+    fn copy(&self, output: NodeId) -> Option<(Kind, Vec<NodeId>)> {
+        let has_kernel = match &self.node(output).op {
+            Op::Concat(_) | Op::Slice { .. } | Op::Repeat { .. } | Op::Upsample(_) => true,
+            Op::DepthToSpace(blocks) | Op::SpaceToDepth(blocks) => {
+                shuffle(*blocks).is_some() && (self.graph.is_video() || blocks.factors[0] == 1)
+            }
+            _ => false,
         };
-        let expected = if self.graph.is_video() { Extent::Causal } else { Extent::All };
-        let &[q, k, v] = self.node(attention).inputs.as_slice() else { return None };
-        if extent != expected || !self.is_inner(attention, 1) || ![q, k, v].into_iter().all(layer) {
-            return None;
-        }
-        let norm = self.node(q).inputs[0];
-        let one_norm = [k, v].iter().all(|&id| self.node(id).inputs[0] == norm);
-        let is_norm = matches!(self.node(norm).op, Op::GroupNorm { .. }) && self.is_inner(norm, 3);
-        let channels = [q, k, v, to_out].iter().all(|&id| self.node(id).channels == self.node(x).channels);
-        if !one_norm || !is_norm || self.node(norm).inputs[0] != x || !channels || !self.is_last(x, output) {
-            return None;
-        }
-        let nodes = vec![output, to_out, attention, q, k, v, norm];
-        Some((Kind::Attention { x, norm, layers: [q, k, v, to_out] }, nodes))
+        has_kernel.then(|| (Kind::Copy, vec![output]))
     }
-}
-
-/// Whether there is a kernel for a convolution.
-fn has_kernel(conv: &Conv, is_video: bool) -> bool {
-    if conv.groups != 1 {
-        return false;
-    }
-    let [_, height, width] = conv.stride;
-    if is_video {
-        let same = Conv { bias: conv.bias, ..Conv::causal_3d(conv.out_channels, 3) };
-        let strided = Conv { stride: conv.stride, ..same };
-        return conv.weight == ConvWeight::Conv3d
-            && (conv.is_pointwise()
-                || *conv == strided
-                    && height == width
-                    && conv.stride.iter().all(|step| matches!(step, 1 | 2)));
-    }
-    let [_, rows, columns] = conv.pad;
-    let zeros = |pad: Pad| pad.mode == PadMode::Zeros || pad.before + pad.after == 0;
-    conv.weight != ConvWeight::Conv3d
-        && matches!(conv.kernel, [1, 1, 1] | [1, 3, 3])
-        && height == width
-        && zeros(rows)
-        && zeros(columns)
-}
-
-/// The stride of a convolution over a clip.
-pub(super) fn stride(conv: &Conv) -> Stride {
-    Stride { time: conv.stride[0], space: conv.stride[1] }
 }

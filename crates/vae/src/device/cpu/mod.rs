@@ -1,6 +1,8 @@
 //! The device for processors: what several nodes do together is one call of a fused kernel.
 
 mod fuse;
+mod layer;
+mod local;
 mod plan;
 mod step;
 mod value;

@@ -9,7 +9,7 @@ use super::fuse::fuse;
 use super::step::{Step, Taken};
 use super::value::Value;
 use crate::device::{Memory, Mode, Plan, States, Weights, shape_of};
-use crate::graph::{Graph, Shape};
+use crate::graph::{Graph, NodeId, Shape};
 use crate::observe::{LayerRun, Silent};
 use crate::{DeviceError, HostTensor, Observer};
 
@@ -68,10 +68,14 @@ impl CpuPlan {
         for (index, step) in self.steps.iter().enumerate() {
             let work = step.fused.nodes.iter().map(|&id| self.graph.multiply_adds(id, &shapes));
             let work = work.fold(0, usize::saturating_add);
+            // A value that a step takes twice stays where it is meanwhile.
+            let once = |id: NodeId| step.inputs.iter().filter(|&&other| other == id).count() == 1;
             let mut taken: Vec<Option<Value>> = step
                 .inputs
                 .iter()
-                .map(|&id| if self.last_use[id] == Some(index) { values[id].take() } else { None })
+                .map(
+                    |&id| if self.last_use[id] == Some(index) && once(id) { values[id].take() } else { None },
+                )
                 .collect();
             let mut inputs = Vec::with_capacity(taken.len());
             for (&id, taken) in step.inputs.iter().zip(&mut taken) {
@@ -106,6 +110,9 @@ impl CpuPlan {
                 if observer.wants(stage) {
                     observer.activation(stage, y.download());
                 }
+            }
+            for &id in step.inputs.iter().filter(|&&id| self.last_use[id] == Some(index)) {
+                values[id] = None;
             }
             values[output] = Some(y);
         }

@@ -1,13 +1,15 @@
 //! Steps with their weights, and how they are run.
 
-use kernels::{Context, Features, Pre, Upsampling, Watched};
+use kernels::{Context, Pre, Upsampling, Watched};
 
-use super::fuse::{Fused, Kind, stride};
-use super::value::Value;
+use super::fuse::{Fused, Kind, kernel_activation};
+use super::layer::{AnyNorm, Attention, Conv, pre};
+use super::local::{self, Local};
+use super::value::{Value, each};
 use crate::device::{Weights, reference};
-use crate::graph::{self, Graph, NodeId, Op, Shape};
+use crate::graph::{Extent, Graph, NodeId, Op, Shape};
 use crate::observe::Choice;
-use crate::{Cancelled, DeviceError, Weight};
+use crate::{Cancelled, DeviceError};
 
 /// Called between the parts of a step with the share of it that is done, from 0 to 1.
 pub(super) type Watch<'a> = dyn FnMut(f64) -> Result<(), Cancelled> + 'a;
@@ -24,107 +26,21 @@ pub(super) struct Step {
 
 enum Prepared {
     Conv {
-        norm: Option<kernels::GroupNorm>,
-        silu: bool,
+        norm: Option<AnyNorm>,
+        activation: Option<kernels::Activation>,
         upsampling: Upsampling,
         conv: Conv,
     },
     Pointwise(Conv),
-    Attention {
-        norm: kernels::GroupNorm,
-        layers: [Layer; 4],
-    },
+    Attention(Attention),
+    /// A norm and an activation by themselves.
+    Apply(Option<AnyNorm>, Option<kernels::Activation>),
+    /// Of each value by itself.
+    InPlace(Local),
+    /// Values copied to other positions.
+    Copy(Op),
     /// The operation and its tensors.
     Alone(Op, Vec<Vec<f64>>),
-}
-
-/// A convolution's weights, as they lie in the checkpoint.
-struct Conv {
-    spec: graph::Conv,
-    in_channels: usize,
-    layer: Layer,
-}
-
-/// A weight as it lies in the checkpoint, and its bias, which is empty for none.
-struct Layer {
-    weight: Weight,
-    bias: Vec<f32>,
-}
-
-impl Layer {
-    fn new(graph: &Graph, id: NodeId, weights: &Weights) -> Result<Self, DeviceError> {
-        let tensors = graph.tensors(id);
-        let weight = weights.get(&tensors[0].name)?;
-        let bias = tensors.get(1).map(|bias| weights.get(&bias.name)).transpose()?;
-        Ok(Self { weight, bias: bias.map_or_else(Vec::new, |bias| bias.to_f32()) })
-    }
-
-    fn view(&self) -> (kernels::WeightView<'_>, &[f32]) {
-        (self.weight.view(), &self.bias)
-    }
-
-    /// Lets go of the weight's pages: the next run reads them from the file's cache again. Those of a rehearsal may be in
-    /// use by a run.
-    fn done(&self, context: &Context) {
-        if !context.is_rehearsal() {
-            self.weight.release_pages();
-        }
-    }
-}
-
-impl Conv {
-    fn new(graph: &Graph, id: NodeId, weights: &Weights) -> Result<Self, DeviceError> {
-        let node = &graph.nodes()[id];
-        let Op::Conv(spec) = node.op else {
-            return Err(DeviceError::Unsupported(format!("{} as a convolution", node.title())));
-        };
-        let in_channels = graph.nodes()[node.inputs[0]].channels;
-        Ok(Self { spec, in_channels, layer: Layer::new(graph, id, weights)? })
-    }
-
-    fn of_pictures(&self) -> kernels::Conv2d<'_> {
-        let [_, rows, columns] = self.spec.pad;
-        kernels::Conv2d {
-            weight: self.layer.weight.view(),
-            bias: &self.layer.bias,
-            in_channels: self.in_channels,
-            out_channels: self.spec.out_channels,
-            kernel: self.spec.kernel[1],
-            stride: self.spec.stride[1],
-            padding: [rows.before, rows.after, columns.before, columns.after],
-            ..kernels::Conv2d::default()
-        }
-    }
-
-    fn of_clip(&self) -> kernels::CausalConv3d<'_> {
-        kernels::CausalConv3d {
-            weight: self.layer.weight.view(),
-            bias: &self.layer.bias,
-            in_channels: self.in_channels,
-            out_channels: self.spec.out_channels,
-            stride: stride(&self.spec),
-        }
-    }
-}
-
-fn group_norm(graph: &Graph, id: NodeId, weights: &Weights) -> Result<kernels::GroupNorm, DeviceError> {
-    let node = &graph.nodes()[id];
-    let Op::GroupNorm { groups, eps } = node.op else {
-        return Err(DeviceError::Unsupported(format!("{} as a group norm", node.title())));
-    };
-    let Layer { weight, bias } = Layer::new(graph, id, weights)?;
-    Ok(kernels::GroupNorm { groups, eps, weight: weight.to_f32(), bias })
-}
-
-/// What happens to the input of a convolution.
-fn pre(norm: Option<&kernels::GroupNorm>, silu: bool) -> Pre<'_> {
-    let activation = silu.then_some(kernels::Activation::Silu);
-    Pre { norm: norm.map(Into::into), activation }
-}
-
-fn attention<'a>(norm: &'a kernels::GroupNorm, layers: &'a [Layer; 4]) -> kernels::Attention<'a> {
-    let [to_q, to_k, to_v, to_out] = layers.each_ref().map(Layer::view);
-    kernels::Attention { norm: Some(norm.into()), heads: 1, to_q, to_k, to_v, to_out }
 }
 
 impl Step {
@@ -132,25 +48,24 @@ impl Step {
         let inputs = fused.inputs(graph);
         let node = &graph.nodes()[fused.output];
         let mut name = node.stages.first().cloned().unwrap_or_else(|| node.title());
-        let prepared = match fused.kind {
-            Kind::Conv { norm, silu, upsampling, conv, .. } => {
-                name.clone_from(&graph.nodes()[conv].name);
-                let norm = norm.map(|norm| group_norm(graph, norm, weights)).transpose()?;
-                Prepared::Conv { norm, silu, upsampling, conv: Conv::new(graph, conv, weights)? }
+        let any_norm = |norm: Option<NodeId>| norm.map(|norm| AnyNorm::new(graph, norm, weights)).transpose();
+        let prepared = match &fused.kind {
+            Kind::Conv { norm, activation, upsampling, conv, .. } => {
+                name.clone_from(&graph.nodes()[*conv].name);
+                let activation = activation.and_then(kernel_activation);
+                let conv = Conv::new(graph, *conv, weights)?;
+                Prepared::Conv { norm: any_norm(*norm)?, activation, upsampling: *upsampling, conv }
             }
             Kind::Pointwise { conv, .. } => {
-                name.clone_from(&graph.nodes()[conv].name);
-                Prepared::Pointwise(Conv::new(graph, conv, weights)?)
+                name.clone_from(&graph.nodes()[*conv].name);
+                Prepared::Pointwise(Conv::new(graph, *conv, weights)?)
             }
-            Kind::Attention { norm, layers: [q, k, v, out], .. } => Prepared::Attention {
-                norm: group_norm(graph, norm, weights)?,
-                layers: [
-                    Layer::new(graph, q, weights)?,
-                    Layer::new(graph, k, weights)?,
-                    Layer::new(graph, v, weights)?,
-                    Layer::new(graph, out, weights)?,
-                ],
-            },
+            Kind::Attention(block) => Prepared::Attention(Attention::new(graph, block, weights)?),
+            Kind::Apply { norm, activation, .. } => {
+                Prepared::Apply(any_norm(*norm)?, activation.and_then(kernel_activation))
+            }
+            Kind::InPlace { .. } => Prepared::InPlace(Local::new(graph, fused.output, weights)?),
+            Kind::Copy => Prepared::Copy(node.op.clone()),
             Kind::Alone => {
                 Prepared::Alone(node.op.clone(), reference::node_weights(graph, fused.output, weights)?)
             }
@@ -167,57 +82,80 @@ impl Step {
         watch: &mut Watch<'_>,
     ) -> Result<Value, DeviceError> {
         let mut go_on = |share| watch(share).is_ok();
-        let mut watched = Watched::new(&mut go_on);
+        let watched = &mut Watched::new(&mut go_on);
         let mut inputs = inputs.into_iter();
         let mut next =
             || inputs.next().ok_or_else(|| DeviceError::Lost("a step without its input".to_owned()));
         match &self.prepared {
-            Prepared::Conv { norm, silu, upsampling, conv } => {
+            Prepared::Conv { norm, activation, upsampling, conv } => {
                 let x = next()?;
                 let residual = match next() {
-                    Ok(residual) => Some(residual.owned()?),
+                    Ok(residual) => Some(residual.owned(context, watched)?),
                     Err(_) => None,
                 };
-                let pre = pre(norm.as_ref(), *silu);
+                let pre = pre(norm.as_ref(), *activation);
+                let factor = if upsampling.space { 2 } else { 1 };
                 let y = match (x.value(), residual) {
-                    (Value::Pictures(x), None) if upsampling.space => {
-                        conv.of_pictures().run_upsampled(context, x, &mut watched).map(Value::Pictures)?
+                    (Value::Pictures(x), None) => Value::Pictures(
+                        conv.of_pictures().run_behind(context, x, pre, None, factor, watched)?,
+                    ),
+                    (Value::Pictures(x), Some(Value::Pictures(residual))) => Value::Pictures(
+                        conv.of_pictures().run_behind(context, x, pre, Some(residual), factor, watched)?,
+                    ),
+                    (Value::Clip(x), None) => {
+                        Value::Clip(conv.of_clip().run(context, x, pre, *upsampling, None, watched)?)
                     }
-                    (Value::Pictures(x), residual) => {
-                        let residual = residual.map(pictures).transpose()?;
-                        conv.of_pictures()
-                            .run(context, x, pre, residual, &mut watched)
-                            .map(Value::Pictures)?
-                    }
-                    (Value::Clip(x), residual) => {
-                        let residual = residual.map(clip).transpose()?;
-                        let conv = conv.of_clip();
-                        Value::Clip(conv.run(context, x, pre, *upsampling, residual, &mut watched)?)
-                    }
+                    (Value::Clip(x), Some(Value::Clip(residual))) => Value::Clip(conv.of_clip().run(
+                        context,
+                        x,
+                        pre,
+                        *upsampling,
+                        Some(residual),
+                        watched,
+                    )?),
+                    _ => return Err(DeviceError::Lost("a clip among pictures".to_owned())),
                 };
                 conv.layer.done(context);
                 Ok(y)
             }
             Prepared::Pointwise(conv) => {
-                let y = match next()?.owned()? {
+                let y = match next()?.owned(context, watched)? {
                     Value::Pictures(x) => {
-                        Value::Pictures(conv.of_pictures().run_pointwise(context, x, &mut watched)?)
+                        Value::Pictures(conv.of_pictures().run_pointwise(context, x, watched)?)
                     }
                     Value::Clip(x) => {
-                        Value::Clip(conv.of_pictures().run_pointwise_on_clip(context, x, &mut watched)?)
+                        Value::Clip(conv.of_pictures().run_pointwise_on_clip(context, x, watched)?)
                     }
                 };
                 conv.layer.done(context);
                 Ok(y)
             }
-            Prepared::Attention { norm, layers } => {
-                let attention = attention(norm, layers);
-                let y = match next()?.owned()? {
-                    Value::Pictures(x) => Value::Pictures(attention.run(context, x, &mut watched)?),
-                    Value::Clip(x) => Value::Clip(attention.run_causal(context, x, &mut watched)?),
+            Prepared::Attention(attention) => {
+                let kernel = attention.kernel();
+                let y = match next()?.owned(context, watched)? {
+                    Value::Pictures(x) => Value::Pictures(kernel.run(context, x, watched)?),
+                    Value::Clip(x) => Value::Clip(match attention.extent {
+                        Extent::All => kernel.run_on_clip(context, x, watched)?,
+                        Extent::Frame => kernel.run_in_frames(context, x, watched)?,
+                        Extent::Causal => kernel.run_causal(context, x, watched)?,
+                    }),
                 };
-                layers.iter().for_each(|layer| layer.done(context));
+                attention.done(context);
                 Ok(y)
+            }
+            Prepared::Apply(norm, activation) => {
+                let pre = pre(norm.as_ref(), *activation);
+                Ok(each!(next()?.owned(context, watched)?, x => x.apply(context, pre, watched)?))
+            }
+            Prepared::InPlace(local) => {
+                let x = next()?.owned(context, watched)?;
+                let other = next().ok();
+                local.run(context, x, other.as_ref().map(Taken::value), watched)
+            }
+            Prepared::Copy(op) => {
+                let inputs: Vec<_> = inputs.collect();
+                let values: Vec<_> = inputs.iter().map(Taken::value).collect();
+                local::copy(context, op, &values, watched)
             }
             Prepared::Alone(op, weights) => {
                 let inputs: Vec<_> = inputs.collect();
@@ -240,15 +178,21 @@ impl Step {
     /// How it is done on these values, and why.
     pub(super) fn explain(&self, context: &Context, x: &Value) -> Choice {
         let (conv, pre, upsampled) = match &self.prepared {
-            Prepared::Conv { norm, silu, upsampling, conv } => {
-                (conv, pre(norm.as_ref(), *silu), upsampling.space)
+            Prepared::Conv { norm, activation, upsampling, conv } => {
+                (conv, pre(norm.as_ref(), *activation), upsampling.space)
             }
             Prepared::Pointwise(conv) => (conv, Pre::default(), false),
-            Prepared::Attention { .. } => {
+            Prepared::Attention(_) => {
                 return Choice {
                     algorithm: "blocks of keys",
                     reason: "a running softmax: the matrix of scores never exists",
                 };
+            }
+            Prepared::Apply(..) | Prepared::InPlace(_) => {
+                return Choice { algorithm: "in place", reason: "of each value by itself" };
+            }
+            Prepared::Copy(_) => {
+                return Choice { algorithm: "copied", reason: "the same values at other positions" };
             }
             Prepared::Alone(..) => {
                 return Choice { algorithm: "as defined", reason: "there is no kernel for it" };
@@ -300,26 +244,11 @@ impl Taken<'_> {
         }
     }
 
-    fn owned(self) -> Result<Value, DeviceError> {
+    /// A value whose memory may be written: its own, or a copy's where somebody needs it afterwards.
+    fn owned(self, context: &Context, watched: &mut Watched<'_>) -> Result<Value, DeviceError> {
         match self {
             Self::Owned(value) => Ok(value),
-            Self::Borrowed(_) => {
-                Err(DeviceError::Lost("a value was to be used up that is still needed".to_owned()))
-            }
+            Self::Borrowed(value) => local::copied(context, value, watched),
         }
-    }
-}
-
-fn pictures(value: Value) -> Result<Features, DeviceError> {
-    match value {
-        Value::Pictures(features) => Ok(features),
-        Value::Clip(_) => Err(DeviceError::Lost("a clip among pictures".to_owned())),
-    }
-}
-
-fn clip(value: Value) -> Result<kernels::Clip, DeviceError> {
-    match value {
-        Value::Clip(clip) => Ok(clip),
-        Value::Pictures(_) => Err(DeviceError::Lost("pictures among clips".to_owned())),
     }
 }

@@ -14,6 +14,17 @@ pub(super) enum Value {
     Clip(Clip),
 }
 
+/// The same of pictures and of clips.
+macro_rules! each {
+    ($value:expr, $x:ident => $result:expr) => {
+        match $value {
+            Value::Pictures($x) => Value::Pictures($result),
+            Value::Clip($x) => Value::Clip($result),
+        }
+    };
+}
+pub(super) use each;
+
 impl Value {
     /// Takes a tensor `[N, C, F, H, W]` from the host: a clip if `is_video`, else pictures of one frame each.
     pub(super) fn upload(
