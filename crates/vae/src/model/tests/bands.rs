@@ -194,7 +194,7 @@ fn bands_are_the_whole_in_less_memory() {
 #[test]
 fn bands_on_the_processor_are_the_whole_in_less_memory() {
     // Large enough that its memory, which is handed out in huge pages, is less in bands.
-    let shape = [1, 4, 64, 64];
+    let shape = [1, 4, 256, 64];
     for numerics in [Numerics::Fast, Numerics::Strict] {
         let isa = Isa::best();
         let options = CpuOptions { numerics, threads: Some(2), isa: Some(isa), ..CpuOptions::default() };
