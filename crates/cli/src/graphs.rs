@@ -33,9 +33,12 @@ fn size(text: &str) -> Result<[usize; 2], String> {
 /// Prints a graph of a model.
 pub(crate) fn show(source: Source, args: &ShownArgs) -> anyhow::Result<()> {
     let graphs = source.fetch()?.graphs()?;
-    let (half, graph) = match args.encoder {
-        false => ("decoder", &graphs.decoder),
-        true => ("encoder", graphs.encoder.as_ref().context("the checkpoint holds a decoder only")?),
+    let (half, graph, still) = match args.encoder {
+        false => ("decoder", &graphs.decoder, &graphs.still_decoder),
+        true => {
+            let graph = graphs.encoder.as_ref().context("the checkpoint holds a decoder only")?;
+            ("encoder", graph, &graphs.still_encoder)
+        }
     };
     let [width, height] = args.size;
     let [of_space, of_time] = graphs.factors;
@@ -43,6 +46,8 @@ pub(crate) fn show(source: Source, args: &ShownArgs) -> anyhow::Result<()> {
         true => [args.frames as usize, height, width],
         false => [(args.frames as usize - 1) / of_time + 1, height / of_space, width / of_space],
     };
+    // Some models of videos do less to a single frame.
+    let graph = still.as_ref().filter(|_| input[0] == 1).unwrap_or(graph);
     if input.contains(&0) {
         bail!(
             "--size {width}x{height} is smaller than one latent, which stands for {of_space}x{of_space} pixels"

@@ -97,8 +97,12 @@ pub struct Graphs {
     pub factors: [usize; 2],
     /// From latents, normalised for the model, to pictures.
     pub decoder: Graph,
+    /// The same for a single frame, for models of videos that do less to it.
+    pub still_decoder: Option<Graph>,
     /// From pictures to the moments of latents, for checkpoints that hold an encoder.
     pub encoder: Option<Graph>,
+    /// The same for a single frame.
+    pub still_encoder: Option<Graph>,
 }
 
 /// The graphs of a model, without preparing it on a device.
@@ -113,7 +117,9 @@ pub fn graphs(source: Source, options: &LoadOptions) -> Result<Graphs, LoadError
         factors: [description.info.spatial_factor, description.info.temporal_factor.unwrap_or(1)],
         class_name: description.info.class_name,
         decoder: description.decoder.graph,
+        still_decoder: description.decoder.still,
         encoder: can_encode.then_some(description.encoder.graph),
+        still_encoder: description.encoder.still.filter(|_| can_encode),
     })
 }
 
