@@ -137,6 +137,9 @@ HUNYUAN_VIDEO = Model("hunyuan-video", 16, 0.476986, recipe=("hunyuan-video", "-
 NARROW_VIDEO = Model("narrow-video", 16, 0.476986, recipe=("hunyuan-video-narrow", "--seed", "4"))
 VIDEO = [HUNYUAN_VIDEO, NARROW_VIDEO]
 
+# Pictures with alpha. It is small: what it is for is the fourth channel.
+ALPHA = Model("alpha", 16, 0.5, recipe=("alpha", "--seed", "5"))
+
 
 def demo() -> Model:
     """The embedded model, with the factors that its own configuration states."""

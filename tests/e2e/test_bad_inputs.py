@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 from PIL import Image
+from models import ALPHA
 from place import ROOT
 from service import serving
 
@@ -192,6 +193,15 @@ PICTURES = {
     "`sample_mode=mean`": body(png(8, 8), "image/png", sample_mode="mean"),
     "`seed=-1`": body(png(8, 8), "image/png", seed=-1),
 }
+WITH_ALPHA = {
+    "a decode without `image_format`": asking(),
+    "`image_format=jpg`": asking(image_format="jpg"),
+    "`image_format=png`": asking(image_format="png"),
+    "`output_type=mp4`": asking(output_type="mp4"),
+    "a PNG without alpha": body(png(8, 8), "image/png"),
+    "pixels with three channels": lambda url: send(url, bytes(768), query=PIXELS, content_type=""),
+    "pixels with two channels": lambda url: send(url, bytes(512), query=PIXELS | {"shape": "[1,2,8,8]", "task": "encode"}, content_type=""),
+}
 POST = b"POST /?shape=[1,16,2,2]&dtype=float16 HTTP/1.1\r\nhost: test\r\ncontent-type: tensor/binary\r\n"
 HTTP = {
     "a path that is not there": lambda url: send(url, path="/a/b/c"),
@@ -230,6 +240,7 @@ SECTIONS = {
     "Sizes": SIZES,
     "Bodies": BODIES,
     "Pictures to encode": PICTURES,
+    "Pictures with alpha": WITH_ALPHA,
     "HTTP": HTTP,
     "Keys": KEYS,
 }
@@ -261,10 +272,12 @@ def rows(tmp_path_factory):
     with (
         serving(["--model=demo=demo", *LIMITS], folder / "log") as open_server,
         serving(["--model=demo=demo", f"--api-key-file={folder / 'keys'}", "--rate-limit=1/h"], folder / "locked") as locked,
+        serving([f"--model=alpha={ALPHA.folder}", *LIMITS], folder / "alpha") as alpha,
     ):
+        servers = {"Keys": locked, "Pictures with alpha": alpha}
         found = {}
         for section, inputs in SECTIONS.items():
-            url = (locked if section == "Keys" else open_server).url
+            url = servers.get(section, open_server).url
             found[section] = [row(name, ask(url)) for name, ask in inputs.items()]
             # Nothing of it may leave the server worse than before.
             assert send(open_server.url)[0] == 200, section

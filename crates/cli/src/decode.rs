@@ -41,8 +41,8 @@ pub(crate) struct DecodeArgs {
     /// file). Also folders, patterns such as 'a/**/*.pt', and - for a list on stdin, one a line
     #[arg(required = true, value_hint = ValueHint::AnyPath)]
     pub(crate) latents: Vec<String>,
-    /// File to write. Its ending says what: .jpg, .png or .webp, .mp4 for a video, .safetensors or .npy for a tensor. For
-    /// many files a folder, which is made if it is not there
+    /// File to write. Its ending says what: .jpg, .png or .webp (with alpha .png or .webp), .mp4 for a video, .safetensors or
+    /// .npy for a tensor. For many files a folder, which is made if it is not there
     #[arg(short, long, alias = "output", display_order = 1)]
     pub(crate) out: PathBuf,
     /// The tensors to decode, by a pattern such as 'latents_flipped*' [default: those that are called latents]

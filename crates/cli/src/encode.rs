@@ -26,7 +26,7 @@ use crate::{demo, misuse, output};
 /// Encode pictures to latents, with a server or without one
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Pictures are brought to RGB and, by Lanczos' filter, down to sides that are whole latents, as \
+    after_help = "Pictures are brought to RGB, or to RGBA for a model of pictures with alpha, and, by Lanczos' filter, down to sides that are whole latents, as \
     diffusers does it. Exit codes are those of `remote-vae decode`.\n\nExamples:\n  \
     remote-vae encode photo.jpg -o latents.safetensors --endpoint http://127.0.0.1:8080\n      \
       by a server; the latents are scaled as a pipeline wants them\n  \

@@ -241,7 +241,7 @@ fn bodies(schemas: &mut SchemaGenerator, form: Form) -> Value {
                  the two by its shape or by `task`.",
             ),
             wire::TENSOR_BINARY: bytes("The raw tensor, little-endian, in C order; latents unless `task` says more."),
-            "image/*": bytes("A PNG, JPEG or WebP file to encode."),
+            "image/*": bytes("A PNG, JPEG or WebP file to encode, with its alpha where the model has one."),
         }),
         Form::Json => {
             let body = reference::<JsonBody>(schemas);
@@ -252,7 +252,7 @@ fn bodies(schemas: &mut SchemaGenerator, form: Form) -> Value {
 
 /// By media type. What JSON there is, is described where requests are JSON too.
 fn answers(schemas: &mut SchemaGenerator, form: Form) -> Value {
-    let picture = bytes("A picture file.");
+    let picture = bytes("A picture file; PNG and WebP with alpha where the model has it.");
     let tensor = bytes("The raw tensor, little-endian, in C order; what it is stands in the headers.");
     let mut content = json!({
         "image/jpeg": picture, "image/png": picture, "image/webp": picture,

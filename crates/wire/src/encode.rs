@@ -10,7 +10,7 @@ use crate::{Accept, DType, Metadata, OCTET_STREAM, Scaling, TENSOR_BINARY, Tenso
 pub enum Picture {
     /// A picture file. Which format it has, its first bytes say.
     File(Bytes),
-    /// `[B, 3, H, W]` or `[3, H, W]`, for video `[B, 3, F, H, W]`: with a negative value in [-1, 1], else in [0, 1]
+    /// `[B, 3, H, W]` or `[3, H, W]`, for video `[B, 3, F, H, W]`, with alpha 4 for 3: with a negative value in [-1, 1], else in [0, 1]
     /// (uint8: 0 to 255).
     Tensor(Tensor),
 }

@@ -91,13 +91,14 @@ pub const PARAMETERS: &[Parameter] = &[
         "partial_postprocess",
         Flag,
         "False",
-        "With `pt`: bytes `[B, H, W, 3]` that are ready to show.",
+        "With `pt`: bytes `[B, H, W, 3]` that are ready to show, with alpha `[B, H, W, 4]`.",
     ),
     with_default(
         "image_format",
         Choice(&["jpg", "jpeg", "png", "webp"]),
         "jpg",
-        "Format of a picture file, where `Accept` leaves it open.",
+        "Format of a picture file, where `Accept` leaves it open. A JPEG has no alpha: of models whose `out_channels` are 4 \
+         it must be png or webp.",
     ),
     parameter("quality", Integer(1, 100), "Of a JPEG or WebP file, or of an mp4 file."),
     with_default("fps", Integer(1, 240), "15", "Frames a second of an mp4 file."),

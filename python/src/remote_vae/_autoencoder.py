@@ -78,8 +78,8 @@ class RemoteAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffu
         self.register_to_config(
             **{
                 "_class_name": details["class_name"],
-                "in_channels": 3,
-                "out_channels": 3,
+                "in_channels": details.get("out_channels", 3),
+                "out_channels": details.get("out_channels", 3),
                 "latent_channels": details["latent_channels"],
                 "z_dim": details["latent_channels"],
                 "block_out_channels": (0,) * (halvings + 1),

@@ -41,13 +41,13 @@ class DecodeOptions(TypedDict, total=False):
     """Without a `scaling_factor`, True: the factors of the model that is served."""
     output_type: Literal["pil", "pt", "mp4"]
     """`pil` (default): pictures. `pt`: the values as the decoder gives them, [B, 3, H, W], nominally in [-1, 1]. `mp4`: the
-    bytes of a video file."""
+    bytes of a video file. Of models with alpha it is 4 for 3, and pictures are of mode RGBA."""
     return_type: Literal["pil", "pt", "np", "file"] | None
     """What is returned: `pil` a `PIL.Image.Image`, or a list of them for a batch or a video; `file` the bytes of a picture
     file; `pt` a `torch.Tensor`, `np` an array. By itself it follows from `output_type`, and a tensor comes back to the
     library that the latents are of."""
     image_format: Literal["jpg", "png", "webp"]
-    """Of pictures as they travel; `jpg` if not said. The frames of a video travel as bytes, without loss."""
+    """Of pictures as they travel; `jpg` if not said, which has no alpha. The frames of a video travel as bytes, without loss."""
     quality: int | None
     """Of JPEG, WebP and mp4 files, 1 to 100."""
     fps: int | None
@@ -195,8 +195,14 @@ def _file(image: object) -> bytes | None:
     if module is None or not isinstance(image, module.Image):
         return None
     content = io.BytesIO()
-    # What a PNG file cannot hold, such as CMYK, is brought to RGB as the server would.
-    plain: Any = image if image.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16") else image.convert("RGB")
+    # What a PNG file cannot hold, such as CMYK, is brought to RGB as the server would, and to RGBA where there is alpha.
+    plain: Any = image
+    if image.mode == "La":
+        plain = image.convert("LA")
+    elif image.mode in ("PA", "RGBa"):
+        plain = image.convert("RGBA")
+    elif image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"):
+        plain = image.convert("RGB")
     plain.save(content, format="PNG", compress_level=1)
     return content.getvalue()
 

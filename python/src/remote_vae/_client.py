@@ -176,7 +176,8 @@ class RemoteVae:
     def models(self) -> list[dict[str, Any]]:
         """What the server serves (`GET /models`), of several servers what one of them does: for each model its `name`,
         whether it is the `default`, and once it is loaded `class_name`, `latent_channels`, `spatial_factor`,
-        `temporal_factor`, `can_encode`, `scaling_factor`, `shift_factor`, `latents_mean`, `latents_std`.
+        `temporal_factor`, `can_encode`, `out_channels`, `scaling_factor`, `shift_factor`, `latents_mean`, `latents_std`,
+        `batch_norm`, `tokens`.
 
         Raises:
             TransportError, RefusedError, AnswerError: as `decode`.

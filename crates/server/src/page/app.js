@@ -68,10 +68,10 @@ async function isReady(signal) {
   }
 }
 
-function describeModel({ name, class_name, latent_channels, spatial_factor, temporal_factor, license, source, concluded }) {
+function describeModel({ name, class_name, latent_channels, out_channels, spatial_factor, temporal_factor, license, source, concluded }) {
   if (!latent_channels) return "It is loaded when it is first asked for something.";
   const frames = temporal_factor ? ` and ${temporal_factor} frames` : "";
-  const parts = [`${class_name}, ${latent_channels} latent channels of ${spatial_factor} × ${spatial_factor} pixels${frames}`];
+  const parts = [`${class_name}, ${latent_channels} latent channels of ${spatial_factor} × ${spatial_factor} pixels${frames}${out_channels === 4 ? ", with alpha" : ""}`];
   if (source && source !== name) parts.push(source);
   if (license) parts.push(license);
   if (concluded) parts.push(concluded);

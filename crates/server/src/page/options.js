@@ -23,12 +23,17 @@ const SCALINGS = {
   none: "For latents as the decoder takes them.",
 };
 
+/** Whether a model makes pictures with alpha. */
+const hasAlpha = (model) => model?.out_channels === 4;
+
 /** Shows which options this model and this input have. */
 export function update(model, item) {
   const isVideo = Boolean(model?.temporal_factor);
   const isKnown = Boolean(model?.latent_channels);
   for (const input of document.querySelectorAll('input[name="format"]')) {
-    const fits = !isKnown || (input.value === "mp4") === isVideo;
+    // A JPEG file holds no alpha.
+    const isLost = input.value === "jpg" && hasAlpha(model);
+    const fits = !isKnown || ((input.value === "mp4") === isVideo && !isLost);
     input.parentElement.hidden = !fits;
     if (!fits && input.checked) find(`input[name="format"][value="${isVideo ? "mp4" : "png"}"]`).checked = true;
   }
@@ -76,8 +81,8 @@ function scaling(model) {
 const ACCEPT = { png: "image/png", jpg: "image/jpeg", webp: "image/webp", mp4: "video/mp4" };
 
 /**
- * The request for one item of a tensor: { url, path, query, accept, hasPreview, dtype, item, source, output, hasKey }. `item` has
- * its shape with a batch of one, and `source` the place of its bytes in the file.
+ * The request for one item of a tensor: { url, path, query, accept, hasPreview, dtype, item, source, output, hasAlpha, hasKey }.
+ * `item` has its shape with a batch of one, and `source` the place of its bytes in the file.
  */
 export function request(model, tensor, item, source) {
   const chosen = format();
@@ -103,6 +108,7 @@ export function request(model, tensor, item, source) {
     item,
     source,
     output: chosen === "mp4" ? "video.mp4" : `picture.${chosen}`,
+    hasAlpha: hasAlpha(model),
     hasKey: key.get() !== "",
   };
 }

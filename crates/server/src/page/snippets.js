@@ -74,6 +74,8 @@ export function python(request) {
   if (shift !== undefined) args.push(`shift_factor=${shift}`);
   if (factor === undefined && get(request, "do_scaling") !== "True") args.push("do_scaling=False");
   if (isVideo) args.push('output_type="mp4"', 'return_type="mp4"');
+  // Of a picture file it drops alpha, but not of bytes.
+  else if (request.hasAlpha) args.push('output_type="pt"', 'return_type="pil"', "partial_postprocess=True");
   else args.push(`image_format=${text(isWebp ? "png" : get(request, "image_format"))}`);
   for (const side of ["height", "width"]) if (get(request, side)) args.push(`${side}=${get(request, side)}`);
   const call = `remote_decode(\n    ${args.join(",\n    ")},\n)`;

@@ -516,7 +516,7 @@ async fn latents_in_patches_have_the_shape_of_patches() {
     let reply = post(&server, uri, None, png.clone()).await;
     assert_eq!(reply.header("shape"), "[1, 4, 3, 5]");
     assert_latents(&reply, &expected(10, 6, &patches, Scaling::Unchanged));
-    let reply = post(&server, "/patches?sample_mode=moments&do_scaling=True", None, png.clone()).await;
+    let reply = post(&server, "/patches?sample_mode=moments", None, png.clone()).await;
     assert_eq!(reply.header("shape"), "[1, 8, 3, 5]");
     // Some pipelines have them normalised and unpacked.
     let reply = post(&server, "/plain?sample_mode=argmax&do_scaling=True", None, png).await;

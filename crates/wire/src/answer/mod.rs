@@ -38,7 +38,7 @@ pub struct VideoFormat {
 /// Which values a tensor answer has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Values {
-    /// What the model gave, nominally in [-1, 1], not clamped: `[B, 3, H, W]`, video `[B, 3, F, H, W]`
+    /// What the model gave, nominally in [-1, 1], not clamped: `[B, 3, H, W]`, video `[B, 3, F, H, W]`, with alpha 4 for 3
     /// (`output_type=pt`).
     Raw,
     /// Clamped and in [0, 1]: `[B, 3, H, W]`, video `[F, 3, H, W]` (`output_type=pil` where the client has a
