@@ -1,7 +1,7 @@
 //! Answers in two parts: what a tiny autoencoder makes of the latents, and then the picture itself.
 
 use std::convert::Infallible;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
 use axum::body::{Body, Bytes, HttpBody};
@@ -57,16 +57,25 @@ pub(crate) async fn respond(
         let closed = sender.clone();
         let send = async {
             let of_preview = RequestMetrics::default();
+            let mut preview = pin!(outcome(&app, tiny, &mut first, deadline, &of_preview));
+            let mut exact = pin!(outcome(&app, model, &mut second, deadline, &request_metrics));
             // The exact picture may come first, and is all that is needed then.
-            let answer = tokio::select! {
+            let early = tokio::select! {
                 biased;
-                preview = outcome(&app, tiny, &mut first, deadline, &of_preview) => {
-                    if let Ok(preview) = preview {
-                        send(&sender, part(preview)).await;
-                    }
-                    outcome(&app, model, &mut second, deadline, &request_metrics).await
-                }
-                answer = outcome(&app, model, &mut second, deadline, &request_metrics) => answer,
+                preview = &mut preview => Err(preview),
+                answer = &mut exact => Ok(answer),
+            };
+            let (preview, answer) = match early {
+                Ok(answer @ Ok(_)) => (None, Some(answer)),
+                Ok(answer @ Err(_)) => (Some(preview.await), Some(answer)),
+                Err(preview) => (Some(preview), None),
+            };
+            if let Some(Ok(preview)) = preview {
+                send(&sender, part(preview)).await;
+            }
+            let answer = match answer {
+                Some(answer) => answer,
+                None => exact.await,
             };
             send(&sender, answer.map_or_else(failed, part)).await;
             send(&sender, vec![Bytes::from(format!("--{BOUNDARY}--\r\n"))]).await;
