@@ -142,7 +142,8 @@ fn what_a_model_computes_is_shown() {
 #[test]
 fn a_single_frame_has_a_graph_of_its_own_where_a_model_of_videos_does_less_to_it() {
     let wan = fixture("wan");
-    let graph = |frames: &str| run(&["models", "--graph", &wan, "--size", "16x8", "--frames", frames]).ok().stdout;
+    let graph =
+        |frames: &str| run(&["models", "--graph", &wan, "--size", "16x8", "--frames", frames]).ok().stdout;
     let (still, clip) = (graph("1"), graph("5"));
     assert!(still.contains("conv 3x3, last of 3 taps in time") && !still.contains("time_conv"), "{still}");
     assert!(clip.contains("conv 3x3x3, causal") && clip.contains("time_conv"), "{clip}");

@@ -178,8 +178,7 @@ impl Settings {
 
     /// How many frames the up block of this index makes of one.
     pub(super) fn up_frames(&self, index: usize) -> usize {
-        let reversed = self.temperal_downsample.iter().rev();
-        1 + usize::from(reversed.skip(index).next().is_some_and(|is_halved| *is_halved))
+        1 + usize::from(self.temperal_downsample.iter().rev().nth(index) == Some(&true))
     }
 
     /// Pixels per latent along each side.
