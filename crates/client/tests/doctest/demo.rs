@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 fn demo_server() -> String {
     let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets");
     let model = server::Model {
+        preview: None,
         name: "demo".to_owned(),
         source: "demo".to_owned(),
         origin: None,
