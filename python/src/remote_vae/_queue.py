@@ -73,7 +73,8 @@ class Queue(Generic[Result]):
         # Guards all that follows.
         self._changed = threading.Condition()
         self._pending: deque[tuple[Any, Call, concurrent.futures.Future[Answer]]] = deque()
-        self._unfinished: set[concurrent.futures.Future[Answer]] = set()
+        # In the order of submission.
+        self._unfinished: dict[concurrent.futures.Future[Answer], None] = {}
         self._held = 0
         self._closed = False
         self._counts = {"submitted": 0, "in_flight": 0, "succeeded": 0, "failed": 0}
@@ -87,7 +88,7 @@ class Queue(Generic[Result]):
             self._held += 1
             self._counts["submitted"] += 1
             self._pending.append((tag, call, future))
-            self._unfinished.add(future)
+            self._unfinished[future] = None
             self._changed.notify_all()
         future.add_done_callback(self._done)
 
@@ -109,7 +110,8 @@ class Queue(Generic[Result]):
         """Closes the queue and drops what waits, is under way, or was not yet read. An iteration in another thread ends."""
         self.close()
         with self._changed:
-            dropped = [*self._unfinished]
+            # Those that wait first, as each that is under way lets the next one go.
+            dropped = [*reversed(self._unfinished)]
             self._held -= len(self._pending)
             self._pending.clear()
         for future in dropped:
@@ -173,7 +175,7 @@ class Queue(Generic[Result]):
     def _done(self, future: concurrent.futures.Future[Answer]) -> None:
         failed = future.cancelled() or future.exception() is not None
         with self._changed:
-            self._unfinished.discard(future)
+            self._unfinished.pop(future, None)
             self._changed.notify_all()
             self._counts["failed" if failed else "succeeded"] += 1
 
