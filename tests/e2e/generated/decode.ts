@@ -24,7 +24,7 @@ async function withItsClient() {
   const { data: { models } } = await listModels({ throwOnError: true });
   const [model] = models;
   assert(model && model.name === "demo" && model.latent_channels === 16);
-  const tensor = { shape, dtype: "float16" as const, scaling_factor: model.scaling_factor, shift_factor: model.shift_factor ?? undefined };
+  const tensor = { shape, dtype: "float16" as const, scaling_factor: model.scaling_factor ?? undefined, shift_factor: model.shift_factor ?? undefined };
   const path = { model: "demo" };
 
   const picture = await predictWithModel({ path, query: { ...tensor, image_format: "png" }, body: blob, throwOnError: true });
