@@ -188,13 +188,22 @@ def test_long_work_shows_its_progress_and_ends_when_its_client_leaves(videos):
 
 
 def test_what_a_video_cannot_be(videos):
-    latents = NARROW_VIDEO.latents(1, 1, 2, 2)
+    latents = NARROW_VIDEO.latents(1, 2, 2, 2)
     with pytest.raises(RuntimeError, match="a video does not fit into a picture: use output_type=mp4 or pt"):
         decode(videos, NARROW_VIDEO, latents)
     with pytest.raises(RuntimeError, match="one by one"):
-        decode(videos, NARROW_VIDEO, latents.expand(2, -1, -1, -1, -1), **MP4)
+        decode(videos, NARROW_VIDEO, latents.expand(2, -1, -1, -1, -1).contiguous(), **MP4)
     with pytest.raises(RuntimeError, match=r"\[B, 16, f, h, w\]|expected"):
-        decode(videos, NARROW_VIDEO, latents[:, :, 0], **PT)
+        decode(videos, NARROW_VIDEO, latents[:, :4, 0].contiguous(), **PT)
+
+
+def test_one_frame_is_a_picture(videos):
+    """With and without the axis of frames."""
+    clip = NARROW_VIDEO.latents(1, 1, 2, 3)
+    assert decode(videos, NARROW_VIDEO, clip).size == (24, 16)
+    expected = decode(videos, NARROW_VIDEO, clip, **PT)
+    assert expected.shape == (1, 3, 1, 16, 24)
+    assert torch.equal(decode(videos, NARROW_VIDEO, clip[:, :, 0].contiguous(), **PT), expected)
 
 
 def test_an_image_model_gives_no_video(videos):
